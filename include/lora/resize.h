@@ -1,0 +1,90 @@
+/* Rank conversion by SVD on the factors. */
+#ifndef LORA_RESIZE_H
+#define LORA_RESIZE_H
+
+#include <lora/adapter.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef int32_t lora_rank_rule_kind;
+
+enum {
+    LORA_RANK_FIXED = 1,     /* at most `rank` */
+    LORA_RANK_ENERGY = 2,    /* least k with sum sigma^2 >= value * total */
+    LORA_RANK_RATIO = 3,     /* sigma > sigma_1 / value */
+    LORA_RANK_THRESHOLD = 4, /* sigma > value */
+    LORA_RANK_CUMULATIVE = 5 /* least k with sum sigma >= value * total */
+};
+
+/** How many directions a layer keeps. sigma are the singular values of the
+ *  scaled weight change. Frozen: it is passed in arrays.
+ */
+typedef struct lora_rank_rule {
+    lora_rank_rule_kind kind;
+    int32_t rank; /* for LORA_RANK_FIXED; at least 1 */
+    double value; /* for the others */
+} lora_rank_rule;
+
+/** A rule for the modules whose stored or canonical name matches a pattern
+ *  ('*' any characters, '?' one). Frozen: it is passed in arrays.
+ */
+typedef struct lora_rank_override {
+    const char *pattern;
+    lora_rank_rule rule;
+} lora_rank_override;
+
+typedef struct lora_adapter_resize_options {
+    size_t struct_size;
+    const lora_rank_rule *conv_rule; /* for k x k convolutions; NULL: same */
+    const lora_rank_override *overrides; /* the last that matches holds */
+    size_t override_count;
+    int32_t max_rank;  /* 0: none */
+    int32_t min_rank;  /* 0: 1 */
+    uint32_t pad;      /* 1: fill up to the rank of a fixed rule with zeros */
+    lora_dtype dtype;  /* of the factors; LORA_DTYPE_NONE keeps them */
+    uint32_t skip_bad; /* 1: leave unusable modules out */
+    uint32_t reserved1;
+} lora_adapter_resize_options;
+
+/** See lora_adapter_open_options_init(). @since 0.1 */
+LORA_API void
+lora_adapter_resize_options_init(lora_adapter_resize_options *options,
+                                 size_t size);
+
+/** Change the ranks of an adapter.
+ *
+ *  Per module: QR of both factors, SVD of the small core, so the cost is
+ *  (rows + cols) * rank^2, never that of the dense matrix. The result is the
+ *  best approximation of its rank in the Frobenius norm. A module whose rank
+ *  the rule does not lower keeps its bytes. A core (Tucker) is multiplied out.
+ *  Modules without factors, embeddings and unknown tensors pass through.
+ *
+ *  @param out         receives the adapter; NULL on failure.
+ *  @param out_report  receives the report; NULL on failure; may be NULL.
+ *  @param adapter     must not be NULL.
+ *  @param rule        must not be NULL.
+ *  @param options     NULL for defaults.
+ *  @param error       may be NULL.
+ *  @return LORA_OK; LORA_ERROR_ARGUMENT; LORA_ERROR_RANGE (rule value);
+ *          LORA_ERROR_OPTION; LORA_ERROR_KEY (no module); a module's own
+ *          status; LORA_ERROR_UNSUPPORTED (kind); LORA_ERROR_NONFINITE;
+ *          LORA_ERROR_CONVERGENCE; LORA_ERROR_IO; LORA_ERROR_MEMORY;
+ *          LORA_ERROR_CANCELLED.
+ *  @threads safe.
+ *  @since 0.1
+ */
+LORA_API LORA_NODISCARD lora_status
+lora_adapter_resize(lora_adapter **out,
+                    lora_report **out_report,
+                    const lora_adapter *adapter,
+                    const lora_rank_rule *rule,
+                    const lora_adapter_resize_options *options,
+                    lora_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

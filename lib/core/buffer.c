@@ -1,0 +1,129 @@
+/* Growing byte buffers. */
+#include "core/buffer.h"
+
+#include "core/text.h"
+
+#include <stdio.h>
+#include <string.h>
+
+LORA_PRIVATE void lora__buffer_init(lora__buffer *buffer, lora_context *c)
+{
+    memset(buffer, 0, sizeof *buffer);
+    buffer->context = c;
+}
+
+LORA_PRIVATE void lora__buffer_destroy(lora__buffer *buffer)
+{
+    if (buffer->data != NULL) {
+        lora__free(buffer->context, buffer->data, buffer->capacity,
+                   LORA__ALIGN);
+    }
+    lora__buffer_init(buffer, buffer->context);
+}
+
+LORA_PRIVATE void lora__buffer_clear(lora__buffer *buffer)
+{
+    buffer->bytes = 0;
+    if (buffer->data != NULL) {
+        buffer->data[0] = '\0';
+    }
+}
+
+/* Room for `bytes` more and the final NUL. */
+static int buffer_reserve(lora__buffer *buffer, size_t bytes)
+{
+    size_t needed;
+    size_t capacity = buffer->capacity == 0 ? 256 : buffer->capacity;
+    void *data;
+
+    if (buffer->failed) {
+        return 0;
+    }
+    if (!lora__add_size(buffer->bytes, bytes, &needed) ||
+        !lora__add_size(needed, 1, &needed)) {
+        buffer->failed = 1;
+        return 0;
+    }
+    if (needed <= buffer->capacity) {
+        return 1;
+    }
+    while (capacity < needed) {
+        capacity = capacity > SIZE_MAX / 2 ? needed : capacity * 2;
+    }
+    data = buffer->data == NULL
+               ? lora__alloc(buffer->context, capacity, LORA__ALIGN)
+               : lora__realloc(buffer->context, buffer->data, buffer->capacity,
+                               capacity, LORA__ALIGN);
+    if (data == NULL) {
+        buffer->failed = 1;
+        return 0;
+    }
+    buffer->data = data;
+    buffer->capacity = capacity;
+    return 1;
+}
+
+LORA_PRIVATE void
+lora__buffer_append(lora__buffer *buffer, const void *data, size_t bytes)
+{
+    if (!buffer_reserve(buffer, bytes)) {
+        return;
+    }
+    if (bytes > 0) {
+        memcpy(buffer->data + buffer->bytes, data, bytes);
+    }
+    buffer->bytes += bytes;
+    buffer->data[buffer->bytes] = '\0';
+}
+
+LORA_PRIVATE void lora__buffer_puts(lora__buffer *buffer, const char *text)
+{
+    lora__buffer_append(buffer, text, strlen(text));
+}
+
+LORA_PRIVATE void lora__buffer_putc(lora__buffer *buffer, char c)
+{
+    lora__buffer_append(buffer, &c, 1);
+}
+
+LORA_PRIVATE void
+lora__buffer_printf(lora__buffer *buffer, const char *format, ...)
+{
+    va_list args;
+    int length;
+
+    va_start(args, format);
+    length = vsnprintf(NULL, 0, format, args);
+    va_end(args);
+    if (length < 0) {
+        buffer->failed = 1;
+        return;
+    }
+    if (!buffer_reserve(buffer, (size_t)length)) {
+        return;
+    }
+    va_start(args, format);
+    vsnprintf(buffer->data + buffer->bytes, (size_t)length + 1, format, args);
+    va_end(args);
+    buffer->bytes += (size_t)length;
+}
+
+LORA_PRIVATE void lora__buffer_number(lora__buffer *buffer, double value)
+{
+    char text[40];
+    size_t length;
+
+    if (!(value - value == 0.0)) {
+        lora__buffer_puts(buffer, "null");
+        return;
+    }
+    length = lora__text_from_double(text, value);
+    lora__buffer_append(buffer, text, length);
+}
+
+LORA_PRIVATE lora_status lora__buffer_status(const lora__buffer *buffer,
+                                             lora_error *error)
+{
+    return buffer->failed ? lora__fail_memory(error, buffer->capacity)
+                          : LORA_OK;
+}
