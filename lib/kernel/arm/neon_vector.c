@@ -1,0 +1,109 @@
+/* Operations on vectors with NEON. */
+#include "kernel/variants.h"
+
+#if LORA__NEON
+
+#include <arm_neon.h>
+#include <math.h>
+
+LORA_PRIVATE void
+lora__neon_axpy_f32(float *out, const float *a, float b, size_t count)
+{
+    const float32x4_t factor = vdupq_n_f32(b);
+    size_t i = 0;
+
+    for (; i + 4 <= count; i += 4) {
+        vst1q_f32(out + i,
+                  vfmaq_f32(vld1q_f32(out + i), factor, vld1q_f32(a + i)));
+    }
+    for (; i < count; i++) {
+        out[i] = fmaf(b, a[i], out[i]);
+    }
+}
+
+LORA_PRIVATE void
+lora__neon_axpy_f64(double *out, const double *a, double b, size_t count)
+{
+    const float64x2_t factor = vdupq_n_f64(b);
+    size_t i = 0;
+
+    for (; i + 2 <= count; i += 2) {
+        vst1q_f64(out + i,
+                  vfmaq_f64(vld1q_f64(out + i), factor, vld1q_f64(a + i)));
+    }
+    for (; i < count; i++) {
+        out[i] = fma(b, a[i], out[i]);
+    }
+}
+
+LORA_PRIVATE void lora__neon_scale_f32(float *out, float b, size_t count)
+{
+    size_t i = 0;
+
+    for (; i + 4 <= count; i += 4) {
+        vst1q_f32(out + i, vmulq_n_f32(vld1q_f32(out + i), b));
+    }
+    for (; i < count; i++) {
+        out[i] *= b;
+    }
+}
+
+LORA_PRIVATE void lora__neon_scale_f64(double *out, double b, size_t count)
+{
+    size_t i = 0;
+
+    for (; i + 2 <= count; i += 2) {
+        vst1q_f64(out + i, vmulq_n_f64(vld1q_f64(out + i), b));
+    }
+    for (; i < count; i++) {
+        out[i] *= b;
+    }
+}
+
+/* Eight sums side by side, then pairwise, then the rest one by one. */
+LORA_PRIVATE double
+lora__neon_dot_f64(const double *a, const double *b, size_t count)
+{
+    float64x2_t s0 = vdupq_n_f64(0);
+    float64x2_t s1 = s0;
+    float64x2_t s2 = s0;
+    float64x2_t s3 = s0;
+    double sum;
+    size_t i = 0;
+
+    for (; i + 8 <= count; i += 8) {
+        s0 = vfmaq_f64(s0, vld1q_f64(a + i), vld1q_f64(b + i));
+        s1 = vfmaq_f64(s1, vld1q_f64(a + i + 2), vld1q_f64(b + i + 2));
+        s2 = vfmaq_f64(s2, vld1q_f64(a + i + 4), vld1q_f64(b + i + 4));
+        s3 = vfmaq_f64(s3, vld1q_f64(a + i + 6), vld1q_f64(b + i + 6));
+    }
+    sum = vaddvq_f64(vaddq_f64(vaddq_f64(s0, s1), vaddq_f64(s2, s3)));
+    for (; i < count; i++) {
+        sum = fma(a[i], b[i], sum);
+    }
+    return sum;
+}
+
+LORA_PRIVATE void
+lora__neon_rotate_f64(double *x, double *y, double c, double s, size_t count)
+{
+    const float64x2_t s_2 = vdupq_n_f64(s);
+    size_t i = 0;
+
+    for (; i + 2 <= count; i += 2) {
+        const float64x2_t x_i = vld1q_f64(x + i);
+        const float64x2_t y_i = vld1q_f64(y + i);
+
+        vst1q_f64(x + i, vfmsq_f64(vmulq_n_f64(x_i, c), s_2, y_i));
+        vst1q_f64(y + i, vfmaq_f64(vmulq_n_f64(y_i, c), s_2, x_i));
+    }
+    for (; i < count; i++) {
+        const double x_i = x[i];
+        const double y_i = y[i];
+
+        x[i] = fma(-s, y_i, c * x_i);
+        y[i] = fma(s, x_i, c * y_i);
+    }
+}
+
+#endif

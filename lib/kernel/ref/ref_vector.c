@@ -1,0 +1,72 @@
+/* Operations on vectors, the reference.
+ *
+ * axpy says fma() because it means it: one rounding an element, on every
+ * machine. Without the instruction the C library's is correct but slow.
+ */
+#include "kernel/variants.h"
+
+#include <math.h>
+
+LORA_PRIVATE void
+lora__ref_axpy_f32(float *out, const float *a, float b, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        out[i] = fmaf(b, a[i], out[i]);
+    }
+}
+
+LORA_PRIVATE void
+lora__ref_axpy_f64(double *out, const double *a, double b, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        out[i] = fma(b, a[i], out[i]);
+    }
+}
+
+LORA_PRIVATE void lora__ref_scale_f32(float *out, float b, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        out[i] *= b;
+    }
+}
+
+LORA_PRIVATE void lora__ref_scale_f64(double *out, double b, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        out[i] *= b;
+    }
+}
+
+/* Four sums side by side, as one would wait for itself. */
+LORA_PRIVATE double
+lora__ref_dot_f64(const double *a, const double *b, size_t count)
+{
+    double s0 = 0;
+    double s1 = 0;
+    double s2 = 0;
+    double s3 = 0;
+    size_t i = 0;
+
+    for (; i + 4 <= count; i += 4) {
+        s0 += a[i] * b[i];
+        s1 += a[i + 1] * b[i + 1];
+        s2 += a[i + 2] * b[i + 2];
+        s3 += a[i + 3] * b[i + 3];
+    }
+    for (; i < count; i++) {
+        s0 += a[i] * b[i];
+    }
+    return (s0 + s1) + (s2 + s3);
+}
+
+LORA_PRIVATE void
+lora__ref_rotate_f64(double *x, double *y, double c, double s, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        const double x_i = x[i];
+        const double y_i = y[i];
+
+        x[i] = c * x_i - s * y_i;
+        y[i] = s * x_i + c * y_i;
+    }
+}

@@ -1,0 +1,133 @@
+/* Operations on vectors with AVX2 and FMA. */
+#include "kernel/variants.h"
+
+#if LORA__X86
+
+#include <immintrin.h>
+#include <math.h>
+
+#define AVX2_VECTOR LORA__TARGET("avx2,fma")
+
+LORA_PRIVATE AVX2_VECTOR void
+lora__avx2_axpy_f32(float *out, const float *a, float b, size_t count)
+{
+    const __m256 factor = _mm256_set1_ps(b);
+    size_t i = 0;
+
+    for (; i + 8 <= count; i += 8) {
+        _mm256_storeu_ps(out + i,
+                         _mm256_fmadd_ps(factor, _mm256_loadu_ps(a + i),
+                                         _mm256_loadu_ps(out + i)));
+    }
+    for (; i < count; i++) {
+        out[i] = fmaf(b, a[i], out[i]);
+    }
+}
+
+LORA_PRIVATE AVX2_VECTOR void
+lora__avx2_axpy_f64(double *out, const double *a, double b, size_t count)
+{
+    const __m256d factor = _mm256_set1_pd(b);
+    size_t i = 0;
+
+    for (; i + 4 <= count; i += 4) {
+        _mm256_storeu_pd(out + i,
+                         _mm256_fmadd_pd(factor, _mm256_loadu_pd(a + i),
+                                         _mm256_loadu_pd(out + i)));
+    }
+    for (; i < count; i++) {
+        out[i] = fma(b, a[i], out[i]);
+    }
+}
+
+LORA_PRIVATE AVX2_VECTOR void
+lora__avx2_scale_f32(float *out, float b, size_t count)
+{
+    const __m256 factor = _mm256_set1_ps(b);
+    size_t i = 0;
+
+    for (; i + 8 <= count; i += 8) {
+        _mm256_storeu_ps(out + i,
+                         _mm256_mul_ps(_mm256_loadu_ps(out + i), factor));
+    }
+    for (; i < count; i++) {
+        out[i] *= b;
+    }
+}
+
+LORA_PRIVATE AVX2_VECTOR void
+lora__avx2_scale_f64(double *out, double b, size_t count)
+{
+    const __m256d factor = _mm256_set1_pd(b);
+    size_t i = 0;
+
+    for (; i + 4 <= count; i += 4) {
+        _mm256_storeu_pd(out + i,
+                         _mm256_mul_pd(_mm256_loadu_pd(out + i), factor));
+    }
+    for (; i < count; i++) {
+        out[i] *= b;
+    }
+}
+
+/* Sixteen sums side by side, then pairwise, then the rest one by one. */
+LORA_PRIVATE AVX2_VECTOR double
+lora__avx2_dot_f64(const double *a, const double *b, size_t count)
+{
+    __m256d s0 = _mm256_setzero_pd();
+    __m256d s1 = s0;
+    __m256d s2 = s0;
+    __m256d s3 = s0;
+    __m128d half;
+    double sum;
+    size_t i = 0;
+
+    for (; i + 16 <= count; i += 16) {
+        s0 =
+            _mm256_fmadd_pd(_mm256_loadu_pd(a + i), _mm256_loadu_pd(b + i), s0);
+        s1 = _mm256_fmadd_pd(_mm256_loadu_pd(a + i + 4),
+                             _mm256_loadu_pd(b + i + 4), s1);
+        s2 = _mm256_fmadd_pd(_mm256_loadu_pd(a + i + 8),
+                             _mm256_loadu_pd(b + i + 8), s2);
+        s3 = _mm256_fmadd_pd(_mm256_loadu_pd(a + i + 12),
+                             _mm256_loadu_pd(b + i + 12), s3);
+    }
+    for (; i + 4 <= count; i += 4) {
+        s0 =
+            _mm256_fmadd_pd(_mm256_loadu_pd(a + i), _mm256_loadu_pd(b + i), s0);
+    }
+    s0 = _mm256_add_pd(_mm256_add_pd(s0, s1), _mm256_add_pd(s2, s3));
+    half = _mm_add_pd(_mm256_castpd256_pd128(s0), _mm256_extractf128_pd(s0, 1));
+    sum = _mm_cvtsd_f64(_mm_add_sd(half, _mm_unpackhi_pd(half, half)));
+    for (; i < count; i++) {
+        sum = fma(a[i], b[i], sum);
+    }
+    return sum;
+}
+
+LORA_PRIVATE AVX2_VECTOR void
+lora__avx2_rotate_f64(double *x, double *y, double c, double s, size_t count)
+{
+    const __m256d c_4 = _mm256_set1_pd(c);
+    const __m256d s_4 = _mm256_set1_pd(s);
+    size_t i = 0;
+
+    for (; i + 4 <= count; i += 4) {
+        const __m256d x_4 = _mm256_loadu_pd(x + i);
+        const __m256d y_4 = _mm256_loadu_pd(y + i);
+
+        _mm256_storeu_pd(x + i,
+                         _mm256_fnmadd_pd(s_4, y_4, _mm256_mul_pd(c_4, x_4)));
+        _mm256_storeu_pd(y + i,
+                         _mm256_fmadd_pd(s_4, x_4, _mm256_mul_pd(c_4, y_4)));
+    }
+    for (; i < count; i++) {
+        const double x_i = x[i];
+        const double y_i = y[i];
+
+        x[i] = fma(-s, y_i, c * x_i);
+        y[i] = fma(s, x_i, c * y_i);
+    }
+}
+
+#endif
