@@ -1,0 +1,131 @@
+/* Dialects: the table of suffixes and the table of dialects.
+ *
+ * A stored key is <prefix><name of the module><suffix>. The suffix tells the
+ * role and the manner of writing (its style); prefix and style together tell
+ * the dialect. Both tables serve reading and writing. Used inside names/ only.
+ */
+#ifndef LORA__NAMES_DIALECT_H
+#define LORA__NAMES_DIALECT_H
+
+#include "names/family.h"
+
+/* Manners of writing suffixes, a bit each. */
+typedef uint32_t lora__styles;
+#define LORA__STYLE_KOHYA 0x0001u     /* .lora_down.weight */
+#define LORA__STYLE_LYCORIS 0x0002u   /* .hada_w1_a */
+#define LORA__STYLE_PEFT 0x0004u      /* .lora_A.weight */
+#define LORA__STYLE_PEFT_MORE 0x0008u /* PEFT's other kinds */
+#define LORA__STYLE_RAW 0x0010u       /* only with an adapter's name inside */
+#define LORA__STYLE_OLD 0x0020u       /* .processor.to_q_lora.down.weight */
+#define LORA__STYLE_UNET 0x0040u      /* .lora.down.weight */
+#define LORA__STYLE_TE 0x0080u        /* .lora_linear_layer.down.weight */
+#define LORA__STYLE_NUMBER 0x0100u    /* unet:0:down */
+#define LORA__STYLE_HCP 0x0200u       /* .___.layer.W_down */
+#define LORA__STYLE_XLABS 0x0400u     /* .processor.qkv_lora1.down.weight */
+#define LORA__STYLE_CONTROL 0x0800u   /* .down */
+#define LORA__STYLE_LORALIB 0x1000u   /* .lora_A */
+#define LORA__STYLE_ALIAS 0x8000u     /* read, never written */
+
+typedef struct lora__suffix {
+    const char *text;
+    size_t bytes;
+    lora__role role;
+    lora__styles styles;
+} lora__suffix;
+
+/* A suffix found at the end of a key. */
+typedef struct lora__suffix_match {
+    const lora__suffix *suffix;
+    size_t module_bytes; /* what precedes it; at least 1 */
+    const char *adapter; /* PEFT adapter name inside it, or NULL */
+    size_t adapter_bytes;
+} lora__suffix_match;
+
+/* The longest suffix that the key ends with; 0 if none. */
+LORA_PRIVATE int
+lora__suffix_find(lora__suffix_match *out, const char *key, size_t bytes);
+
+/* How the role is written in one of the styles; NULL if not at all. With
+ * styles of 0: in any. */
+LORA_PRIVATE const char *lora__suffix_text(lora__role role,
+                                           lora__styles styles);
+
+/* The rows of the dialect table that the code has to know. */
+typedef enum lora__dialect_index {
+    LORA__DIALECT_KOHYA,
+    LORA__DIALECT_KOHYA_SDXL,
+    LORA__DIALECT_LYCORIS_KOHYA,
+    LORA__DIALECT_LYCORIS_WRAPPER,
+    LORA__DIALECT_KOHYA_OFT,
+    LORA__DIALECT_ONETRAINER,
+    LORA__DIALECT_DIFFUSERS_OLD,
+    LORA__DIALECT_DIFFUSERS_UNET,
+    LORA__DIALECT_DIFFUSERS_TE,
+    LORA__DIALECT_DIFFUSERS,
+    LORA__DIALECT_PEFT,
+    LORA__DIALECT_PEFT_RAW,
+    LORA__DIALECT_NATIVE,
+    LORA__DIALECT_XLABS,
+    LORA__DIALECT_CONTROL,
+    LORA__DIALECT_CLONEOFSIMO,
+    LORA__DIALECT_HCP,
+    LORA__DIALECT_LORALIB,
+    LORA__DIALECT_COUNT
+} lora__dialect_index;
+
+/* How a dialect forms names. */
+#define LORA__DIALECT_LDM 0x01u /* LDM names always */
+#define LORA__DIALECT_BY_FAMILY                                                \
+    0x40u                          /* LDM names where kohya's model has them */
+#define LORA__DIALECT_KIN 0x02u    /* kohya's prefixes: names are shared */
+#define LORA__DIALECT_DOTTED 0x04u /* diffusers' names, dotted */
+#define LORA__DIALECT_ATTENTION 0x08u  /* attention processors only */
+#define LORA__DIALECT_ADAPTER 0x10u    /* the adapter's name is in the suffix */
+#define LORA__DIALECT_ALPHA_META 0x20u /* alpha in lora_adapter_metadata */
+
+struct lora__dialect {
+    const char *id; /* first column of the format text */
+    char separator;
+    uint32_t flags;
+    lora__styles styles;
+    lora__styles te_styles; /* for text encoders, if not the same */
+    /* What names of a component begin with; NULL: cannot be spelled. Under
+     * ANY: names that no family knows. */
+    const char *prefixes[LORA__COMPONENT_COUNT];
+    const char *te1_prefix; /* TE of families with two text encoders */
+};
+
+LORA_PRIVATE const lora__dialect *lora__dialect_at(lora__dialect_index index);
+
+/* How names of modules begin: what precedes the component's own name. */
+typedef struct lora__prefix {
+    const char *text;
+    char separator;
+    lora__component component;
+    lora__dialect_index dialect; /* KOHYA and DIFFUSERS: a group of them */
+} lora__prefix;
+
+/* The prefix of a module's name, which may be the empty one. */
+LORA_PRIVATE const lora__prefix *lora__prefix_find(const char *name,
+                                                   size_t bytes);
+
+/* Attention processors have names of their own in diffusers-old. */
+typedef struct lora__rename {
+    const char *old; /* how the name ends there */
+    const char *now; /* and in later ones */
+} lora__rename;
+
+#define LORA__RENAME_COUNT 8
+LORA_PRIVATE const lora__rename *lora__rename_at(size_t index);
+
+/* 1 if the name ends with `part`, in which '.' means the separator. */
+LORA_PRIVATE int lora__name_ends(const char *name,
+                                 size_t bytes,
+                                 char separator,
+                                 const char *part);
+
+/* Append `text`, with the separator for '.'. */
+LORA_PRIVATE void
+lora__name_put(lora__buffer *out, const char *text, char separator);
+
+#endif

@@ -1,0 +1,142 @@
+/* Names: what the keys of a file mean, and how a dialect spells a meaning.
+ *
+ * Reading: lora__names_read() takes all keys of a file at once (some dialects
+ * can only be told from the whole) and says for each: the module's name as
+ * stored, the role, the dialect, and the canonical target. Writing:
+ * lora__names_write() spells (target, role) in a dialect.
+ *
+ * Canonical targets are "<component>.<dotted diffusers module name>", with
+ * the components unet, transformer, prior, text_encoder, text_encoder_2,
+ * text_encoder_3: what diffusers calls them. A name no family knows is, less
+ * its dialect's prefix, its own canonical name; diffusers' own dotted names
+ * keep their component, so such targets are canonical without a family.
+ * Only known targets say that two modules change the same weight: flattened
+ * unknown ones of two components can be equal.
+ */
+#ifndef LORA__NAMES_NAMES_H
+#define LORA__NAMES_NAMES_H
+
+#include "core/arena.h"
+#include "names/role.h"
+
+/* What sort of layer a target is, which tells how many dimensions its factors
+ * have in dialects that care. */
+typedef enum lora__layer {
+    LORA__LAYER_UNKNOWN = 0,
+    LORA__LAYER_LINEAR,
+    LORA__LAYER_CONV1, /* 1 x 1 */
+    LORA__LAYER_CONV,  /* k x k */
+    LORA__LAYER_NORM,
+    LORA__LAYER_EMBEDDING
+} lora__layer;
+
+typedef struct lora__dialect lora__dialect; /* a row of the dialect table */
+typedef struct lora__family lora__family;   /* a row of the family table */
+
+/* A key going in. */
+typedef struct lora__key_in {
+    const char *name;
+    size_t name_bytes;
+    int32_t ndim;
+    const int64_t *shape;
+} lora__key_in;
+
+/* What it means. Strings live in the arena or are static. Unknown keys have no
+ * dialect, role UNKNOWN, and "" for both names. A learned token is its own
+ * module and target; it has a dialect only in a positional file. */
+typedef struct lora__key_out {
+    const lora__dialect *dialect; /* NULL: unknown */
+    lora__role role;
+    const char *module; /* as stored: what precedes the suffix; "" unknown */
+    const char *target; /* canonical */
+    lora__layer layer;
+    int known; /* 1: a family knows the target */
+} lora__key_out;
+
+#define LORA__MAX_DIALECTS 8
+#define LORA__MAX_ALTERNATIVES 4
+
+/* What the file is. */
+typedef struct lora__names {
+    lora__key_out *keys; /* one for each key in */
+    size_t key_count;
+    const lora__dialect *dialects[LORA__MAX_DIALECTS]; /* by frequency */
+    size_t dialect_count;
+    const lora__family *family; /* best guess, or NULL */
+    double confidence;          /* 0 to 1 */
+    const lora__family *alternatives[LORA__MAX_ALTERNATIVES];
+    size_t alternative_count;
+} lora__names;
+
+/* Metadata look-up, so that names/ need not know the container. */
+typedef const char *(*lora__metadata_fn)(const void *user, const char *key);
+
+LORA_PRIVATE lora_status lora__names_read(lora__names *out,
+                                          lora__arena *arena,
+                                          const lora__key_in *keys,
+                                          size_t key_count,
+                                          lora__metadata_fn metadata,
+                                          const void *metadata_user,
+                                          lora_error *error);
+
+/* What is to be spelled. */
+typedef struct lora__spelling {
+    const lora__family *family; /* may be NULL */
+    const char *target;         /* canonical */
+    const char *stored;         /* module name as read, or NULL */
+    const lora__dialect *stored_dialect;
+    int known; /* not looked at: the families are asked */
+    lora__role role;
+} lora__spelling;
+
+/* Append a key to a buffer. With `stored` read in the same dialect the name is
+ * kept as it was; else it is formed from the target. UNSUPPORTED where the
+ * dialect has no spelling for the role or the target; KEY where the name
+ * cannot be respelled because no family knows it. Nothing is appended on these
+ * failures. */
+struct lora__buffer;
+LORA_PRIVATE lora_status lora__names_write(struct lora__buffer *out,
+                                           const lora__dialect *dialect,
+                                           const lora__spelling *spelling,
+                                           lora_error *error);
+
+/* 1 if the dialect has a place for the role. */
+LORA_PRIVATE int lora__dialect_has_role(const lora__dialect *dialect,
+                                        lora__role role);
+
+/* 1 if the dialect keeps alpha in lora_adapter_metadata, not in tensors. */
+LORA_PRIVATE int lora__dialect_alpha_in_metadata(const lora__dialect *dialect);
+
+LORA_PRIVATE const char *lora__dialect_id(const lora__dialect *dialect);
+LORA_PRIVATE const lora__dialect *lora__dialect_find(const char *id);
+LORA_PRIVATE const char *lora__role_name(lora__role role);
+
+LORA_PRIVATE const char *lora__family_id(const lora__family *family);
+LORA_PRIVATE const lora__family *lora__family_find(const char *id);
+LORA_PRIVATE size_t lora__family_count(void);
+LORA_PRIVATE const lora__family *lora__family_at(size_t index);
+
+/* Metadata that tells other programs the base; NULL where there is none. */
+LORA_PRIVATE const char *lora__family_ss_version(const lora__family *family);
+LORA_PRIVATE const char *lora__family_architecture(const lora__family *family);
+
+/* Every target of a family, in the order of its templates: canonical name
+ * into `out` (appended), its layer and whether trainers adapt it by default.
+ * 0 when index is past the end. */
+typedef struct lora__target {
+    lora__layer layer;
+    int is_default;
+} lora__target;
+
+LORA_PRIVATE size_t lora__family_target_count(const lora__family *family);
+LORA_PRIVATE int lora__family_target_at(struct lora__buffer *out,
+                                        lora__target *out_target,
+                                        const lora__family *family,
+                                        size_t index);
+
+/* The layer of a canonical target; LORA__LAYER_UNKNOWN if the family does not
+ * have it. */
+LORA_PRIVATE lora__layer lora__family_layer(const lora__family *family,
+                                            const char *target);
+
+#endif
