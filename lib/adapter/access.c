@@ -1,0 +1,249 @@
+/* Looking inside an adapter: the public accessors. */
+#include "adapter/adapter.h"
+#include "adapter/kind.h"
+#include "core/options.h"
+
+#include <string.h>
+
+static lora_status
+access_index(size_t index, size_t count, const char *what, lora_error *error)
+{
+    return index < count
+               ? LORA_OK
+               : lora__fail(error, LORA_ERROR_RANGE, LORA_NO_OFFSET, NULL,
+                            "%s %llu of %llu", what, (unsigned long long)index,
+                            (unsigned long long)count);
+}
+
+LORA_API lora_status lora_adapter_get_info(lora_adapter_info *out,
+                                           const lora_adapter *adapter,
+                                           lora_error *error)
+{
+    lora_adapter_info info;
+    const lora__container *container;
+
+    lora__error_begin(error);
+    CHECK_ARG(out != NULL, error);
+    CHECK_ARG(adapter != NULL, error);
+    container = adapter->container;
+    memset(&info, 0, sizeof info);
+    info.path = container->path;
+    info.container = container->format;
+    info.family = adapter->names.family == NULL
+                      ? ""
+                      : lora__family_id(adapter->names.family);
+    info.confidence = adapter->names.confidence;
+    info.bytes = container->file_bytes;
+    info.tensor_count = container->entry_count;
+    info.module_count = adapter->module_count;
+    info.problem_count = adapter->problems.count;
+    for (size_t i = 0; i < container->entry_count; i++) {
+        if (adapter->entry_module[i] != SIZE_MAX) {
+            info.parameters += container->entries[i].elements;
+        } else {
+            info.unknown_count +=
+                adapter->names.keys[i].role == LORA__ROLE_UNKNOWN;
+        }
+    }
+    return lora__out_write(out, &info, sizeof info, error);
+}
+
+LORA_API size_t lora_adapter_module_count(const lora_adapter *adapter)
+{
+    return adapter == NULL ? 0 : adapter->module_count;
+}
+
+LORA_API lora_status lora_adapter_get_module(lora_module_info *out,
+                                             const lora_adapter *adapter,
+                                             size_t index,
+                                             lora_error *error)
+{
+    lora_module_info info;
+    const lora__module *module;
+
+    lora__error_begin(error);
+    CHECK_ARG(out != NULL, error);
+    CHECK_ARG(adapter != NULL, error);
+    TRY(access_index(index, adapter->module_count, "module", error));
+    module = &adapter->modules[index];
+    memset(&info, 0, sizeof info);
+    info.name = module->name;
+    info.target = module->target;
+    info.kind = module->kind == NULL ? "" : module->kind->id;
+    info.dialect = lora__dialect_id(module->dialect);
+    info.rank = module->rank;
+    info.alpha = module->alpha;
+    info.scale = module->scale;
+    memcpy(info.shape, module->shape, sizeof info.shape);
+    info.ndim = module->ndim;
+    info.has_alpha = module->has_alpha;
+    info.dtype = module->dtype;
+    info.dora = module->dora;
+    info.tucker = module->tucker;
+    info.changes = module->changes;
+    info.status = module->status;
+    return lora__out_write(out, &info, sizeof info, error);
+}
+
+LORA_API lora_status lora_adapter_find_module(size_t *out_index,
+                                              const lora_adapter *adapter,
+                                              const char *name,
+                                              lora_error *error)
+{
+    lora__error_begin(error);
+    CHECK_ARG(out_index != NULL, error);
+    CHECK_ARG(adapter != NULL, error);
+    CHECK_ARG(name != NULL, error);
+    if (!lora__map_find(out_index, &adapter->by_name, name, strlen(name))) {
+        return lora__fail(error, LORA_ERROR_KEY, LORA_NO_OFFSET, name,
+                          "no such module");
+    }
+    return LORA_OK;
+}
+
+LORA_API size_t lora_adapter_tensor_count(const lora_adapter *adapter)
+{
+    return adapter == NULL ? 0 : adapter->container->entry_count;
+}
+
+LORA_API lora_status lora_adapter_get_tensor_info(lora_tensor_info *out,
+                                                  const lora_adapter *adapter,
+                                                  size_t index,
+                                                  lora_error *error)
+{
+    lora_tensor_info info;
+    const lora__entry *entry;
+
+    lora__error_begin(error);
+    CHECK_ARG(out != NULL, error);
+    CHECK_ARG(adapter != NULL, error);
+    TRY(access_index(index, adapter->container->entry_count, "tensor", error));
+    entry = &adapter->container->entries[index];
+    memset(&info, 0, sizeof info);
+    info.name = entry->name;
+    info.role = lora__role_name(adapter->names.keys[index].role);
+    info.offset = entry->offset;
+    info.bytes = entry->bytes;
+    info.module_index = adapter->entry_module[index] == SIZE_MAX
+                            ? UINT64_MAX
+                            : adapter->entry_module[index];
+    memcpy(info.shape, entry->shape, sizeof info.shape);
+    info.ndim = entry->ndim;
+    info.dtype = entry->dtype;
+    return lora__out_write(out, &info, sizeof info, error);
+}
+
+/* Read `count` elements from `first` on, converted; through f64 where the
+ * input or the output has more digits than f32. */
+static lora_status access_convert(unsigned char *out,
+                                  const lora_adapter *adapter,
+                                  size_t index,
+                                  lora_dtype dtype,
+                                  lora_error *error)
+{
+    const lora__entry *entry = &adapter->container->entries[index];
+    size_t from = lora_dtype_bits(entry->dtype) / 8;
+    size_t to = lora_dtype_bits(dtype) / 8;
+    unsigned char chunk[8192];
+    size_t step = sizeof chunk / (from == 0 ? 1 : from);
+
+    for (uint64_t done = 0; done < entry->elements; done += step) {
+        uint64_t left = entry->elements - done;
+        size_t count = left < step ? (size_t)left : step;
+        TRY(lora__container_read(adapter->container, index, done * from, chunk,
+                                 count * from, error));
+        TRY(lora_tensor_convert(out + done * to, dtype, chunk, entry->dtype,
+                                count, error));
+    }
+    return LORA_OK;
+}
+
+LORA_API lora_status lora_adapter_read_tensor(void *buffer,
+                                              size_t bytes,
+                                              const lora_adapter *adapter,
+                                              size_t index,
+                                              lora_dtype dtype,
+                                              lora_error *error)
+{
+    const lora__entry *entry;
+    uint64_t needed;
+
+    lora__error_begin(error);
+    CHECK_ARG(adapter != NULL, error);
+    CHECK_ARG(buffer != NULL || bytes == 0, error);
+    TRY(access_index(index, adapter->container->entry_count, "tensor", error));
+    entry = &adapter->container->entries[index];
+    needed = entry->bytes;
+    if (dtype != LORA_DTYPE_NONE &&
+        !lora__mul_u64(entry->elements, lora_dtype_bits(dtype) / 8, &needed)) {
+        return lora__fail_memory(error, UINT64_MAX);
+    }
+    if (needed != bytes) {
+        return lora__fail(error, LORA_ERROR_SHAPE, LORA_NO_OFFSET, entry->name,
+                          "needs a buffer of %llu bytes, not %llu",
+                          (unsigned long long)needed,
+                          (unsigned long long)bytes);
+    }
+    if (dtype == LORA_DTYPE_NONE || dtype == entry->dtype) {
+        return lora__container_read(adapter->container, index, 0, buffer, bytes,
+                                    error);
+    }
+    return access_convert(buffer, adapter, index, dtype, error);
+}
+
+LORA_API lora_status lora_adapter_get_tensor(lora_tensor *out,
+                                             const lora_adapter *adapter,
+                                             size_t index,
+                                             lora_error *error)
+{
+    const lora__entry *entry;
+    const void *data;
+
+    lora__error_begin(error);
+    CHECK_ARG(out != NULL, error);
+    CHECK_ARG(adapter != NULL, error);
+    TRY(access_index(index, adapter->container->entry_count, "tensor", error));
+    entry = &adapter->container->entries[index];
+    data = lora__container_view(adapter->container, index);
+    if (data == NULL && entry->bytes != 0) {
+        return lora__fail(error, LORA_ERROR_STATE, LORA_NO_OFFSET, entry->name,
+                          "not in memory: open with LORA_OPEN_MAP, or read it");
+    }
+    memset(out, 0, sizeof *out);
+    out->data = data;
+    out->bytes = entry->bytes;
+    memcpy(out->shape, entry->shape, sizeof out->shape);
+    out->ndim = entry->ndim;
+    out->dtype = entry->dtype;
+    return LORA_OK;
+}
+
+LORA_API size_t lora_adapter_metadata_count(const lora_adapter *adapter)
+{
+    return adapter == NULL ? 0 : adapter->container->metadata_count;
+}
+
+LORA_API lora_status lora_adapter_get_metadata(const char **out_key,
+                                               const char **out_value,
+                                               const lora_adapter *adapter,
+                                               size_t index,
+                                               lora_error *error)
+{
+    lora__error_begin(error);
+    CHECK_ARG(out_key != NULL, error);
+    CHECK_ARG(out_value != NULL, error);
+    CHECK_ARG(adapter != NULL, error);
+    TRY(access_index(index, adapter->container->metadata_count,
+                     "metadata entry", error));
+    *out_key = adapter->container->metadata[index].key;
+    *out_value = adapter->container->metadata[index].value;
+    return LORA_OK;
+}
+
+LORA_API const char *lora_adapter_find_metadata(const lora_adapter *adapter,
+                                                const char *key)
+{
+    return adapter == NULL || key == NULL
+               ? NULL
+               : lora__container_metadata(adapter->container, key);
+}

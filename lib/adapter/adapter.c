@@ -1,0 +1,545 @@
+/* Adapters: from a container's tensors to modules. */
+#include "adapter/adapter.h"
+
+#include "adapter/config.h"
+#include "adapter/kind.h"
+#include "platform/atomic.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+/* ---- problems ---------------------------------------------------------- */
+
+LORA_PRIVATE void lora__problems_init(lora__problems *problems,
+                                      lora__arena *arena)
+{
+    problems->arena = arena;
+    problems->first = NULL;
+    problems->end = &problems->first;
+    problems->count = 0;
+}
+
+static lora_status adapter_add_problem(lora__problems *problems,
+                                       lora_severity severity,
+                                       lora_status status,
+                                       const char *code,
+                                       const char *subject,
+                                       const char *message,
+                                       lora_error *error)
+{
+    lora__problem_node *node;
+    void *memory;
+
+    TRY(lora__arena_zeroed(&memory, problems->arena, 1, sizeof *node, error));
+    node = memory;
+    node->problem.struct_size = sizeof node->problem;
+    node->problem.code = code;
+    node->problem.severity = severity;
+    node->problem.status = status;
+    TRY(lora__arena_string(&node->problem.subject, problems->arena, subject,
+                           strlen(subject), error));
+    TRY(lora__arena_string(&node->problem.message, problems->arena, message,
+                           strlen(message), error));
+    *problems->end = node;
+    problems->end = &node->next;
+    problems->count++;
+    return LORA_OK;
+}
+
+LORA_PRIVATE lora_status lora__problems_add(lora__problems *problems,
+                                            lora_severity severity,
+                                            lora_status status,
+                                            const char *code,
+                                            const char *subject,
+                                            lora_error *error,
+                                            const char *format,
+                                            ...)
+{
+    char message[256];
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(message, sizeof message, format, args);
+    va_end(args);
+    return adapter_add_problem(problems, severity, status, code, subject,
+                               message, error);
+}
+
+/* ---- modules ----------------------------------------------------------- */
+
+LORA_PRIVATE const lora__member *lora__module_find(const lora__module *module,
+                                                   lora__role role)
+{
+    for (size_t i = 0; i < module->member_count; i++) {
+        if (module->members[i].role == role) {
+            return &module->members[i];
+        }
+    }
+    return NULL;
+}
+
+LORA_PRIVATE const lora__entry *lora__module_entry(const lora_adapter *adapter,
+                                                   const lora__module *module,
+                                                   lora__role role)
+{
+    const lora__member *member = lora__module_find(module, role);
+
+    return member == NULL ? NULL : &adapter->container->entries[member->entry];
+}
+
+LORA_PRIVATE lora_status lora__module_reject(lora__opening *opening,
+                                             lora__module *module,
+                                             lora_status status,
+                                             const char *code,
+                                             const char *format,
+                                             ...)
+{
+    lora_adapter *adapter = opening->adapter;
+    char message[256];
+    va_list args;
+
+    if (module->status != LORA_OK) {
+        return LORA_OK; /* the first reason is the one to mend */
+    }
+    va_start(args, format);
+    vsnprintf(message, sizeof message, format, args);
+    va_end(args);
+    TRY(lora__arena_string(&module->reason, &adapter->arena, message,
+                           strlen(message), opening->error));
+    module->status = status;
+    return adapter_add_problem(&adapter->problems, LORA_SEVERITY_ERROR, status,
+                               code, module->name, message, opening->error);
+}
+
+LORA_PRIVATE lora_status lora__module_check(const lora__module *module,
+                                            lora_error *error)
+{
+    return module->status == LORA_OK
+               ? LORA_OK
+               : lora__fail(error, module->status, LORA_NO_OFFSET, module->name,
+                            "%s", module->reason);
+}
+
+LORA_PRIVATE lora_status lora__adapter_read_scalar(double *out,
+                                                   const lora_adapter *adapter,
+                                                   size_t index,
+                                                   lora_error *error)
+{
+    const lora__entry *entry = &adapter->container->entries[index];
+    unsigned char bytes[16];
+
+    if (entry->elements != 1) {
+        return lora__fail(error, LORA_ERROR_SHAPE, entry->offset, entry->name,
+                          "%llu elements where one number belongs",
+                          (unsigned long long)entry->elements);
+    }
+    if (!lora__dtype_is_readable(entry->dtype)) {
+        return lora__fail(error, LORA_ERROR_DTYPE, entry->offset, entry->name,
+                          "%s where one number belongs",
+                          lora_dtype_name(entry->dtype));
+    }
+    TRY(lora__container_read(adapter->container, index, 0, bytes,
+                             (size_t)entry->bytes, error));
+    return lora__convert_to_f64(out, bytes, entry->dtype, 1,
+                                lora__kernels_get(0), error);
+}
+
+/* Read a member that must be one finite number; what is wrong with it is the
+ * module's problem, a failing read is the call's. */
+static lora_status adapter_module_scalar(double *out,
+                                         lora__opening *opening,
+                                         lora__module *module,
+                                         lora__role role)
+{
+    const lora__member *member = lora__module_find(module, role);
+    lora_error found;
+    lora_status status;
+
+    lora_error_init(&found, sizeof found);
+    status =
+        lora__adapter_read_scalar(out, opening->adapter, member->entry, &found);
+    if (status == LORA_ERROR_SHAPE || status == LORA_ERROR_DTYPE) {
+        return lora__module_reject(opening, module, status, "alpha_invalid",
+                                   "%s: %s", lora__role_name(role),
+                                   found.message);
+    }
+    if (status != LORA_OK) {
+        return lora__error_merge(opening->error, &found);
+    }
+    if (!(*out - *out == 0.0)) {
+        return lora__module_reject(opening, module, LORA_ERROR_NONFINITE,
+                                   "alpha_invalid", "%s is not finite",
+                                   lora__role_name(role));
+    }
+    return LORA_OK;
+}
+
+LORA_PRIVATE lora_status lora__module_resolve_scale(lora__opening *opening,
+                                                    lora__module *module,
+                                                    lora_error *error)
+{
+    const lora_adapter *adapter = opening->adapter;
+    double gate = 1.0;
+    int rslora = 0;
+
+    (void)error;
+    module->scale = 1.0;
+    if (lora__module_find(module, LORA__ROLE_ALPHA) != NULL) {
+        TRY(adapter_module_scalar(&module->alpha, opening, module,
+                                  LORA__ROLE_ALPHA));
+        module->has_alpha = 1;
+    } else if (lora__config_alpha(&module->alpha, &rslora, adapter->config,
+                                  module->target)) {
+        module->has_alpha = 1;
+    }
+    if (module->status != LORA_OK) {
+        return LORA_OK;
+    }
+    /* alpha 0 is stored by trainers that mean "the rank". */
+    if (module->has_alpha && module->alpha != 0.0 && module->rank > 0) {
+        module->scale = module->alpha / (double)module->rank;
+    }
+    if (rslora && module->rank > 0) {
+        module->scale = module->alpha / sqrt((double)module->rank);
+    }
+    if (lora__module_find(module, LORA__ROLE_SCALE) != NULL) {
+        TRY(adapter_module_scalar(&module->scale, opening, module,
+                                  LORA__ROLE_SCALE));
+    }
+    if (lora__module_find(module, LORA__ROLE_SCALAR) != NULL) {
+        TRY(adapter_module_scalar(&gate, opening, module, LORA__ROLE_SCALAR));
+        module->scale *= gate;
+    }
+    return LORA_OK;
+}
+
+/* ---- opening ----------------------------------------------------------- */
+
+static const char *adapter_metadata(const void *user, const char *key)
+{
+    return lora__container_metadata(user, key);
+}
+
+static lora_status adapter_read_names(lora_adapter *adapter, lora_error *error)
+{
+    lora__container *container = adapter->container;
+    lora__key_in *keys;
+    void *memory;
+    lora_status status;
+
+    TRY(lora__alloc_zeroed(&memory, adapter->context,
+                           container->entry_count + 1, sizeof *keys, error));
+    keys = memory;
+    for (size_t i = 0; i < container->entry_count; i++) {
+        keys[i].name = container->entries[i].name;
+        keys[i].name_bytes = container->entries[i].name_bytes;
+        keys[i].ndim = container->entries[i].ndim;
+        keys[i].shape = container->entries[i].shape;
+    }
+    status = lora__names_read(&adapter->names, &adapter->arena, keys,
+                              container->entry_count, adapter_metadata,
+                              container, error);
+    lora__free(adapter->context, keys,
+               (container->entry_count + 1) * sizeof *keys, LORA__ALIGN);
+    return status;
+}
+
+/* A key that belongs to a module: embeddings of tokens stand alone. */
+static int adapter_is_member(const lora__key_out *key)
+{
+    return key->role != LORA__ROLE_UNKNOWN && key->role != LORA__ROLE_TOKEN;
+}
+
+/* Number the modules by their first key; entry_module says which. */
+static lora_status adapter_number_modules(lora_adapter *adapter,
+                                          lora_error *error)
+{
+    size_t count = adapter->container->entry_count;
+    lora__map map;
+    lora_status status = LORA_OK;
+    void *memory;
+
+    TRY(lora__arena_zeroed(&memory, &adapter->arena, count + 1,
+                           sizeof *adapter->entry_module, error));
+    adapter->entry_module = memory;
+    lora__map_init(&map, adapter->context);
+    for (size_t i = 0; i < count; i++) {
+        const lora__key_out *key = &adapter->names.keys[i];
+        adapter->entry_module[i] = SIZE_MAX;
+        if (!adapter_is_member(key)) {
+            continue;
+        }
+        TRY_OR_DONE(lora__map_add(&adapter->entry_module[i], &map, key->module,
+                                  strlen(key->module), adapter->module_count,
+                                  error));
+        adapter->module_count +=
+            adapter->entry_module[i] == adapter->module_count;
+    }
+done:
+    lora__map_destroy(&map);
+    return status;
+}
+
+static lora_status adapter_group(lora_adapter *adapter, lora_error *error)
+{
+    size_t count = adapter->container->entry_count;
+    lora__member *members;
+    void *memory;
+
+    TRY(adapter_number_modules(adapter, error));
+    TRY(lora__arena_zeroed(&memory, &adapter->arena, adapter->module_count,
+                           sizeof *adapter->modules, error));
+    adapter->modules = memory;
+    TRY(lora__arena_zeroed(&memory, &adapter->arena, count, sizeof *members,
+                           error));
+    members = memory;
+    for (size_t i = 0; i < count; i++) {
+        const lora__key_out *key = &adapter->names.keys[i];
+        lora__module *module;
+        if (adapter->entry_module[i] == SIZE_MAX) {
+            continue;
+        }
+        module = &adapter->modules[adapter->entry_module[i]];
+        if (module->member_count++ == 0) {
+            module->name = key->module;
+            module->target = key->target;
+            module->dialect = key->dialect;
+            module->layer = key->layer;
+            module->known = key->known;
+        }
+    }
+    for (size_t m = 0; m < adapter->module_count; m++) {
+        adapter->modules[m].members = members;
+        members += adapter->modules[m].member_count;
+        adapter->modules[m].member_count = 0;
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (adapter->entry_module[i] != SIZE_MAX) {
+            lora__module *module = &adapter->modules[adapter->entry_module[i]];
+            lora__member *member = &module->members[module->member_count++];
+            member->role = adapter->names.keys[i].role;
+            member->entry = i;
+        }
+    }
+    return LORA_OK;
+}
+
+/* The same role twice means two spellings of one thing: which one would be
+ * applied is anybody's guess. */
+static lora_status adapter_check_roles(lora__opening *opening,
+                                       lora__module *module)
+{
+    unsigned char seen[LORA__ROLE_COUNT] = {0};
+
+    for (size_t i = 0; i < module->member_count; i++) {
+        lora__role role = module->members[i].role;
+        if (seen[role]++) {
+            return lora__module_reject(
+                opening, module, LORA_ERROR_KEY, "duplicate_module",
+                "%s is there twice, in two spellings", lora__role_name(role));
+        }
+    }
+    return LORA_OK;
+}
+
+static lora_status adapter_parse_module(lora__opening *opening,
+                                        lora__module *module,
+                                        lora_error *error)
+{
+    int best = 0;
+
+    for (size_t i = 0; i < lora__kind_count(); i++) {
+        const lora__kind *kind = lora__kind_at(i);
+        int score = kind->claim(opening->adapter, module);
+        if (score > best) {
+            best = score;
+            module->kind = kind;
+        }
+    }
+    TRY(adapter_check_roles(opening, module));
+    if (module->kind == NULL) {
+        return lora__module_reject(opening, module, LORA_ERROR_KEY,
+                                   "incomplete",
+                                   "its tensors form no kind of adapter");
+    }
+    if (module->status != LORA_OK) {
+        return LORA_OK;
+    }
+    return module->kind->parse(opening, module, error);
+}
+
+/* Names for look-up; two modules for one target are both refused, since
+ * applying both would do the change twice. */
+static lora_status adapter_index_modules(lora__opening *opening)
+{
+    lora_adapter *adapter = opening->adapter;
+
+    for (size_t m = 0; m < adapter->module_count; m++) {
+        lora__module *module = &adapter->modules[m];
+        size_t other;
+        TRY(lora__map_add(&other, &adapter->by_name, module->target,
+                          strlen(module->target), m, opening->error));
+        if (other != m) {
+            TRY(lora__module_reject(
+                opening, module, LORA_ERROR_KEY, "duplicate_module",
+                "changes the same weight as %s", adapter->modules[other].name));
+            TRY(lora__module_reject(opening, &adapter->modules[other],
+                                    LORA_ERROR_KEY, "duplicate_module",
+                                    "changes the same weight as %s",
+                                    module->name));
+        }
+    }
+    for (size_t m = 0; m < adapter->module_count; m++) {
+        const char *name = adapter->modules[m].name;
+        size_t other;
+        TRY(lora__map_add(&other, &adapter->by_name, name, strlen(name), m,
+                          opening->error));
+    }
+    return LORA_OK;
+}
+
+static lora_status adapter_note_problems(lora_adapter *adapter,
+                                         lora_error *error)
+{
+    size_t unknown = 0;
+    size_t tokens = 0;
+    const char *first = "";
+
+    for (size_t i = 0; i < adapter->container->entry_count; i++) {
+        tokens += adapter->names.keys[i].role == LORA__ROLE_TOKEN;
+        if (adapter->names.keys[i].role == LORA__ROLE_UNKNOWN &&
+            unknown++ == 0) {
+            first = adapter->container->entries[i].name;
+        }
+    }
+    if (adapter->module_count == 0 && tokens == 0) {
+        return lora__problems_add(
+            &adapter->problems, LORA_SEVERITY_ERROR, LORA_ERROR_KEY,
+            "not_an_adapter", "", error, "%s",
+            adapter->container->entry_count == 0
+                ? "no tensors"
+                : "no tensor has the name of an adapter's");
+    }
+    if (unknown != 0) {
+        return lora__problems_add(
+            &adapter->problems, LORA_SEVERITY_WARNING, LORA_OK, "unknown_key",
+            first, error, "%llu %s of no known module: kept, never applied",
+            (unsigned long long)unknown, unknown == 1 ? "tensor" : "tensors");
+    }
+    return LORA_OK;
+}
+
+static lora_status adapter_read_config(lora_adapter *adapter,
+                                       const char *config,
+                                       size_t config_bytes,
+                                       lora_error *error)
+{
+    const char *text =
+        lora__container_metadata(adapter->container, LORA__CONFIG_KEY);
+    lora_error found;
+    lora_status status;
+
+    if (config != NULL) {
+        TRY(lora__arena_string(&adapter->config_text, &adapter->arena, config,
+                               config_bytes, error));
+        return lora__config_parse(&adapter->config, &adapter->arena, config,
+                                  config_bytes, "adapter_config.json", error);
+    }
+    if (text == NULL) {
+        return LORA_OK;
+    }
+    /* Metadata is only a hint: what cannot be read is said, not fatal. */
+    lora_error_init(&found, sizeof found);
+    status = lora__config_parse(&adapter->config, &adapter->arena, text,
+                                strlen(text), LORA__CONFIG_KEY, &found);
+    if (status == LORA_ERROR_MEMORY) {
+        return lora__error_merge(error, &found);
+    }
+    if (status != LORA_OK) {
+        adapter->config = NULL;
+        return lora__problems_add(&adapter->problems, LORA_SEVERITY_WARNING,
+                                  LORA_OK, "metadata_invalid", LORA__CONFIG_KEY,
+                                  error,
+                                  "cannot be read (%s): alpha is taken as "
+                                  "the rank",
+                                  found.message);
+    }
+    return LORA_OK;
+}
+
+static lora_status adapter_build(lora_adapter *adapter,
+                                 const char *config,
+                                 size_t config_bytes,
+                                 lora_error *error)
+{
+    lora__opening opening = {adapter, error};
+
+    TRY(adapter_read_names(adapter, error));
+    TRY(adapter_read_config(adapter, config, config_bytes, error));
+    TRY(adapter_group(adapter, error));
+    for (size_t m = 0; m < adapter->module_count; m++) {
+        TRY(adapter_parse_module(&opening, &adapter->modules[m], error));
+    }
+    TRY(adapter_index_modules(&opening));
+    return adapter_note_problems(adapter, error);
+}
+
+static void adapter_free(lora_adapter *adapter)
+{
+    lora_context *context = adapter->context;
+
+    lora__map_destroy(&adapter->by_name);
+    lora__arena_destroy(&adapter->arena);
+    lora__container_release(adapter->container);
+    lora__free(context, adapter, sizeof *adapter, LORA__ALIGN);
+    lora_context_destroy(context);
+}
+
+LORA_PRIVATE lora_status lora__adapter_create(lora_adapter **out,
+                                              lora__container *container,
+                                              const char *config,
+                                              size_t config_bytes,
+                                              lora_error *error)
+{
+    lora_adapter *adapter;
+    void *memory;
+    lora_status status;
+
+    status = lora__alloc_zeroed(&memory, container->context, 1, sizeof *adapter,
+                                error);
+    if (status != LORA_OK) {
+        lora__container_release(container);
+        return status;
+    }
+    adapter = memory;
+    adapter->references = 1;
+    adapter->context = lora_context_retain(container->context);
+    adapter->container = container;
+    lora__arena_init(&adapter->arena, adapter->context);
+    lora__map_init(&adapter->by_name, adapter->context);
+    lora__problems_init(&adapter->problems, &adapter->arena);
+    status = adapter_build(adapter, config, config_bytes, error);
+    if (status != LORA_OK) {
+        adapter_free(adapter);
+        return status;
+    }
+    *out = adapter;
+    return LORA_OK;
+}
+
+LORA_API lora_adapter *lora_adapter_retain(lora_adapter *adapter)
+{
+    if (adapter != NULL) {
+        lora__atomic_add_u32(&adapter->references, 1);
+    }
+    return adapter;
+}
+
+LORA_API void lora_adapter_destroy(lora_adapter *adapter)
+{
+    if (adapter != NULL &&
+        lora__atomic_add_u32(&adapter->references, UINT32_MAX) == 0) {
+        adapter_free(adapter);
+    }
+}

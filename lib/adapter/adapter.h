@@ -1,0 +1,134 @@
+/* The adapter inside the library: modules over a container.
+ *
+ * Immutable once opened. A module groups the tensors of one layer by role;
+ * its kind says what they mean.
+ */
+#ifndef LORA__ADAPTER_ADAPTER_H
+#define LORA__ADAPTER_ADAPTER_H
+
+#include "format/container.h"
+#include "names/names.h"
+
+#include <lora/adapter.h>
+
+typedef struct lora__kind lora__kind;
+
+/* One tensor of a module. */
+typedef struct lora__member {
+    lora__role role;
+    size_t entry; /* in the container */
+} lora__member;
+
+typedef struct lora__module {
+    const char *name;   /* as stored */
+    const char *target; /* canonical */
+    const lora__dialect *dialect;
+    lora__layer layer;
+    int known; /* a family knows the target */
+    const lora__kind *kind;
+    lora__member *members; /* in file order */
+    size_t member_count;
+
+    int64_t rank;
+    int32_t has_alpha;
+    int32_t ndim;
+    double alpha;
+    double scale;
+    int64_t shape[LORA_MAX_DIMS];
+    lora_dtype dtype;
+    int32_t dora;
+    int32_t tucker;
+    int32_t changes;
+    lora_status status; /* not OK: operations answer this ... */
+    const char *reason; /* ... and say this */
+} lora__module;
+
+typedef struct lora__problem_node {
+    struct lora__problem_node *next;
+    lora_problem problem;
+} lora__problem_node;
+
+/* A growing list of problems in an arena. */
+typedef struct lora__problems {
+    lora__arena *arena;
+    lora__problem_node *first;
+    lora__problem_node **end;
+    size_t count;
+} lora__problems;
+
+/* What PEFT's configuration says of one component; see config.h. */
+typedef struct lora__peft_config lora__peft_config;
+
+struct lora_adapter {
+    uint32_t references; /* atomic */
+    lora_context *context;
+    lora__container *container;
+    lora__arena arena;
+    lora__names names;
+    lora__module *modules;
+    size_t module_count;
+    size_t *entry_module; /* per tensor: its module, or SIZE_MAX */
+    lora__map by_name;    /* stored and canonical names */
+    lora__problems problems;
+    const lora__peft_config *config; /* NULL if there is none */
+    const char *config_text; /* of an adapter_config.json beside the file */
+};
+
+/* An adapter that is being opened. */
+typedef struct lora__opening {
+    lora_adapter *adapter;
+    lora_error *error;
+} lora__opening;
+
+/* Make an adapter of a container, which is owned from here on, also on
+ * failure. `config` is the text of an adapter_config.json, or NULL. */
+LORA_PRIVATE lora_status lora__adapter_create(lora_adapter **out,
+                                              lora__container *container,
+                                              const char *config,
+                                              size_t config_bytes,
+                                              lora_error *error);
+
+/* The tensor of a role, or NULL. */
+LORA_PRIVATE const lora__member *lora__module_find(const lora__module *module,
+                                                   lora__role role);
+LORA_PRIVATE const lora__entry *lora__module_entry(const lora_adapter *adapter,
+                                                   const lora__module *module,
+                                                   lora__role role);
+
+/* Mark a module as unusable and list the problem. */
+LORA_PRIVATE lora_status lora__module_reject(lora__opening *opening,
+                                             lora__module *module,
+                                             lora_status status,
+                                             const char *code,
+                                             const char *format,
+                                             ...) LORA__PRINTF(5, 6);
+
+/* OK, or the failure of an unusable module with its name and reason. */
+LORA_PRIVATE lora_status lora__module_check(const lora__module *module,
+                                            lora_error *error);
+
+/* Read a tensor of one element as a number. SHAPE, DTYPE, or what reading
+ * gives. */
+LORA_PRIVATE lora_status lora__adapter_read_scalar(double *out,
+                                                   const lora_adapter *adapter,
+                                                   size_t entry,
+                                                   lora_error *error);
+
+/* Set has_alpha, alpha and scale from the module's tensors and the PEFT
+ * configuration (formats.md 5.4); rank must be set. */
+LORA_PRIVATE lora_status lora__module_resolve_scale(lora__opening *opening,
+                                                    lora__module *module,
+                                                    lora_error *error);
+
+LORA_PRIVATE void lora__problems_init(lora__problems *problems,
+                                      lora__arena *arena);
+LORA_PRIVATE lora_status lora__problems_add(lora__problems *problems,
+                                            lora_severity severity,
+                                            lora_status status,
+                                            const char *code,
+                                            const char *subject,
+                                            lora_error *error,
+                                            const char *format,
+                                            ...) LORA__PRINTF(7, 8);
+
+#endif

@@ -1,0 +1,480 @@
+/* Builders: tensors and metadata on their way to become an adapter.
+ *
+ * A removed item stays in its place as a mark, so that indices hold.
+ */
+#include "adapter/builder.h"
+
+#include "adapter/config.h"
+#include "core/text.h"
+#include "format/sort.h"
+
+#include <string.h>
+
+typedef struct builder_item {
+    lora__entry entry;
+    int removed;
+} builder_item;
+
+typedef struct builder_pair {
+    const char *key;
+    const char *value; /* NULL: removed */
+} builder_pair;
+
+struct lora_builder {
+    lora_context *context;
+    lora__arena arena; /* names and metadata */
+    builder_item *items;
+    size_t item_count;
+    size_t item_capacity;
+    lora__map item_index;
+    builder_pair *pairs;
+    size_t pair_count;
+    size_t pair_capacity;
+    lora__map pair_index;
+};
+
+/* Room for one more element of an array. */
+static lora_status builder_grow(void **items,
+                                size_t *capacity,
+                                size_t count,
+                                size_t bytes,
+                                lora_context *context,
+                                lora_error *error)
+{
+    size_t wanted = *capacity == 0 ? 32 : *capacity * 2;
+    size_t total;
+    void *moved;
+
+    if (count < *capacity) {
+        return LORA_OK;
+    }
+    if (!lora__mul_size(wanted, bytes, &total)) {
+        return lora__fail_memory(error, UINT64_MAX);
+    }
+    moved = *items == NULL ? lora__alloc(context, total, LORA__ALIGN)
+                           : lora__realloc(context, *items, *capacity * bytes,
+                                           total, LORA__ALIGN);
+    if (moved == NULL) {
+        return lora__fail_memory(error, total);
+    }
+    *items = moved;
+    *capacity = wanted;
+    return LORA_OK;
+}
+
+static void builder_drop_item(lora_builder *b, builder_item *item)
+{
+    if (!item->removed) {
+        lora__container_release(item->entry.parent);
+        if (item->entry.owned_bytes != 0) {
+            lora__free(b->context, (void *)(uintptr_t)item->entry.data,
+                       item->entry.owned_bytes, LORA__ALIGN_NUMERIC);
+        }
+        item->removed = 1;
+    }
+}
+
+/* Back to empty. */
+static void builder_reset(lora_builder *b)
+{
+    lora_context *context = b->context;
+
+    for (size_t i = 0; i < b->item_count; i++) {
+        builder_drop_item(b, &b->items[i]);
+    }
+    lora__free(context, b->items, b->item_capacity * sizeof *b->items,
+               LORA__ALIGN);
+    lora__free(context, b->pairs, b->pair_capacity * sizeof *b->pairs,
+               LORA__ALIGN);
+    lora__map_destroy(&b->item_index);
+    lora__map_destroy(&b->pair_index);
+    lora__arena_destroy(&b->arena);
+    memset(b, 0, sizeof *b);
+    b->context = context;
+    lora__arena_init(&b->arena, context);
+    lora__map_init(&b->item_index, context);
+    lora__map_init(&b->pair_index, context);
+}
+
+/* The place for a new tensor: fails where the name is taken or unfit. */
+static lora_status builder_add(builder_item **out,
+                               lora_builder *b,
+                               const char *name,
+                               lora_error *error)
+{
+    size_t bytes = strlen(name);
+    const char *copy;
+    size_t place;
+    void *items = b->items;
+
+    if (!lora__text_is_utf8(name, bytes) || bytes == 0 ||
+        strcmp(name, "__metadata__") == 0) {
+        return lora__fail(error, LORA_ERROR_ARGUMENT, LORA_NO_OFFSET, name,
+                          "not a name for a tensor");
+    }
+    TRY(builder_grow(&items, &b->item_capacity, b->item_count, sizeof *b->items,
+                     b->context, error));
+    b->items = items;
+    TRY(lora__arena_string(&copy, &b->arena, name, bytes, error));
+    TRY(lora__map_add(&place, &b->item_index, copy, bytes, b->item_count,
+                      error));
+    if (place == b->item_count) {
+        b->item_count++;
+    } else if (!b->items[place].removed) {
+        return lora__fail(error, LORA_ERROR_DUPLICATE, LORA_NO_OFFSET, name,
+                          "two tensors of one name");
+    }
+    memset(&b->items[place], 0, sizeof *b->items);
+    b->items[place].removed = 1; /* until it is filled in */
+    b->items[place].entry.name = copy;
+    b->items[place].entry.name_bytes = bytes;
+    *out = &b->items[place];
+    return LORA_OK;
+}
+
+LORA_PRIVATE lora_status lora__builder_add_entry(lora_builder *builder,
+                                                 const char *name,
+                                                 lora__container *container,
+                                                 size_t index,
+                                                 int32_t ndim,
+                                                 const int64_t *shape,
+                                                 lora_error *error)
+{
+    const lora__entry *source = &container->entries[index];
+    builder_item *item;
+    lora__entry *entry;
+
+    TRY(builder_add(&item, builder, name, error));
+    entry = &item->entry;
+    entry->dtype = source->dtype;
+    entry->ndim = ndim >= 0 ? ndim : source->ndim;
+    memcpy(entry->shape, ndim >= 0 ? shape : source->shape,
+           sizeof entry->shape);
+    entry->bytes = source->bytes;
+    entry->elements = source->elements;
+    entry->parent = container;
+    entry->parent_index = index;
+    lora__container_retain(container);
+    item->removed = 0;
+    return LORA_OK;
+}
+
+LORA_PRIVATE lora_status lora__builder_adopt(lora_builder *builder,
+                                             const char *name,
+                                             lora_dtype dtype,
+                                             int32_t ndim,
+                                             const int64_t *shape,
+                                             void *data,
+                                             lora_error *error)
+{
+    uint64_t elements;
+    uint64_t bytes;
+    builder_item *item;
+    lora_status status;
+
+    if (lora__safetensors_size(&elements, &bytes, dtype, ndim, shape) != NULL) {
+        bytes = 0;
+        status = lora__fail(error, LORA_ERROR_INTERNAL, LORA_NO_OFFSET, name,
+                            "a result without a size");
+    } else {
+        status = builder_add(&item, builder, name, error);
+    }
+    if (status != LORA_OK) {
+        lora__free(builder->context, data, (size_t)bytes, LORA__ALIGN_NUMERIC);
+        return status;
+    }
+    item->entry.dtype = dtype;
+    item->entry.ndim = ndim;
+    memcpy(item->entry.shape, shape, (size_t)ndim * sizeof *shape);
+    item->entry.bytes = bytes;
+    item->entry.elements = elements;
+    item->entry.data = data;
+    item->entry.owned_bytes = (size_t)bytes;
+    item->removed = 0;
+    return LORA_OK;
+}
+
+LORA_PRIVATE const char *lora__builder_metadata(const lora_builder *builder,
+                                                const char *key)
+{
+    size_t i;
+
+    return lora__map_find(&i, &builder->pair_index, key, strlen(key))
+               ? builder->pairs[i].value
+               : NULL;
+}
+
+static lora_status builder_set_pair(lora_builder *b,
+                                    const char *key,
+                                    const char *value,
+                                    lora_error *error)
+{
+    size_t bytes = strlen(key);
+    size_t place;
+    void *pairs = b->pairs;
+
+    TRY(builder_grow(&pairs, &b->pair_capacity, b->pair_count, sizeof *b->pairs,
+                     b->context, error));
+    b->pairs = pairs;
+    TRY(lora__arena_string(&key, &b->arena, key, bytes, error));
+    if (value != NULL) {
+        TRY(lora__arena_string(&value, &b->arena, value, strlen(value), error));
+    }
+    TRY(lora__map_add(&place, &b->pair_index, key, bytes, b->pair_count,
+                      error));
+    if (place == b->pair_count) {
+        b->pairs[place].key = key;
+        b->pair_count++;
+    }
+    b->pairs[place].value = value;
+    return LORA_OK;
+}
+
+LORA_PRIVATE lora_status lora__builder_copy_metadata(lora_builder *builder,
+                                                     const lora_adapter *source,
+                                                     lora_error *error)
+{
+    const lora__container *container = source->container;
+
+    for (size_t i = 0; i < container->metadata_count; i++) {
+        TRY(builder_set_pair(builder, container->metadata[i].key,
+                             container->metadata[i].value, error));
+    }
+    /* What was read from beside the file must not get lost on the way: the
+     * scale depends on it. */
+    if (source->config_text != NULL) {
+        TRY(builder_set_pair(builder, LORA__CONFIG_KEY, source->config_text,
+                             error));
+    }
+    return LORA_OK;
+}
+
+LORA_API lora_status lora_builder_create(lora_builder **out,
+                                         lora_context *context,
+                                         const lora_adapter *source,
+                                         lora_error *error)
+{
+    lora_builder *b;
+    void *memory;
+    lora_status status = LORA_OK;
+
+    lora__error_begin(error);
+    CHECK_ARG(out != NULL, error);
+    *out = NULL;
+    CHECK_ARG(context != NULL, error);
+    TRY(lora__alloc_zeroed(&memory, context, 1, sizeof *b, error));
+    b = memory;
+    b->context = lora_context_retain(context);
+    builder_reset(b);
+    for (size_t i = 0; source != NULL && i < source->container->entry_count;
+         i++) {
+        TRY_OR_DONE(
+            lora__builder_add_entry(b, source->container->entries[i].name,
+                                    source->container, i, -1, NULL, error));
+    }
+    if (source != NULL) {
+        TRY_OR_DONE(lora__builder_copy_metadata(b, source, error));
+    }
+    *out = b;
+    b = NULL;
+done:
+    lora_builder_destroy(b);
+    return status;
+}
+
+LORA_API lora_status lora_builder_add_tensor(lora_builder *builder,
+                                             const char *name,
+                                             const lora_tensor *tensor,
+                                             lora_error *error)
+{
+    uint64_t elements;
+    uint64_t bytes;
+    const char *wrong;
+    void *data;
+
+    lora__error_begin(error);
+    CHECK_ARG(builder != NULL, error);
+    CHECK_ARG(name != NULL, error);
+    CHECK_ARG(tensor != NULL, error);
+    if (lora_dtype_bits(tensor->dtype) == 0) {
+        return lora__fail(error, LORA_ERROR_DTYPE, LORA_NO_OFFSET, name,
+                          "no such number type");
+    }
+    wrong = lora__safetensors_size(&elements, &bytes, tensor->dtype,
+                                   tensor->ndim, tensor->shape);
+    if (wrong != NULL || bytes != tensor->bytes) {
+        return lora__fail(error, LORA_ERROR_SHAPE, LORA_NO_OFFSET, name, "%s",
+                          wrong != NULL ? wrong
+                                        : "the data has not the size of the "
+                                          "shape");
+    }
+    CHECK_ARG(tensor->data != NULL || bytes == 0, error);
+    data = lora__alloc(builder->context, (size_t)bytes, LORA__ALIGN_NUMERIC);
+    if (data == NULL) {
+        return lora__fail_memory(error, bytes);
+    }
+    if (bytes != 0) {
+        memcpy(data, tensor->data, (size_t)bytes);
+    }
+    return lora__builder_adopt(builder, name, tensor->dtype, tensor->ndim,
+                               tensor->shape, data, error);
+}
+
+LORA_API lora_status lora_builder_remove_tensor(lora_builder *builder,
+                                                const char *name,
+                                                lora_error *error)
+{
+    size_t i;
+
+    lora__error_begin(error);
+    CHECK_ARG(builder != NULL, error);
+    CHECK_ARG(name != NULL, error);
+    if (!lora__map_find(&i, &builder->item_index, name, strlen(name)) ||
+        builder->items[i].removed) {
+        return lora__fail(error, LORA_ERROR_KEY, LORA_NO_OFFSET, name,
+                          "no such tensor");
+    }
+    builder_drop_item(builder, &builder->items[i]);
+    return LORA_OK;
+}
+
+LORA_API lora_status lora_builder_set_metadata(lora_builder *builder,
+                                               const char *key,
+                                               const char *value,
+                                               lora_error *error)
+{
+    lora__error_begin(error);
+    CHECK_ARG(builder != NULL, error);
+    if (key == NULL) {
+        for (size_t i = 0; i < builder->pair_count; i++) {
+            builder->pairs[i].value = NULL;
+        }
+        return LORA_OK;
+    }
+    if (!lora__text_is_utf8(key, strlen(key)) ||
+        (value != NULL && !lora__text_is_utf8(value, strlen(value)))) {
+        return lora__fail(error, LORA_ERROR_ARGUMENT, LORA_NO_OFFSET, key,
+                          "metadata is not UTF-8");
+    }
+    return builder_set_pair(builder, key, value, error);
+}
+
+/* The order in which a file has them. */
+static int builder_compare_entries(const void *a, const void *b)
+{
+    const lora__entry *x = a;
+    const lora__entry *y = b;
+
+    return x->dtype != y->dtype ? (x->dtype < y->dtype ? 1 : -1)
+                                : strcmp(x->name, y->name);
+}
+
+static int builder_compare_metadata(const void *a, const void *b)
+{
+    const lora__metadata *x = a;
+    const lora__metadata *y = b;
+
+    return strcmp(x->key, y->key);
+}
+
+/* Hand the tensors over: each either moves whole or stays. */
+static lora_status builder_move_entries(lora__container *container,
+                                        lora_builder *b,
+                                        lora_error *error)
+{
+    void *memory;
+    size_t seen;
+
+    TRY(lora__arena_zeroed(&memory, &container->arena, b->item_count,
+                           sizeof *container->entries, error));
+    container->entries = memory;
+    for (size_t i = 0; i < b->item_count; i++) {
+        lora__entry *entry = &container->entries[container->entry_count];
+        if (b->items[i].removed) {
+            continue;
+        }
+        *entry = b->items[i].entry;
+        TRY(lora__arena_string(&entry->name, &container->arena, entry->name,
+                               entry->name_bytes, error));
+        b->items[i].removed = 1; /* the entry owns it now */
+        container->entry_count++;
+    }
+    lora__sort(container->entries, container->entry_count,
+               sizeof *container->entries, builder_compare_entries);
+    for (size_t i = 0; i < container->entry_count; i++) {
+        TRY(lora__map_add(&seen, &container->by_name,
+                          container->entries[i].name,
+                          container->entries[i].name_bytes, i, error));
+    }
+    return LORA_OK;
+}
+
+static lora_status builder_move_metadata(lora__container *container,
+                                         const lora_builder *b,
+                                         lora_error *error)
+{
+    void *memory;
+
+    TRY(lora__arena_zeroed(&memory, &container->arena, b->pair_count,
+                           sizeof *container->metadata, error));
+    container->metadata = memory;
+    for (size_t i = 0; i < b->pair_count; i++) {
+        const builder_pair *pair = &b->pairs[i];
+        lora__metadata *to = &container->metadata[container->metadata_count];
+        if (pair->value == NULL) {
+            continue;
+        }
+        TRY(lora__arena_string(&to->key, &container->arena, pair->key,
+                               strlen(pair->key), error));
+        TRY(lora__arena_string(&to->value, &container->arena, pair->value,
+                               strlen(pair->value), error));
+        container->metadata_count++;
+    }
+    lora__sort(container->metadata, container->metadata_count,
+               sizeof *container->metadata, builder_compare_metadata);
+    return LORA_OK;
+}
+
+LORA_API lora_status lora_builder_finish(lora_adapter **out,
+                                         lora_builder *builder,
+                                         lora_error *error)
+{
+    lora__container *container = NULL;
+    uint64_t limit;
+    lora_status status;
+
+    lora__error_begin(error);
+    CHECK_ARG(out != NULL, error);
+    *out = NULL;
+    CHECK_ARG(builder != NULL, error);
+    limit = lora__context_get(builder->context)->limits.tensor_count;
+    if (builder->item_count > limit) {
+        status = lora__fail(error, LORA_ERROR_LIMIT, LORA_NO_OFFSET, NULL,
+                            "%llu tensors, over the limit of %llu",
+                            (unsigned long long)builder->item_count,
+                            (unsigned long long)limit);
+        goto done;
+    }
+    TRY_OR_DONE(lora__container_create(&container, builder->context, "memory",
+                                       "", error));
+    TRY_OR_DONE(builder_move_entries(container, builder, error));
+    TRY_OR_DONE(builder_move_metadata(container, builder, error));
+    status = lora__adapter_create(out, container, NULL, 0, error);
+    container = NULL;
+done:
+    lora__container_release(container);
+    builder_reset(builder);
+    return status;
+}
+
+LORA_API void lora_builder_destroy(lora_builder *builder)
+{
+    lora_context *context;
+
+    if (builder != NULL) {
+        context = builder->context;
+        builder_reset(builder);
+        lora__free(context, builder, sizeof *builder, LORA__ALIGN);
+        lora_context_destroy(context);
+    }
+}

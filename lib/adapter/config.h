@@ -1,0 +1,44 @@
+/* PEFT's configuration: adapter_config.json, or what diffusers keeps in the
+ * metadata entry lora_adapter_metadata, with the component before each field
+ * ("unet.lora_alpha"). Source: formats.md 6.2 and 7.2.
+ */
+#ifndef LORA__ADAPTER_CONFIG_H
+#define LORA__ADAPTER_CONFIG_H
+
+#include "adapter/adapter.h"
+
+/* The metadata entry of diffusers. */
+#define LORA__CONFIG_KEY "lora_adapter_metadata"
+
+typedef struct lora__peft_pattern {
+    struct lora__peft_pattern *next;
+    const char *pattern; /* module path or its end */
+    double value;
+} lora__peft_pattern;
+
+struct lora__peft_config {
+    lora__peft_config *next;
+    const char *component; /* "unet"; "" in an adapter_config.json */
+    double rank;           /* 0 if not given */
+    double alpha;          /* 0 if not given */
+    int rslora;
+    lora__peft_pattern *rank_patterns;
+    lora__peft_pattern *alpha_patterns;
+};
+
+/* Parse into the arena. FORMAT if it is no JSON object. */
+LORA_PRIVATE lora_status lora__config_parse(const lora__peft_config **out,
+                                            lora__arena *arena,
+                                            const char *text,
+                                            size_t bytes,
+                                            const char *subject,
+                                            lora_error *error);
+
+/* The alpha of a canonical target, and whether rsLoRA scales it; 0 if the
+ * configuration does not cover it. */
+LORA_PRIVATE int lora__config_alpha(double *out_alpha,
+                                    int *out_rslora,
+                                    const lora__peft_config *config,
+                                    const char *target);
+
+#endif

@@ -1,0 +1,165 @@
+/* The kinds table: everything that tells one kind of adapter from another.
+ *
+ * A kind is one file in kinds/ and one line in kinds/table.c. It knows roles,
+ * not spellings; nothing outside kinds/ knows a kind's formula, and nothing
+ * switches on kinds.
+ */
+#ifndef LORA__ADAPTER_KIND_H
+#define LORA__ADAPTER_KIND_H
+
+#include "adapter/adapter.h"
+#include "kernel/kernel.h"
+
+/* The currency of op/: dW[rows, cols] = scale * up[rows, rank] * down[rank,
+ * cols]. The scale stays apart until a writer applies it, once. f64, since
+ * SVDs follow; up is transposed so that both have their long side contiguous.
+ */
+typedef struct lora__factors {
+    lora_context *context;
+    size_t rows;
+    size_t cols;
+    size_t rank;
+    double scale;
+    double *up_t; /* [rank, rows] */
+    double *down; /* [rank, cols] */
+} lora__factors;
+
+/* What computing rows of a dense change needs, made once for many rows. */
+typedef struct lora__rows {
+    lora_context *context;
+    const lora__kernels *kernels;
+    lora_dtype dtype; /* F32 or F64: of the blocks, the sums and the output */
+    double multiplier;
+    size_t rows;
+    size_t cols;
+    size_t rank;
+    void *blocks[4]; /* the kind's; freed by lora__rows_destroy() */
+    size_t block_bytes[4];
+} lora__rows;
+
+struct lora__kind {
+    const char *id;
+
+    /* How well the module's roles and shapes fit: 0 not at all; the highest
+     * wins. */
+    int (*claim)(const lora_adapter *adapter, const lora__module *module);
+
+    /* Check the module and set rank, shape, dtype, scale, changes, flags. A
+     * module that cannot be used is marked by lora__module_reject() and is no
+     * failure of the call. */
+    lora_status (*parse)(lora__opening *opening,
+                         lora__module *module,
+                         lora_error *error);
+
+    /* The rank of the exact factors of the weight change, and the factors;
+     * both NULL where the kind has none. */
+    size_t (*factor_rank)(const lora_adapter *adapter,
+                          const lora__module *module);
+    lora_status (*factors)(lora__factors *out,
+                           const lora_adapter *adapter,
+                           const lora__module *module,
+                           lora_error *error);
+
+    /* Load the blocks, set rank, and multiply the kind's scale into the
+     * multiplier; NULL where it needs the base weight. All else is set. */
+    lora_status (*prepare)(lora__rows *state,
+                           const lora_adapter *adapter,
+                           const lora__module *module,
+                           lora_error *error);
+
+    /* Rows [begin, end) of multiplier * dW into `out`. */
+    void (*rows)(const lora__rows *state,
+                 const lora__module *module,
+                 size_t begin,
+                 size_t end,
+                 void *out);
+};
+
+LORA_PRIVATE size_t lora__kind_count(void);
+LORA_PRIVATE const lora__kind *lora__kind_at(size_t index);
+
+/* OK, or why a module has no factors. */
+LORA_PRIVATE lora_status lora__module_has_factors(const lora__module *module,
+                                                  lora_error *error);
+
+/* Factors of a module, destroyed with lora__factors_destroy(). UNSUPPORTED
+ * where its kind has none. */
+LORA_PRIVATE lora_status lora__module_factors(lora__factors *out,
+                                              const lora_adapter *adapter,
+                                              const lora__module *module,
+                                              lora_error *error);
+LORA_PRIVATE lora_status lora__factors_alloc(lora__factors *out,
+                                             lora_context *context,
+                                             size_t rows,
+                                             size_t cols,
+                                             size_t rank,
+                                             lora_error *error);
+LORA_PRIVATE void lora__factors_destroy(lora__factors *factors);
+
+/* OK, or why rows of a part cannot be computed. */
+LORA_PRIVATE lora_status lora__rows_check(const lora__module *module,
+                                          lora_part part,
+                                          lora_error *error);
+
+/* Rows of a module's weight or bias change. */
+LORA_PRIVATE lora_status lora__rows_create(lora__rows *out,
+                                           const lora_adapter *adapter,
+                                           const lora__module *module,
+                                           lora_part part,
+                                           double strength,
+                                           lora_dtype dtype,
+                                           lora_error *error);
+LORA_PRIVATE void lora__rows_read(const lora__rows *state,
+                                  const lora__module *module,
+                                  lora_part part,
+                                  size_t begin,
+                                  size_t end,
+                                  void *out);
+LORA_PRIVATE void lora__rows_destroy(lora__rows *state);
+
+/* Read a whole tensor as F32 or F64 numbers into a new block of the state. */
+LORA_PRIVATE lora_status lora__rows_load(lora__rows *state,
+                                         size_t block,
+                                         const lora_adapter *adapter,
+                                         size_t entry,
+                                         lora_error *error);
+
+/* An empty block of `count` numbers of the state's type. */
+LORA_PRIVATE lora_status lora__rows_block(lora__rows *state,
+                                          size_t block,
+                                          size_t count,
+                                          lora_error *error);
+
+/* Bytes of one number of the state. */
+static inline size_t lora__rows_size(const lora__rows *state)
+{
+    return state->dtype == LORA_DTYPE_F64 ? sizeof(double) : sizeof(float);
+}
+
+/* out[0, count) += by[index] * in[0, count), in the state's type. */
+static inline void lora__rows_axpy(const lora__rows *state,
+                                   void *out,
+                                   const void *in,
+                                   const void *by,
+                                   size_t index,
+                                   size_t count)
+{
+    if (state->dtype == LORA_DTYPE_F64) {
+        state->kernels->axpy_f64(out, in, ((const double *)by)[index], count);
+    } else {
+        state->kernels->axpy_f32(out, in, ((const float *)by)[index], count);
+    }
+}
+
+/* out[0, count) *= multiplier. */
+static inline void
+lora__rows_scale(const lora__rows *state, void *out, size_t count)
+{
+    if (state->dtype == LORA_DTYPE_F64) {
+        state->kernels->scale_f64(out, state->multiplier, count);
+    } else {
+        state->kernels->scale_f32(out, (float)state->multiplier, count);
+    }
+}
+
+#endif

@@ -1,0 +1,154 @@
+/* Checks that the kinds share. Shapes were checked for overflow by the
+ * container: the product of any tensor's dimensions fits in 63 bits.
+ */
+#include "adapter/kinds/common.h"
+
+LORA_PRIVATE const lora__entry *lora__kind_optional(lora__opening *opening,
+                                                    lora__module *module,
+                                                    lora__role role,
+                                                    int32_t ndim)
+{
+    const lora__entry *entry =
+        lora__module_entry(opening->adapter, module, role);
+
+    if (entry == NULL) {
+        return NULL;
+    }
+    if (!lora__dtype_is_float(entry->dtype)) {
+        (void)lora__module_reject(opening, module, LORA_ERROR_DTYPE, "dtype",
+                                  "%s is %s: floating point is needed",
+                                  lora__role_name(role),
+                                  lora_dtype_name(entry->dtype));
+        return NULL;
+    }
+    if (entry->ndim < ndim) {
+        (void)lora__module_reject(opening, module, LORA_ERROR_SHAPE, "shape",
+                                  "%s has %d dimensions: at least %d belong",
+                                  lora__role_name(role), (int)entry->ndim,
+                                  (int)ndim);
+        return NULL;
+    }
+    if (entry->elements == 0) {
+        (void)lora__module_reject(opening, module, LORA_ERROR_SHAPE,
+                                  "rank_zero", "%s is empty",
+                                  lora__role_name(role));
+        return NULL;
+    }
+    return entry;
+}
+
+LORA_PRIVATE const lora__entry *lora__kind_require(lora__opening *opening,
+                                                   lora__module *module,
+                                                   lora__role role,
+                                                   int32_t ndim)
+{
+    if (!kind_has(module, role)) {
+        (void)lora__module_reject(opening, module, LORA_ERROR_KEY,
+                                  "missing_pair", "%s is missing",
+                                  lora__role_name(role));
+        return NULL;
+    }
+    return lora__kind_optional(opening, module, role, ndim);
+}
+
+LORA_PRIVATE int64_t lora__kind_product(const lora__entry *entry, int32_t first)
+{
+    int64_t product = 1;
+
+    for (int32_t i = first; i < entry->ndim; i++) {
+        product *= entry->shape[i];
+    }
+    return product;
+}
+
+/* Names tell the class of a layer, shapes do not: trainers store the factors
+ * of linear layers as 1 x 1 convolutions and the other way round. */
+static void kind_fit_ndim(lora__module *module, int64_t kernel)
+{
+    if (module->layer == LORA__LAYER_LINEAR && kernel == 1) {
+        module->ndim = 2;
+    } else if (module->layer == LORA__LAYER_CONV1 && module->ndim == 2) {
+        module->shape[2] = 1;
+        module->shape[3] = 1;
+        module->ndim = 4;
+    }
+}
+
+LORA_PRIVATE lora_status lora__kind_set_shape(lora__opening *opening,
+                                              lora__module *module,
+                                              int64_t rows,
+                                              int64_t cols,
+                                              const lora__entry *spatial)
+{
+    uint64_t elements;
+    int64_t kernel = 1;
+
+    module->shape[0] = rows;
+    module->shape[1] = cols;
+    module->ndim = 2;
+    for (int32_t i = 2; spatial != NULL && i < spatial->ndim; i++) {
+        module->shape[module->ndim++] = spatial->shape[i];
+        kernel *= spatial->shape[i];
+    }
+    if (!lora__mul_u64((uint64_t)rows, (uint64_t)cols, &elements) ||
+        !lora__mul_u64(elements, (uint64_t)kernel, &elements) ||
+        elements > INT64_MAX / 8) {
+        return lora__module_reject(opening, module, LORA_ERROR_SHAPE, "shape",
+                                   "the weight would be too large");
+    }
+    kind_fit_ndim(module, kernel);
+    return LORA_OK;
+}
+
+LORA_PRIVATE lora_status lora__kind_set_rank(lora__opening *opening,
+                                             lora__module *module,
+                                             int64_t rank)
+{
+    uint64_t limit = lora__context_get(opening->adapter->context)->limits.rank;
+
+    if (rank < 1) {
+        return lora__module_reject(opening, module, LORA_ERROR_SHAPE,
+                                   "rank_zero", "rank 0");
+    }
+    if ((uint64_t)rank > limit) {
+        return lora__module_reject(opening, module, LORA_ERROR_LIMIT,
+                                   "rank_limit",
+                                   "rank %lld is over the limit of %llu",
+                                   (long long)rank, (unsigned long long)limit);
+    }
+    module->rank = rank;
+    return LORA_OK;
+}
+
+LORA_PRIVATE lora_status lora__kind_agree(lora__opening *opening,
+                                          lora__module *module,
+                                          const char *what,
+                                          int64_t a,
+                                          int64_t b)
+{
+    return a == b ? LORA_OK
+                  : lora__module_reject(opening, module, LORA_ERROR_SHAPE,
+                                        "rank_mismatch", "%s: %lld and %lld",
+                                        what, (long long)a, (long long)b);
+}
+
+LORA_PRIVATE lora_status lora__kind_check_dora(lora__opening *opening,
+                                               lora__module *module)
+{
+    const lora__entry *entry =
+        lora__kind_optional(opening, module, LORA__ROLE_DORA, 1);
+
+    if (entry == NULL) {
+        return LORA_OK;
+    }
+    module->dora = 1;
+    if (entry->elements != (uint64_t)module->shape[0] &&
+        entry->elements != (uint64_t)module->shape[1]) {
+        return lora__module_reject(
+            opening, module, LORA_ERROR_SHAPE, "shape",
+            "dora_scale has %llu elements for a %lld x %lld weight",
+            (unsigned long long)entry->elements, (long long)module->shape[0],
+            (long long)module->shape[1]);
+    }
+    return LORA_OK;
+}

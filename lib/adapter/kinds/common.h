@@ -1,0 +1,56 @@
+/* What the kinds share: checking tensors and setting shapes. */
+#ifndef LORA__ADAPTER_KINDS_COMMON_H
+#define LORA__ADAPTER_KINDS_COMMON_H
+
+#include "adapter/kind.h"
+
+/* 1 if the module has the role. */
+static inline int kind_has(const lora__module *module, lora__role role)
+{
+    return lora__module_find(module, role) != NULL;
+}
+
+/* The tensor of a role that the kind cannot do without; NULL, and the module
+ * rejected, where it is missing, is no float, or has fewer than `ndim` or
+ * empty dimensions. */
+LORA_PRIVATE const lora__entry *lora__kind_require(lora__opening *opening,
+                                                   lora__module *module,
+                                                   lora__role role,
+                                                   int32_t ndim);
+
+/* The same for a role that may be missing: NULL then, without rejecting. */
+LORA_PRIVATE const lora__entry *lora__kind_optional(lora__opening *opening,
+                                                    lora__module *module,
+                                                    lora__role role,
+                                                    int32_t ndim);
+
+/* Set shape to [rows, cols, spatial...] with the spatial dimensions of
+ * `spatial` (from its third), bring it to the number of dimensions that the
+ * layer is known to have, and check the number of elements. */
+LORA_PRIVATE lora_status lora__kind_set_shape(lora__opening *opening,
+                                              lora__module *module,
+                                              int64_t rows,
+                                              int64_t cols,
+                                              const lora__entry *spatial);
+
+/* Set the rank, which must be at least 1 and within the limit. */
+LORA_PRIVATE lora_status lora__kind_set_rank(lora__opening *opening,
+                                             lora__module *module,
+                                             int64_t rank);
+
+/* Reject the module unless two dimensions that must agree do. */
+LORA_PRIVATE lora_status lora__kind_agree(lora__opening *opening,
+                                          lora__module *module,
+                                          const char *what,
+                                          int64_t a,
+                                          int64_t b);
+
+/* A DoRA magnitude has one element for each row or column of the weight. */
+LORA_PRIVATE lora_status lora__kind_check_dora(lora__opening *opening,
+                                               lora__module *module);
+
+/* Elements of the dimensions from `first` on. */
+LORA_PRIVATE int64_t lora__kind_product(const lora__entry *entry,
+                                        int32_t first);
+
+#endif

@@ -1,0 +1,44 @@
+/* PEFT's LoRA of an embedding: dW[vocab, dim] = s * (B A)^T with A [r, vocab]
+ * and B [dim, r]. Source: formats.md 5.17. Recognised here; not computed in
+ * this version.
+ */
+#include "adapter/kinds/common.h"
+
+static int embedding_kind_claim(const lora_adapter *adapter,
+                                const lora__module *module)
+{
+    (void)adapter;
+    return kind_has(module, LORA__ROLE_EMBEDDING_DOWN) ||
+                   kind_has(module, LORA__ROLE_EMBEDDING_UP)
+               ? 20
+               : 0;
+}
+
+static lora_status embedding_kind_parse(lora__opening *opening,
+                                        lora__module *module,
+                                        lora_error *error)
+{
+    const lora__entry *a =
+        lora__kind_require(opening, module, LORA__ROLE_EMBEDDING_DOWN, 2);
+    const lora__entry *b =
+        lora__kind_require(opening, module, LORA__ROLE_EMBEDDING_UP, 2);
+
+    if (a == NULL || b == NULL) {
+        return LORA_OK;
+    }
+    module->dtype = a->dtype;
+    module->changes = LORA_PART_WEIGHT;
+    TRY(lora__kind_set_rank(opening, module, a->shape[0]));
+    TRY(lora__kind_agree(opening, module, "ranks of A and B", b->shape[1],
+                         a->shape[0]));
+    TRY(lora__kind_set_shape(opening, module, a->shape[1], b->shape[0], NULL));
+    if (module->status != LORA_OK) {
+        return LORA_OK;
+    }
+    return lora__module_resolve_scale(opening, module, error);
+}
+
+LORA_PRIVATE const lora__kind lora__kind_embedding = {
+    "embedding", embedding_kind_claim, embedding_kind_parse, NULL, NULL, NULL,
+    NULL,
+};

@@ -1,0 +1,116 @@
+/* Full differences and norms: dense changes of a weight, a bias, or both.
+ *
+ *   diff, w_norm   W' = W + m * diff, in the shape of the weight
+ *   diff_b, b_norm b' = b + m * diff_b
+ *
+ * alpha has no meaning here and is ignored. Source: formats.md 5.8.
+ */
+#include "adapter/kinds/common.h"
+
+#include <string.h>
+
+static int full_kind_claim(const lora_adapter *adapter,
+                           const lora__module *module)
+{
+    (void)adapter;
+    return kind_has(module, LORA__ROLE_DIFF)        ? 6
+           : kind_has(module, LORA__ROLE_DIFF_BIAS) ? 1
+                                                    : 0;
+}
+
+static int norm_kind_claim(const lora_adapter *adapter,
+                           const lora__module *module)
+{
+    (void)adapter;
+    return kind_has(module, LORA__ROLE_NORM_WEIGHT) ||
+                   kind_has(module, LORA__ROLE_NORM_BIAS)
+               ? 5
+               : 0;
+}
+
+/* Both kinds: a weight and a bias change, of which one may be missing. */
+static lora_status full_kind_parse_parts(lora__opening *opening,
+                                         lora__module *module,
+                                         lora__role weight_role,
+                                         lora__role bias_role)
+{
+    const lora__entry *weight =
+        lora__kind_optional(opening, module, weight_role, 1);
+    const lora__entry *bias =
+        lora__kind_optional(opening, module, bias_role, 1);
+
+    if (module->status != LORA_OK) {
+        return LORA_OK;
+    }
+    module->scale = 1.0;
+    if (weight != NULL) {
+        module->changes |= LORA_PART_WEIGHT;
+        module->dtype = weight->dtype;
+        module->ndim = weight->ndim;
+        memcpy(module->shape, weight->shape, sizeof module->shape);
+    }
+    if (bias == NULL) {
+        return LORA_OK;
+    }
+    module->changes |= LORA_PART_BIAS;
+    if (weight == NULL) {
+        module->dtype = bias->dtype;
+        module->ndim = 1;
+        module->shape[0] = (int64_t)bias->elements;
+    }
+    return lora__kind_agree(opening, module, "rows of weight and bias",
+                            module->shape[0], (int64_t)bias->elements);
+}
+
+static lora_status
+full_kind_parse(lora__opening *opening, lora__module *module, lora_error *error)
+{
+    (void)error;
+    return full_kind_parse_parts(opening, module, LORA__ROLE_DIFF,
+                                 LORA__ROLE_DIFF_BIAS);
+}
+
+static lora_status
+norm_kind_parse(lora__opening *opening, lora__module *module, lora_error *error)
+{
+    (void)error;
+    return full_kind_parse_parts(opening, module, LORA__ROLE_NORM_WEIGHT,
+                                 LORA__ROLE_NORM_BIAS);
+}
+
+static lora_status full_kind_prepare(lora__rows *state,
+                                     const lora_adapter *adapter,
+                                     const lora__module *module,
+                                     lora_error *error)
+{
+    const lora__member *member = lora__module_find(module, LORA__ROLE_DIFF);
+
+    if (member == NULL) {
+        member = lora__module_find(module, LORA__ROLE_NORM_WEIGHT);
+    }
+    return lora__rows_load(state, 0, adapter, member->entry, error);
+}
+
+static void full_kind_rows(const lora__rows *state,
+                           const lora__module *module,
+                           size_t begin,
+                           size_t end,
+                           void *out)
+{
+    size_t step = state->cols * lora__rows_size(state);
+
+    (void)module;
+    memcpy(out, (const unsigned char *)state->blocks[0] + begin * step,
+           (end - begin) * step);
+    lora__rows_scale(state, out, (end - begin) * state->cols);
+}
+
+LORA_PRIVATE const lora__kind lora__kind_full = {
+    "full", full_kind_claim,   full_kind_parse, NULL,
+    NULL,   full_kind_prepare, full_kind_rows,
+};
+
+LORA_PRIVATE const lora__kind lora__kind_norm = {
+    "norm", norm_kind_claim,   norm_kind_parse, NULL,
+    NULL,   full_kind_prepare, full_kind_rows,
+};

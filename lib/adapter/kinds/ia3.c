@@ -1,0 +1,37 @@
+/* (IA)^3: rows or columns of the weight are scaled.
+ *
+ * LyCORIS stores `weight` with `on_input` and starts from zero: W' = W o (1 +
+ * m w). PEFT stores `ia3_l` and starts from one. Source: formats.md 5.11.
+ * Recognised here; not computed in this version.
+ */
+#include "adapter/kinds/common.h"
+
+static int ia3_kind_claim(const lora_adapter *adapter,
+                          const lora__module *module)
+{
+    (void)adapter;
+    return kind_has(module, LORA__ROLE_ON_INPUT) ? 20
+           : kind_has(module, LORA__ROLE_IA3)    ? 20
+                                                 : 0;
+}
+
+static lora_status
+ia3_kind_parse(lora__opening *opening, lora__module *module, lora_error *error)
+{
+    lora__role role =
+        kind_has(module, LORA__ROLE_IA3) ? LORA__ROLE_IA3 : LORA__ROLE_WEIGHT;
+    const lora__entry *weight = lora__kind_require(opening, module, role, 1);
+
+    (void)error;
+    if (weight == NULL) {
+        return LORA_OK;
+    }
+    module->dtype = weight->dtype;
+    module->scale = 1.0;
+    module->changes = LORA_PART_WEIGHT;
+    return LORA_OK; /* the weight's shape is not in the file */
+}
+
+LORA_PRIVATE const lora__kind lora__kind_ia3 = {
+    "ia3", ia3_kind_claim, ia3_kind_parse, NULL, NULL, NULL, NULL,
+};

@@ -1,0 +1,256 @@
+/* LoRA and LoCon: a pair of factors, for convolutions perhaps with a core.
+ *
+ *   linear       dW[out, in] = s * up[out, r] * down[r, in]
+ *   convolution  the same, down [r, in, k...] flattened to [r, in * K]
+ *   core         dW[p, q, x] = s * sum_ij up[p, i] mid[i, j, x] down[j, q]
+ *
+ * Multiplying the core into down gives the plain form: down'[i, q * K + x] =
+ * sum_j mid[i, j, x] down[j, q]. Source: formats.md 5.1 to 5.4.
+ */
+#include "adapter/kinds/common.h"
+
+#include <string.h>
+
+/* A pair or half of one: what is missing is said by parsing. */
+static int lora_kind_claim(const lora_adapter *adapter,
+                           const lora__module *module)
+{
+    (void)adapter;
+    return 10 * (kind_has(module, LORA__ROLE_DOWN) +
+                 kind_has(module, LORA__ROLE_UP));
+}
+
+/* The same with a kernel larger than one element, or a core. */
+static int locon_kind_claim(const lora_adapter *adapter,
+                            const lora__module *module)
+{
+    const lora__entry *down =
+        lora__module_entry(adapter, module, LORA__ROLE_DOWN);
+    int score = lora_kind_claim(adapter, module);
+    int wide = down != NULL && lora__kind_product(down, 2) > 1;
+
+    return score != 0 && (wide || kind_has(module, LORA__ROLE_MID)) ? score + 1
+                                                                    : 0;
+}
+
+/* Members that would change the result and are not computed yet. */
+static lora_status lora_kind_refuse_extras(lora__opening *opening,
+                                           lora__module *module)
+{
+    static const lora__role refused[] = {
+        LORA__ROLE_SPARSE_INDICES, LORA__ROLE_SPARSE_VALUES,
+        LORA__ROLE_RESHAPE_WEIGHT, LORA__ROLE_DIFF,
+        LORA__ROLE_LIGHT_DOWN_AUX, LORA__ROLE_LIGHT_UP_AUX,
+        LORA__ROLE_DOWN_BIAS,      LORA__ROLE_SET_WEIGHT,
+    };
+
+    for (size_t i = 0; i < LORA__COUNT(refused); i++) {
+        if (kind_has(module, refused[i])) {
+            return lora__module_reject(opening, module, LORA_ERROR_UNSUPPORTED,
+                                       "unsupported",
+                                       "%s beside a pair of "
+                                       "factors is not supported",
+                                       lora__role_name(refused[i]));
+        }
+    }
+    return LORA_OK;
+}
+
+static lora_status lora_kind_parse_core(lora__opening *opening,
+                                        lora__module *module,
+                                        const lora__entry *up,
+                                        const lora__entry *mid,
+                                        const lora__entry *down)
+{
+    module->tucker = 1;
+    TRY(lora__kind_agree(opening, module, "ranks of up and core", up->shape[1],
+                         mid->shape[0]));
+    TRY(lora__kind_agree(opening, module, "ranks of core and down",
+                         mid->shape[1], down->shape[0]));
+    TRY(lora__kind_agree(opening, module, "kernel of down beside a core",
+                         lora__kind_product(down, 2), 1));
+    return lora__kind_set_shape(opening, module, up->shape[0], down->shape[1],
+                                mid);
+}
+
+static lora_status
+lora_kind_parse(lora__opening *opening, lora__module *module, lora_error *error)
+{
+    const lora__entry *down =
+        lora__kind_require(opening, module, LORA__ROLE_DOWN, 2);
+    const lora__entry *up =
+        lora__kind_require(opening, module, LORA__ROLE_UP, 2);
+    const lora__entry *mid =
+        lora__kind_optional(opening, module, LORA__ROLE_MID, 2);
+
+    if (module->status != LORA_OK || down == NULL || up == NULL) {
+        return LORA_OK;
+    }
+    module->dtype = down->dtype;
+    module->changes = LORA_PART_WEIGHT;
+    if (kind_has(module, LORA__ROLE_UP_BIAS) ||
+        kind_has(module, LORA__ROLE_DIFF_BIAS)) {
+        module->changes |= LORA_PART_BIAS;
+    }
+    TRY(lora_kind_refuse_extras(opening, module));
+    TRY(lora__kind_set_rank(opening, module, down->shape[0]));
+    TRY(lora__kind_agree(opening, module, "kernel of up",
+                         lora__kind_product(up, 2), 1));
+    if (mid != NULL) {
+        TRY(lora_kind_parse_core(opening, module, up, mid, down));
+    } else {
+        TRY(lora__kind_agree(opening, module, "ranks of up and down",
+                             up->shape[1], down->shape[0]));
+        TRY(lora__kind_set_shape(opening, module, up->shape[0], down->shape[1],
+                                 down));
+    }
+    if (module->status != LORA_OK) {
+        return LORA_OK;
+    }
+    TRY(lora__kind_check_dora(opening, module));
+    return lora__module_resolve_scale(opening, module, error);
+}
+
+/* ---- numbers ----------------------------------------------------------- */
+
+enum { LORA_BLOCK_UP, LORA_BLOCK_DOWN, LORA_BLOCK_MID, LORA_BLOCK_CORED };
+
+/* The core multiplied into down: block CORED becomes [rank, in * K]. */
+static lora_status lora_kind_prepare_core(lora__rows *state,
+                                          const lora__entry *down,
+                                          lora_error *error)
+{
+    size_t inner = (size_t)down->shape[0];
+    size_t in = (size_t)down->shape[1];
+    size_t kernel = state->cols / in;
+    size_t step = kernel * lora__rows_size(state);
+    unsigned char *out;
+    const unsigned char *mid = state->blocks[LORA_BLOCK_MID];
+
+    TRY(lora__rows_block(state, LORA_BLOCK_CORED, state->rank * state->cols,
+                         error));
+    out = state->blocks[LORA_BLOCK_CORED];
+    memset(out, 0, state->rank * in * step);
+    for (size_t i = 0; i < state->rank; i++) {
+        for (size_t j = 0; j < inner; j++) {
+            for (size_t q = 0; q < in; q++) {
+                lora__rows_axpy(state, out + (i * in + q) * step,
+                                mid + (i * inner + j) * step,
+                                state->blocks[LORA_BLOCK_DOWN], j * in + q,
+                                kernel);
+            }
+        }
+    }
+    return LORA_OK;
+}
+
+static size_t lora_kind_factor_rank(const lora_adapter *adapter,
+                                    const lora__module *module)
+{
+    return (size_t)lora__module_entry(adapter, module, LORA__ROLE_UP)->shape[1];
+}
+
+static lora_status lora_kind_prepare(lora__rows *state,
+                                     const lora_adapter *adapter,
+                                     const lora__module *module,
+                                     lora_error *error)
+{
+    const lora__member *up = lora__module_find(module, LORA__ROLE_UP);
+    const lora__member *down = lora__module_find(module, LORA__ROLE_DOWN);
+    const lora__member *mid = lora__module_find(module, LORA__ROLE_MID);
+    const lora__entry *entries = adapter->container->entries;
+
+    state->rank = lora_kind_factor_rank(adapter, module);
+    state->multiplier *= module->scale;
+    TRY(lora__rows_load(state, LORA_BLOCK_UP, adapter, up->entry, error));
+    TRY(lora__rows_load(state, LORA_BLOCK_DOWN, adapter, down->entry, error));
+    if (mid == NULL) {
+        return LORA_OK;
+    }
+    TRY(lora__rows_load(state, LORA_BLOCK_MID, adapter, mid->entry, error));
+    return lora_kind_prepare_core(state, &entries[down->entry], error);
+}
+
+static const void *lora_kind_down(const lora__rows *state,
+                                  const lora__module *module)
+{
+    return state->blocks[module->tucker ? LORA_BLOCK_CORED : LORA_BLOCK_DOWN];
+}
+
+static void lora_kind_rows(const lora__rows *state,
+                           const lora__module *module,
+                           size_t begin,
+                           size_t end,
+                           void *out)
+{
+    size_t step = state->cols * lora__rows_size(state);
+    const unsigned char *down = lora_kind_down(state, module);
+    unsigned char *row = out;
+
+    for (size_t i = begin; i < end; i++) {
+        memset(row, 0, step);
+        for (size_t r = 0; r < state->rank; r++) {
+            lora__rows_axpy(state, row, down + r * step,
+                            state->blocks[LORA_BLOCK_UP], i * state->rank + r,
+                            state->cols);
+        }
+        lora__rows_scale(state, row, state->cols);
+        row += step;
+    }
+}
+
+/* out[c, r] = in[r, c], in tiles that stay in the cache. */
+static void
+lora_kind_transpose(double *out, const double *in, size_t rows, size_t cols)
+{
+    enum { TILE = 16 };
+
+    for (size_t r0 = 0; r0 < rows; r0 += TILE) {
+        size_t r1 = r0 + TILE < rows ? r0 + TILE : rows;
+        for (size_t c = 0; c < cols; c++) {
+            for (size_t r = r0; r < r1; r++) {
+                out[c * rows + r] = in[r * cols + c];
+            }
+        }
+    }
+}
+
+static lora_status lora_kind_factors(lora__factors *out,
+                                     const lora_adapter *adapter,
+                                     const lora__module *module,
+                                     lora_error *error)
+{
+    lora__rows state;
+
+    TRY(lora__rows_create(&state, adapter, module, LORA_PART_WEIGHT, 1.0,
+                          LORA_DTYPE_F64, error));
+    if (lora__factors_alloc(out, adapter->context, state.rows, state.cols,
+                            state.rank, error) != LORA_OK) {
+        lora__rows_destroy(&state);
+        return LORA_ERROR_MEMORY;
+    }
+    lora_kind_transpose(out->up_t, state.blocks[LORA_BLOCK_UP], state.rows,
+                        state.rank);
+    out->scale = state.multiplier;
+    memcpy(out->down, lora_kind_down(&state, module),
+           state.rank * state.cols * sizeof *out->down);
+    lora__rows_destroy(&state);
+    return LORA_OK;
+}
+
+LORA_PRIVATE const lora__kind lora__kind_lora = {
+    "lora",
+    lora_kind_claim,
+    lora_kind_parse,
+    lora_kind_factor_rank,
+    lora_kind_factors,
+    lora_kind_prepare,
+    lora_kind_rows,
+};
+
+LORA_PRIVATE const lora__kind lora__kind_locon = {
+    "locon",           locon_kind_claim,
+    lora_kind_parse,   lora_kind_factor_rank,
+    lora_kind_factors, lora_kind_prepare,
+    lora_kind_rows,
+};

@@ -1,0 +1,205 @@
+/* Saving adapters as safetensors: to files, memory, writers. */
+#include "adapter/adapter.h"
+#include "core/options.h"
+
+#include <string.h>
+
+LORA_API void lora_adapter_save_options_init(lora_adapter_save_options *options,
+                                             size_t size)
+{
+    lora__options_init(options, size);
+}
+
+/* Tensors that are not in memory pass through a buffer of this size. */
+#define SAVE_CHUNK_BYTES ((size_t)256 << 10)
+
+typedef struct save_state {
+    const lora_adapter *adapter;
+    unsigned char *chunk;
+    uint64_t done;
+    uint64_t total;
+} save_state;
+
+static lora_status save_produce(void *user,
+                                size_t index,
+                                lora__sink_fn sink,
+                                void *sink_user,
+                                lora_error *error)
+{
+    save_state *state = user;
+    const lora__container *container = state->adapter->container;
+    uint64_t bytes = container->entries[index].bytes;
+    const unsigned char *view = lora__container_view(container, index);
+    uint64_t offset = 0;
+
+    while (offset < bytes) {
+        uint64_t left = bytes - offset;
+        size_t step = left < SAVE_CHUNK_BYTES ? (size_t)left : SAVE_CHUNK_BYTES;
+        if (view == NULL) {
+            TRY(lora__container_read(container, index, offset, state->chunk,
+                                     step, error));
+        }
+        TRY(sink(sink_user, view == NULL ? state->chunk : view + offset, step,
+                 error));
+        offset += step;
+    }
+    state->done++;
+    return lora__progress(state->adapter->context, "save", state->done,
+                          state->total, error);
+}
+
+/* The tensors of an adapter as the writer wants them. */
+static lora_status save_list(lora__out_tensor **out,
+                             const lora_adapter *adapter,
+                             lora_error *error)
+{
+    const lora__container *container = adapter->container;
+    lora__out_tensor *list;
+    void *memory;
+
+    TRY(lora__alloc_zeroed(&memory, adapter->context,
+                           container->entry_count + 1, sizeof *list, error));
+    list = memory;
+    for (size_t i = 0; i < container->entry_count; i++) {
+        const lora__entry *entry = &container->entries[i];
+        list[i].name = entry->name;
+        list[i].dtype = entry->dtype;
+        list[i].ndim = entry->ndim;
+        memcpy(list[i].shape, entry->shape, sizeof list[i].shape);
+        list[i].bytes = entry->bytes;
+        list[i].id = i;
+    }
+    *out = list;
+    return LORA_OK;
+}
+
+static void save_free_list(lora__out_tensor *list, const lora_adapter *adapter)
+{
+    lora__free(adapter->context, list,
+               (adapter->container->entry_count + 1) * sizeof *list,
+               LORA__ALIGN);
+}
+
+/* The writer is finished or aborted in every case. */
+static lora_status save_to_writer(const lora_adapter *adapter,
+                                  const lora_writer *writer,
+                                  lora_error *error)
+{
+    const lora__container *container = adapter->container;
+    save_state state = {adapter, NULL, 0, container->entry_count};
+    lora__out_tensor *list = NULL;
+    lora_status status = save_list(&list, adapter, error);
+
+    if (status == LORA_OK) {
+        state.chunk =
+            lora__alloc(adapter->context, SAVE_CHUNK_BYTES, LORA__ALIGN);
+        if (state.chunk == NULL) {
+            status = lora__fail_memory(error, SAVE_CHUNK_BYTES);
+        }
+    }
+    if (status != LORA_OK) {
+        lora__writer_abort(writer);
+    } else {
+        status = lora__safetensors_write(
+            adapter->context, writer, list, container->entry_count,
+            container->metadata, container->metadata_count, save_produce,
+            &state, error);
+    }
+    lora__free(adapter->context, state.chunk, SAVE_CHUNK_BYTES, LORA__ALIGN);
+    if (list != NULL) {
+        save_free_list(list, adapter);
+    }
+    return status;
+}
+
+LORA_API lora_status lora_adapter_save(const lora_adapter *adapter,
+                                       const char *path,
+                                       const lora_adapter_save_options *options,
+                                       lora_error *error)
+{
+    lora_adapter_save_options o;
+    lora_writer writer;
+
+    lora__error_begin(error);
+    CHECK_ARG(adapter != NULL, error);
+    CHECK_ARG(path != NULL, error);
+    TRY(lora__options_read(&o, sizeof o, sizeof o, options, error));
+    TRY(lora__writer_open_file(&writer, adapter->context, path,
+                               o.overwrite != 0, error));
+    return save_to_writer(adapter, &writer, error);
+}
+
+LORA_API lora_status lora_adapter_save_writer(const lora_adapter *adapter,
+                                              const lora_writer *writer,
+                                              lora_error *error)
+{
+    lora_writer ours;
+
+    lora__error_begin(error);
+    CHECK_ARG(adapter != NULL, error);
+    CHECK_ARG(writer != NULL, error);
+    TRY(lora__options_read(&ours, sizeof ours, sizeof ours, writer, error));
+    CHECK_ARG(ours.write != NULL && ours.finish != NULL, error);
+    return save_to_writer(adapter, &ours, error);
+}
+
+/* A writer over the caller's buffer, which is known to be large enough. */
+typedef struct save_memory {
+    unsigned char *data;
+    size_t used;
+} save_memory;
+
+static lora_status save_memory_write(void *user, const void *data, size_t bytes)
+{
+    save_memory *memory = user;
+
+    memcpy(memory->data + memory->used, data, bytes);
+    memory->used += bytes;
+    return LORA_OK;
+}
+
+static lora_status save_memory_finish(void *user)
+{
+    (void)user;
+    return LORA_OK;
+}
+
+LORA_API lora_status lora_adapter_save_memory(void *buffer,
+                                              size_t bytes,
+                                              size_t *out_bytes,
+                                              const lora_adapter *adapter,
+                                              lora_error *error)
+{
+    save_memory memory = {buffer, 0};
+    lora_writer writer = {sizeof writer, &memory, save_memory_write,
+                          save_memory_finish, NULL};
+    lora__out_tensor *list;
+    uint64_t needed = 0;
+    lora_status status;
+
+    lora__error_begin(error);
+    CHECK_ARG(out_bytes != NULL, error);
+    CHECK_ARG(adapter != NULL, error);
+    TRY(save_list(&list, adapter, error));
+    status = lora__safetensors_measure(
+        &needed, adapter->context, list, adapter->container->entry_count,
+        adapter->container->metadata, adapter->container->metadata_count,
+        error);
+    save_free_list(list, adapter);
+    if (status != LORA_OK) {
+        return status;
+    }
+    if (needed > SIZE_MAX) {
+        return lora__fail_memory(error, needed);
+    }
+    if (buffer != NULL) {
+        if (bytes < needed) {
+            return lora__fail(error, LORA_ERROR_RANGE, LORA_NO_OFFSET, NULL,
+                              "needs a buffer of %llu bytes",
+                              (unsigned long long)needed);
+        }
+        TRY(save_to_writer(adapter, &writer, error));
+    }
+    *out_bytes = (size_t)needed;
+    return LORA_OK;
+}

@@ -1,0 +1,253 @@
+/* Conversion between dialects and number types. */
+#include "op/emit_alpha.h"
+
+#include "core/options.h"
+
+#include <lora/convert.h>
+
+#include <string.h>
+
+LORA_API void
+lora_adapter_convert_options_init(lora_adapter_convert_options *options,
+                                  size_t size)
+{
+    lora__options_init(options, size);
+}
+
+typedef struct convert_job {
+    lora__emit emit;
+    lora_adapter_convert_options options;
+    lora__alpha_record record; /* how alphas had been stored, if we know */
+    int has_record;
+} convert_job;
+
+static lora_status convert_read_options(convert_job *job,
+                                        const lora__dialect **out_dialect,
+                                        const lora__family **out_family,
+                                        const lora_adapter *adapter,
+                                        lora_error *error)
+{
+    const lora_adapter_convert_options *o = &job->options;
+
+    *out_dialect = NULL;
+    *out_family = adapter->names.family;
+    if (o->dialect != NULL && strcmp(o->dialect, "keep") != 0) {
+        *out_dialect = lora__dialect_find(o->dialect);
+        if (*out_dialect == NULL) {
+            return lora__fail(error, LORA_ERROR_ARGUMENT, LORA_NO_OFFSET,
+                              o->dialect, "no such dialect");
+        }
+    }
+    if (o->family != NULL) {
+        *out_family = lora__family_find(o->family);
+        if (*out_family == NULL) {
+            return lora__fail(error, LORA_ERROR_ARGUMENT, LORA_NO_OFFSET,
+                              o->family, "no such family");
+        }
+    }
+    if (o->dtype != LORA_DTYPE_NONE && !lora__dtype_is_float(o->dtype)) {
+        return lora__fail(error, LORA_ERROR_DTYPE, LORA_NO_OFFSET, "dtype",
+                          "%s is no type for factors",
+                          lora_dtype_name(o->dtype));
+    }
+    return LORA_OK;
+}
+
+/* Dimensions as readers of the new dialect expect them: two for a linear
+ * layer, four for a 1 x 1 convolution, whichever way the trainer stored them.
+ * -1 keeps what is stored. */
+static int32_t convert_ndim(int64_t *shape,
+                            const lora__module *module,
+                            lora__role role,
+                            const lora__entry *entry)
+{
+    uint64_t plane =
+        entry->ndim < 2 ? 0
+                        : (uint64_t)entry->shape[0] * (uint64_t)entry->shape[1];
+
+    if ((role != LORA__ROLE_DOWN && role != LORA__ROLE_UP) ||
+        plane != entry->elements) {
+        return -1;
+    }
+    shape[0] = entry->shape[0];
+    shape[1] = entry->shape[1];
+    shape[2] = shape[3] = 1;
+    if (module->layer == LORA__LAYER_LINEAR && entry->ndim == 4) {
+        return 2;
+    }
+    return module->layer == LORA__LAYER_CONV1 && entry->ndim == 2 ? 4 : -1;
+}
+
+/* Whether the scale goes into up: asked for, or no other place for it. */
+static int convert_bakes(const convert_job *job, const lora__module *module)
+{
+    const lora__dialect *dialect = lora__emit_dialect(&job->emit, module);
+
+    return module->rank > 0 && module->scale != 1.0 &&
+           (job->options.bake_alpha ||
+            (!lora__dialect_has_role(dialect, LORA__ROLE_ALPHA) &&
+             !lora__dialect_alpha_in_metadata(dialect)));
+}
+
+/* The alpha of a module that had one in a tensor, in metadata, or nowhere. */
+static lora_status
+convert_alpha(convert_job *job, const lora__module *module, lora_error *error)
+{
+    const lora__member *member = lora__module_find(module, LORA__ROLE_ALPHA);
+    const lora__dialect *dialect = lora__emit_dialect(&job->emit, module);
+    int to_tensor = lora__dialect_has_role(dialect, LORA__ROLE_ALPHA);
+    double alpha = module->scale * (double)module->rank;
+    lora_dtype dtype = module->dtype;
+    int32_t ndim = 0;
+
+    if (module->rank == 0) {
+        return LORA_OK;
+    }
+    if (convert_bakes(job, module)) {
+        return lora__emit_put_alpha(&job->emit, module, (double)module->rank,
+                                    module->rank, dtype, 0, error);
+    }
+    if (member != NULL && to_tensor) {
+        TRY(lora__emit_spell(&job->emit, module, LORA__ROLE_ALPHA, error));
+        return lora__emit_entry(&job->emit, job->emit.name.data, member->entry,
+                                1.0, LORA_DTYPE_NONE, -1, NULL, error);
+    }
+    if (member == NULL && dialect == module->dialect && !module->has_alpha &&
+        !lora__dialect_alpha_in_metadata(dialect)) {
+        return LORA_OK; /* there was none, and nothing asks for one */
+    }
+    if (module->has_alpha &&
+        module->scale == module->alpha / (double)module->rank) {
+        alpha = module->alpha; /* as written, not through the quotient */
+    }
+    if (job->has_record && to_tensor) {
+        lora__alpha_stored(&alpha, &dtype, &ndim, &job->record, module->target);
+        if (dtype == LORA_DTYPE_NONE) {
+            return LORA_OK; /* there was none before */
+        }
+    }
+    return lora__emit_put_alpha(&job->emit, module, alpha, module->rank, dtype,
+                                ndim, error);
+}
+
+/* Tensors that the scale replaces. */
+static int convert_is_scale(lora__role role)
+{
+    return role == LORA__ROLE_ALPHA || role == LORA__ROLE_SCALE ||
+           role == LORA__ROLE_SCALAR;
+}
+
+static lora_status
+convert_module(convert_job *job, const lora__module *module, lora_error *error)
+{
+    const lora_adapter *adapter = job->emit.source;
+    int renamed = lora__emit_dialect(&job->emit, module) != module->dialect;
+    int bakes = convert_bakes(job, module);
+    int has_scale = module->rank > 0 && (renamed || bakes);
+
+    for (size_t i = 0; i < module->member_count; i++) {
+        const lora__member *member = &module->members[i];
+        const lora__entry *entry = &adapter->container->entries[member->entry];
+        int64_t shape[LORA_MAX_DIMS] = {0};
+        int32_t ndim = -1;
+        int baked = bakes && (member->role == LORA__ROLE_UP ||
+                              member->role == LORA__ROLE_UP_BIAS);
+        if (member->role == LORA__ROLE_ALPHA && module->rank > 0) {
+            continue;
+        }
+        if (has_scale && convert_is_scale(member->role)) {
+            continue;
+        }
+        if (renamed) {
+            ndim = convert_ndim(shape, module, member->role, entry);
+        }
+        TRY(lora__emit_spell(&job->emit, module, member->role, error));
+        TRY(lora__emit_entry(&job->emit, job->emit.name.data, member->entry,
+                             baked ? module->scale : 1.0, job->options.dtype,
+                             ndim, shape, error));
+    }
+    return convert_alpha(job, module, error);
+}
+
+/* Unusable modules: refused where they would be changed, left out on demand,
+ * passed through where nothing changes. */
+static lora_status convert_modules(convert_job *job, lora_error *error)
+{
+    const lora_adapter *adapter = job->emit.source;
+
+    for (size_t m = 0; m < adapter->module_count; m++) {
+        const lora__module *module = &adapter->modules[m];
+        if (module->status != LORA_OK && job->options.skip_bad) {
+            continue;
+        }
+        TRY(lora__module_check(module, error));
+        TRY(convert_module(job, module, error));
+        TRY(lora__progress(adapter->context, "convert", m + 1,
+                           adapter->module_count, error));
+    }
+    return LORA_OK;
+}
+
+static int convert_changes_nothing(const lora_adapter_convert_options *o)
+{
+    return (o->dialect == NULL || strcmp(o->dialect, "keep") == 0) &&
+           o->dtype == LORA_DTYPE_NONE && !o->bake_alpha && !o->skip_bad;
+}
+
+static lora_status
+convert_copy(lora_adapter **out, const lora_adapter *adapter, lora_error *error)
+{
+    lora_builder *builder;
+    lora_status status;
+
+    TRY(lora_builder_create(&builder, adapter->context, adapter, error));
+    status = lora_builder_finish(out, builder, error);
+    lora_builder_destroy(builder);
+    return status;
+}
+
+LORA_API lora_status
+lora_adapter_convert(lora_adapter **out,
+                     const lora_adapter *adapter,
+                     const lora_adapter_convert_options *options,
+                     lora_error *error)
+{
+    convert_job job;
+    const lora__dialect *dialect;
+    const lora__family *family;
+    lora__arena arena;
+    int changed;
+    lora_status status;
+
+    lora__error_begin(error);
+    CHECK_ARG(out != NULL, error);
+    *out = NULL;
+    CHECK_ARG(adapter != NULL, error);
+    memset(&job, 0, sizeof job);
+    TRY(lora__options_read(&job.options, sizeof job.options, sizeof job.options,
+                           options, error));
+    TRY(convert_read_options(&job, &dialect, &family, adapter, error));
+    if (convert_changes_nothing(&job.options)) {
+        return convert_copy(out, adapter, error);
+    }
+    if (adapter->module_count == 0) {
+        return lora__fail(error, LORA_ERROR_KEY, LORA_NO_OFFSET,
+                          adapter->container->path,
+                          "no adapter: there is nothing to convert");
+    }
+    lora__arena_init(&arena, adapter->context);
+    changed =
+        job.options.dtype != LORA_DTYPE_NONE || job.options.bake_alpha != 0;
+    TRY_OR_DONE(lora__emit_begin(&job.emit, adapter, dialect, family, error));
+    TRY_OR_DONE(lora__alpha_read_record(&job.record, &job.has_record, &arena,
+                                        adapter, error));
+    TRY_OR_DONE(convert_modules(&job, error));
+    TRY_OR_DONE(lora__emit_rest(&job.emit, error));
+    TRY_OR_DONE(lora__emit_metadata(&job.emit, changed, error));
+    status = lora__emit_finish(out, &job.emit, changed, error);
+done:
+    lora__map_destroy(&job.record.modules);
+    lora__emit_end(&job.emit);
+    lora__arena_destroy(&arena);
+    return status;
+}

@@ -1,0 +1,269 @@
+/* Emitting tensors and alphas. */
+#include "op/emit.h"
+
+#include <string.h>
+
+LORA_PRIVATE lora_status lora__emit_begin(lora__emit *emit,
+                                          const lora_adapter *source,
+                                          const lora__dialect *dialect,
+                                          const lora__family *family,
+                                          lora_error *error)
+{
+    lora_context *context = source->context;
+    void *memory;
+
+    memset(emit, 0, sizeof *emit);
+    emit->source = source;
+    emit->dialect = dialect;
+    emit->family = family;
+    lora__buffer_init(&emit->name, context);
+    TRY(lora_builder_create(&emit->builder, context, NULL, error));
+    TRY(lora__alloc_zeroed(&memory, context, source->module_count + 1,
+                           sizeof *emit->alphas, error));
+    emit->alphas = memory;
+    return lora__builder_copy_metadata(emit->builder, source, error);
+}
+
+LORA_PRIVATE void lora__emit_end(lora__emit *emit)
+{
+    lora_context *context = emit->source->context;
+
+    lora_builder_destroy(emit->builder);
+    lora__buffer_destroy(&emit->name);
+    if (emit->alphas != NULL) {
+        lora__free(context, emit->alphas,
+                   (emit->source->module_count + 1) * sizeof *emit->alphas,
+                   LORA__ALIGN);
+    }
+}
+
+LORA_PRIVATE const lora__dialect *lora__emit_dialect(const lora__emit *emit,
+                                                     const lora__module *module)
+{
+    return emit->dialect == NULL ? module->dialect : emit->dialect;
+}
+
+LORA_PRIVATE lora_status lora__emit_spell(lora__emit *emit,
+                                          const lora__module *module,
+                                          lora__role role,
+                                          lora_error *error)
+{
+    const lora__dialect *dialect = lora__emit_dialect(emit, module);
+    const lora__member *member = lora__module_find(module, role);
+    lora__spelling spelling;
+
+    lora__buffer_clear(&emit->name);
+    if (member != NULL && dialect == module->dialect) {
+        lora__buffer_puts(&emit->name,
+                          emit->source->container->entries[member->entry].name);
+    } else {
+        memset(&spelling, 0, sizeof spelling);
+        spelling.family = emit->family;
+        spelling.target = module->target;
+        spelling.stored = module->name;
+        spelling.stored_dialect = module->dialect;
+        spelling.known = module->known;
+        spelling.role = role;
+        TRY(lora__names_write(&emit->name, dialect, &spelling, error));
+    }
+    return lora__buffer_status(&emit->name, error);
+}
+
+/* Elements of a shape that was already checked. */
+static size_t emit_elements(int32_t ndim, const int64_t *shape)
+{
+    size_t elements = 1;
+
+    for (int32_t i = 0; i < ndim; i++) {
+        elements *= (size_t)shape[i];
+    }
+    return elements;
+}
+
+/* A finite number that became infinite or NaN did not fit. */
+static lora_status emit_check_overflow(const unsigned char *data,
+                                       lora_dtype dtype,
+                                       const double *values,
+                                       size_t count,
+                                       const char *name,
+                                       const lora__kernels *kernels,
+                                       lora_error *error)
+{
+    size_t size = lora_dtype_bits(dtype) / 8;
+    double chunk[256];
+
+    for (size_t done = 0; done < count; done += LORA__COUNT(chunk)) {
+        size_t step = count - done < LORA__COUNT(chunk) ? count - done
+                                                        : LORA__COUNT(chunk);
+        TRY(lora__convert_to_f64(chunk, data + done * size, dtype, step,
+                                 kernels, error));
+        for (size_t i = 0; i < step; i++) {
+            double value = values[done + i];
+            if (value - value == 0.0 && !(chunk[i] - chunk[i] == 0.0)) {
+                return lora__fail(
+                    error, LORA_ERROR_NONFINITE, LORA_NO_OFFSET, name,
+                    "element %llu is too large for %s: choose "
+                    "another dtype",
+                    (unsigned long long)(done + i), lora_dtype_name(dtype));
+            }
+        }
+    }
+    return LORA_OK;
+}
+
+LORA_PRIVATE lora_status lora__emit_encode(void **out,
+                                           lora_context *context,
+                                           const char *name,
+                                           lora_dtype dtype,
+                                           const double *values,
+                                           size_t count,
+                                           lora_error *error)
+{
+    const lora__kernels *kernels =
+        lora__kernels_get(lora__context_get(context)->cpu);
+    size_t bytes = count * (lora_dtype_bits(dtype) / 8);
+    unsigned char *data = lora__alloc(context, bytes, LORA__ALIGN_NUMERIC);
+    lora_status status;
+
+    if (data == NULL) {
+        return lora__fail_memory(error, bytes);
+    }
+    status = lora__convert_from_f64(data, dtype, values, count, kernels, error);
+    if (status == LORA_OK) {
+        status = emit_check_overflow(data, dtype, values, count, name, kernels,
+                                     error);
+    }
+    if (status != LORA_OK) {
+        lora__free(context, data, bytes, LORA__ALIGN_NUMERIC);
+        return status;
+    }
+    *out = data;
+    return LORA_OK;
+}
+
+LORA_PRIVATE lora_status lora__emit_f64(lora__emit *emit,
+                                        const char *name,
+                                        lora_dtype dtype,
+                                        int32_t ndim,
+                                        const int64_t *shape,
+                                        const double *values,
+                                        lora_error *error)
+{
+    void *data;
+
+    TRY(lora__emit_encode(&data, emit->source->context, name, dtype, values,
+                          emit_elements(ndim, shape), error));
+    return lora__builder_adopt(emit->builder, name, dtype, ndim, shape, data,
+                               error);
+}
+
+LORA_PRIVATE lora_status lora__emit_entry(lora__emit *emit,
+                                          const char *name,
+                                          size_t index,
+                                          double factor,
+                                          lora_dtype dtype,
+                                          int32_t ndim,
+                                          const int64_t *shape,
+                                          lora_error *error)
+{
+    lora_context *context = emit->source->context;
+    lora__container *container = emit->source->container;
+    const lora__entry *entry = &container->entries[index];
+    size_t bytes = (size_t)entry->elements * sizeof(double);
+    double *values;
+    lora_status status;
+
+    dtype = dtype == LORA_DTYPE_NONE || !lora__dtype_is_float(entry->dtype)
+                ? entry->dtype
+                : dtype;
+    if (factor == 1.0 && dtype == entry->dtype) {
+        return lora__builder_add_entry(emit->builder, name, container, index,
+                                       ndim, shape, error);
+    }
+    if (entry->elements > SIZE_MAX / sizeof(double)) {
+        return lora__fail_memory(error, UINT64_MAX);
+    }
+    values = lora__alloc(context, bytes, LORA__ALIGN_NUMERIC);
+    if (values == NULL) {
+        return lora__fail_memory(error, bytes);
+    }
+    TRY_OR_DONE(lora_adapter_read_tensor(values, bytes, emit->source, index,
+                                         LORA_DTYPE_F64, error));
+    for (size_t i = 0; factor != 1.0 && i < (size_t)entry->elements; i++) {
+        values[i] *= factor;
+    }
+    status = lora__emit_f64(emit, name, dtype, ndim < 0 ? entry->ndim : ndim,
+                            ndim < 0 ? entry->shape : shape, values, error);
+done:
+    lora__free(context, values, bytes, LORA__ALIGN_NUMERIC);
+    return status;
+}
+
+/* The type to store alpha in: the one wanted, unless rounding to it would
+ * change the scale of everything. */
+static lora_dtype emit_alpha_dtype(lora_dtype wanted, double alpha)
+{
+    const lora__kernels *kernels = lora__kernels_get(0);
+    unsigned char bytes[8];
+    double back;
+
+    return lora__convert_from_f64(bytes, wanted, &alpha, 1, kernels, NULL) ==
+                       LORA_OK &&
+                   lora__convert_to_f64(&back, bytes, wanted, 1, kernels,
+                                        NULL) == LORA_OK &&
+                   back == alpha
+               ? wanted
+               : LORA_DTYPE_F32;
+}
+
+LORA_PRIVATE lora_status lora__emit_put_alpha(lora__emit *emit,
+                                              const lora__module *module,
+                                              double alpha,
+                                              int64_t rank,
+                                              lora_dtype dtype,
+                                              int32_t ndim,
+                                              lora_error *error)
+{
+    const lora__dialect *dialect = lora__emit_dialect(emit, module);
+    const lora__entry *source =
+        lora__module_entry(emit->source, module, LORA__ROLE_ALPHA);
+    int64_t one[LORA_MAX_DIMS] = {1};
+    lora__emit_alpha *record;
+
+    if (lora__dialect_has_role(dialect, LORA__ROLE_ALPHA)) {
+        TRY(lora__emit_spell(emit, module, LORA__ROLE_ALPHA, error));
+        return lora__emit_f64(emit, emit->name.data,
+                              emit_alpha_dtype(dtype, alpha), ndim, one, &alpha,
+                              error);
+    }
+    if (lora__dialect_alpha_in_metadata(dialect)) {
+        record = &emit->alphas[emit->alpha_count++];
+        record->target = module->target;
+        record->alpha = alpha;
+        record->rank = rank;
+        record->dtype = source == NULL ? LORA_DTYPE_NONE : source->dtype;
+        record->ndim = source == NULL ? 0 : source->ndim;
+        record->was_zero = source != NULL && module->alpha == 0.0;
+        return LORA_OK;
+    }
+    return alpha == (double)rank
+               ? LORA_OK
+               : lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
+                            module->name,
+                            "%s has no place for alpha: bake it in",
+                            lora__dialect_id(dialect));
+}
+
+LORA_PRIVATE lora_status lora__emit_rest(lora__emit *emit, lora_error *error)
+{
+    lora__container *container = emit->source->container;
+
+    for (size_t i = 0; i < container->entry_count; i++) {
+        if (emit->source->entry_module[i] == SIZE_MAX) {
+            TRY(lora__builder_add_entry(emit->builder,
+                                        container->entries[i].name, container,
+                                        i, -1, NULL, error));
+        }
+    }
+    return LORA_OK;
+}

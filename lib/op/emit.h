@@ -1,0 +1,110 @@
+/* Emitting: what operations that make a new adapter share. Tensors go into a
+ * builder under the names of a dialect, alpha where the dialect keeps it,
+ * metadata as other programs expect it (algorithms.md 9).
+ */
+#ifndef LORA__OP_EMIT_H
+#define LORA__OP_EMIT_H
+
+#include "adapter/builder.h"
+#include "adapter/kind.h"
+
+/* Alphas that go into metadata, until all modules are known. */
+typedef struct lora__emit_alpha {
+    const char *target;
+    double alpha;
+    int64_t rank;
+    lora_dtype dtype; /* of the tensor it came from; NONE: there was none */
+    int32_t ndim;
+    int32_t was_zero; /* the tensor held 0, which means the rank */
+} lora__emit_alpha;
+
+typedef struct lora__emit {
+    const lora_adapter *source;
+    lora_builder *builder;
+    const lora__dialect *dialect; /* NULL: each module's own */
+    const lora__family *family;
+    lora__buffer name;        /* scratch */
+    lora__emit_alpha *alphas; /* room for each module */
+    size_t alpha_count;
+} lora__emit;
+
+/* A builder with the source's metadata. */
+LORA_PRIVATE lora_status lora__emit_begin(lora__emit *emit,
+                                          const lora_adapter *source,
+                                          const lora__dialect *dialect,
+                                          const lora__family *family,
+                                          lora_error *error);
+LORA_PRIVATE void lora__emit_end(lora__emit *emit);
+
+/* Spell a role of a module in the dialect; with the module's own dialect, as
+ * it is stored. The name is in emit->name until the next call. */
+LORA_PRIVATE lora_status lora__emit_spell(lora__emit *emit,
+                                          const lora__module *module,
+                                          lora__role role,
+                                          lora_error *error);
+
+/* The dialect a module is written in. */
+LORA_PRIVATE const lora__dialect *
+lora__emit_dialect(const lora__emit *emit, const lora__module *module);
+
+/* f64 numbers rounded once to dtype, in memory of the context that
+ * lora__builder_adopt() takes. NONFINITE if a finite one does not fit. */
+LORA_PRIVATE lora_status lora__emit_encode(void **out,
+                                           lora_context *context,
+                                           const char *name,
+                                           lora_dtype dtype,
+                                           const double *values,
+                                           size_t count,
+                                           lora_error *error);
+
+/* A tensor of such numbers. */
+LORA_PRIVATE lora_status lora__emit_f64(lora__emit *emit,
+                                        const char *name,
+                                        lora_dtype dtype,
+                                        int32_t ndim,
+                                        const int64_t *shape,
+                                        const double *values,
+                                        lora_error *error);
+
+/* A tensor of the source, multiplied by a factor and brought to a dtype; with
+ * factor 1 and the same dtype by reference. */
+LORA_PRIVATE lora_status lora__emit_entry(lora__emit *emit,
+                                          const char *name,
+                                          size_t index,
+                                          double factor,
+                                          lora_dtype dtype,
+                                          int32_t ndim,
+                                          const int64_t *shape,
+                                          lora_error *error);
+
+/* Alpha of a module: a tensor of `ndim` (0 or 1) dimensions, in `dtype` if the
+ * value is exact in it, else in F32; or into metadata, or nothing where alpha
+ * is the rank and the dialect has no place for it. */
+LORA_PRIVATE lora_status lora__emit_put_alpha(lora__emit *emit,
+                                              const lora__module *module,
+                                              double alpha,
+                                              int64_t rank,
+                                              lora_dtype dtype,
+                                              int32_t ndim,
+                                              lora_error *error);
+
+/* All tensors that belong to no module, under their own names. */
+LORA_PRIVATE lora_status lora__emit_rest(lora__emit *emit, lora_error *error);
+
+/* Bring the metadata in line with the tensors: alphas that have no tensor, the
+ * base where it is certain (A1111 takes a file with metadata and without that
+ * for SD1), ranks and hashes where they were given. `changed` is 1 where the
+ * numbers are not those of the source. */
+LORA_PRIVATE lora_status lora__emit_metadata(lora__emit *emit,
+                                             int changed,
+                                             lora_error *error);
+
+/* Make the adapter. Where numbers changed, the hashes that its metadata carry
+ * are computed anew; a change of names keeps them, as they say which training
+ * this is. */
+LORA_PRIVATE lora_status lora__emit_finish(lora_adapter **out,
+                                           lora__emit *emit,
+                                           int changed,
+                                           lora_error *error);
+
+#endif

@@ -1,0 +1,382 @@
+/* Alpha in metadata, for dialects that have no tensor for it.
+ *
+ * diffusers reads the entry lora_adapter_metadata, a JSON text with the fields
+ * of PEFT's LoraConfig, each behind its component: "unet.r",
+ * "unet.lora_alpha", "unet.alpha_pattern" (formats.md 7.2). The most common
+ * rank and alpha of a component become its defaults, the others patterns.
+ *
+ * Beside it stands an entry of our own, "liblora.alpha": the type in which
+ * the tensors were stored, so that converting back gives the same bytes, and
+ * the metadata keys that were added, so that they can be taken out again.
+ */
+#include "op/emit_alpha.h"
+
+#include "adapter/config.h"
+#include "core/text.h"
+#include "format/json.h"
+#include "format/sort.h"
+
+#include <string.h>
+
+static int emit_alpha_compare(const void *a, const void *b)
+{
+    const lora__emit_alpha *x = a;
+    const lora__emit_alpha *y = b;
+
+    return strcmp(x->target, y->target);
+}
+
+static size_t emit_alpha_component(const char *target)
+{
+    const char *dot = strchr(target, '.');
+
+    return dot == NULL ? 0 : (size_t)(dot - target);
+}
+
+static double emit_alpha_value(const lora__emit_alpha *alpha, int of_rank)
+{
+    return of_rank ? (double)alpha->rank : alpha->alpha;
+}
+
+static int emit_alpha_compare_numbers(const void *a, const void *b)
+{
+    const double *x = a;
+    const double *y = b;
+
+    return (*x > *y) - (*x < *y);
+}
+
+/* The most frequent alpha (or rank): the longest run once they are sorted. */
+static lora_status emit_alpha_common(double *out,
+                                     const lora__emit_alpha *alphas,
+                                     size_t count,
+                                     int of_rank,
+                                     lora_context *context,
+                                     lora_error *error)
+{
+    size_t best = 0;
+    size_t run = 0;
+    double *values;
+    void *memory;
+
+    TRY(lora__alloc_zeroed(&memory, context, count, sizeof *values, error));
+    values = memory;
+    for (size_t i = 0; i < count; i++) {
+        values[i] = emit_alpha_value(&alphas[i], of_rank);
+    }
+    lora__sort(values, count, sizeof *values, emit_alpha_compare_numbers);
+    for (size_t i = 0; i < count; i++) {
+        run = i > 0 && values[i] == values[i - 1] ? run + 1 : 1;
+        if (run > best) {
+            best = run;
+            *out = values[i];
+        }
+    }
+    lora__free(context, values, count * sizeof *values, LORA__ALIGN);
+    return LORA_OK;
+}
+
+static void emit_alpha_key(lora__buffer *json,
+                           const char *target,
+                           size_t component,
+                           const char *field)
+{
+    lora__buffer_puts(json, json->bytes == 1 ? "\n  \"" : ",\n  \"");
+    lora__buffer_append(json, target, component);
+    lora__buffer_puts(json, component == 0 ? "" : ".");
+    lora__buffer_puts(json, field);
+    lora__buffer_puts(json, "\": ");
+}
+
+/* {"path": value, ...} of the modules that differ from the default. */
+static void emit_alpha_pattern(lora__buffer *json,
+                               const lora__emit_alpha *alphas,
+                               size_t begin,
+                               size_t end,
+                               int of_rank,
+                               double common)
+{
+    int first = 1;
+
+    lora__buffer_putc(json, '{');
+    for (size_t i = begin; i < end; i++) {
+        const char *target = alphas[i].target;
+        size_t component = emit_alpha_component(target);
+        double value = emit_alpha_value(&alphas[i], of_rank);
+        if (value == common) {
+            continue;
+        }
+        lora__buffer_puts(json, first ? "\n    " : ",\n    ");
+        lora__json_put_string(json,
+                              target + component + (component != 0 ? 1 : 0));
+        lora__buffer_puts(json, ": ");
+        lora__buffer_number(json, value);
+        first = 0;
+    }
+    lora__buffer_puts(json, first ? "}" : "\n  }");
+}
+
+static void emit_alpha_targets(lora__buffer *json,
+                               const lora__emit_alpha *alphas,
+                               size_t count,
+                               size_t component)
+{
+    lora__buffer_putc(json, '[');
+    for (size_t i = 0; i < count; i++) {
+        lora__buffer_puts(json, i == 0 ? "\n    " : ",\n    ");
+        lora__json_put_string(json, alphas[i].target + component +
+                                        (component != 0 ? 1 : 0));
+    }
+    lora__buffer_puts(json, "\n  ]");
+}
+
+/* The fields of one component, keys in order, as diffusers writes them. */
+static lora_status emit_alpha_fields(lora__buffer *json,
+                                     const lora__emit_alpha *alphas,
+                                     size_t count,
+                                     lora_error *error)
+{
+    static const char *const after[] = {"use_dora", "use_rslora"};
+    const char *target = alphas[0].target;
+    size_t component = emit_alpha_component(target);
+    double alpha = 0.0;
+    double rank = 0.0;
+
+    TRY(emit_alpha_common(&alpha, alphas, count, 0, json->context, error));
+    TRY(emit_alpha_common(&rank, alphas, count, 1, json->context, error));
+    emit_alpha_key(json, target, component, "alpha_pattern");
+    emit_alpha_pattern(json, alphas, 0, count, 0, alpha);
+    emit_alpha_key(json, target, component, "bias");
+    lora__buffer_puts(json, "\"none\"");
+    emit_alpha_key(json, target, component, "lora_alpha");
+    lora__buffer_number(json, alpha);
+    emit_alpha_key(json, target, component, "lora_bias");
+    lora__buffer_puts(json, "false");
+    emit_alpha_key(json, target, component, "peft_type");
+    lora__buffer_puts(json, "\"LORA\"");
+    emit_alpha_key(json, target, component, "r");
+    lora__buffer_number(json, rank);
+    emit_alpha_key(json, target, component, "rank_pattern");
+    emit_alpha_pattern(json, alphas, 0, count, 1, rank);
+    emit_alpha_key(json, target, component, "target_modules");
+    emit_alpha_targets(json, alphas, count, component);
+    for (size_t i = 0; i < LORA__COUNT(after); i++) {
+        emit_alpha_key(json, target, component, after[i]);
+        lora__buffer_puts(json, "false");
+    }
+    return LORA_OK;
+}
+
+LORA_PRIVATE lora_status lora__alpha_put_config(lora__buffer *json,
+                                                lora__emit_alpha *alphas,
+                                                size_t count,
+                                                lora_error *error)
+{
+    lora__sort(alphas, count, sizeof *alphas, emit_alpha_compare);
+    lora__buffer_putc(json, '{');
+    for (size_t begin = 0; begin < count;) {
+        const char *target = alphas[begin].target;
+        size_t component = emit_alpha_component(target);
+        size_t end = begin + 1;
+        while (end < count &&
+               emit_alpha_component(alphas[end].target) == component &&
+               memcmp(alphas[end].target, target, component) == 0) {
+            end++;
+        }
+        TRY(emit_alpha_fields(json, alphas + begin, end - begin, error));
+        begin = end;
+    }
+    lora__buffer_puts(json, "\n}");
+    return lora__buffer_status(json, error);
+}
+
+/* ---- our own record ---------------------------------------------------- */
+
+/* "F16/0": type and number of dimensions, with "=0" behind it where the value
+ * was 0; "none" where there was no tensor. */
+static void emit_alpha_put_stored(lora__buffer *json,
+                                  const lora__emit_alpha *alpha)
+{
+    if (alpha->dtype == LORA_DTYPE_NONE) {
+        lora__buffer_puts(json, "\"none\"");
+    } else {
+        lora__buffer_printf(json, "\"%s/%d%s\"", lora_dtype_name(alpha->dtype),
+                            (int)alpha->ndim, alpha->was_zero ? "=0" : "");
+    }
+}
+
+LORA_PRIVATE void lora__alpha_put_record(lora__buffer *json,
+                                         const lora__emit_alpha *alphas,
+                                         size_t count,
+                                         const char *const *added)
+{
+    int first = 1;
+
+    lora__buffer_puts(json, "{\"stored\":");
+    emit_alpha_put_stored(json, &alphas[0]);
+    lora__buffer_puts(json, ",\"modules\":{");
+    for (size_t i = 1; i < count; i++) {
+        if (alphas[i].dtype != alphas[0].dtype ||
+            alphas[i].ndim != alphas[0].ndim ||
+            alphas[i].was_zero != alphas[0].was_zero) {
+            lora__buffer_puts(json, first ? "" : ",");
+            lora__json_put_string(json, alphas[i].target);
+            lora__buffer_putc(json, ':');
+            emit_alpha_put_stored(json, &alphas[i]);
+            first = 0;
+        }
+    }
+    lora__buffer_puts(json, "},\"added\":[");
+    for (size_t i = 0; added[i] != NULL; i++) {
+        lora__buffer_puts(json, i == 0 ? "" : ",");
+        lora__json_put_string(json, added[i]);
+    }
+    lora__buffer_puts(json, "]}");
+}
+
+/* The next string, decoded into the arena; *out NULL at the end of a
+ * container. */
+static lora_status emit_alpha_string(const char **out,
+                                     lora__json *json,
+                                     lora__arena *arena,
+                                     lora_error *error)
+{
+    lora__json_event event;
+    char *text;
+    size_t bytes;
+
+    *out = NULL;
+    TRY(lora__json_next(&event, json, error));
+    if (event.type == LORA__JSON_ARRAY_END ||
+        event.type == LORA__JSON_OBJECT_END) {
+        return LORA_OK;
+    }
+    if (event.type != LORA__JSON_STRING && event.type != LORA__JSON_KEY) {
+        return lora__fail(error, LORA_ERROR_FORMAT, event.offset,
+                          LORA__ALPHA_KEY, "a string belongs here");
+    }
+    text = lora__arena_alloc(arena, event.bytes + 1);
+    if (text == NULL) {
+        return lora__fail_memory(error, event.bytes);
+    }
+    TRY(lora__json_decode(text, &bytes, &event, error));
+    *out = text;
+    return LORA_OK;
+}
+
+static lora_status emit_alpha_read_modules(lora__alpha_record *out,
+                                           lora__json *json,
+                                           lora__arena *arena,
+                                           size_t room,
+                                           lora_error *error)
+{
+    for (;;) {
+        const char *target;
+        size_t count = out->modules.count;
+        size_t place;
+
+        TRY(emit_alpha_string(&target, json, arena, error));
+        if (target == NULL) {
+            return LORA_OK;
+        }
+        if (count == room) {
+            return lora__fail(error, LORA_ERROR_FORMAT, LORA_NO_OFFSET,
+                              LORA__ALPHA_KEY, "more modules than the file");
+        }
+        TRY(lora__map_add(&place, &out->modules, target, strlen(target), count,
+                          error));
+        TRY(emit_alpha_string(&out->stored[place], json, arena, error));
+    }
+}
+
+static lora_status emit_alpha_read(lora__alpha_record *out,
+                                   lora__json *json,
+                                   lora__arena *arena,
+                                   size_t room,
+                                   lora_error *error)
+{
+    lora__json_event event;
+    const char *text;
+
+    TRY(lora__json_next(&event, json, error));
+    for (;;) {
+        TRY(emit_alpha_string(&text, json, arena, error));
+        if (text == NULL) {
+            return LORA_OK;
+        }
+        if (strcmp(text, "stored") == 0) {
+            TRY(emit_alpha_string(&out->common, json, arena, error));
+            continue;
+        }
+        TRY(lora__json_next(&event, json, error));
+        if (event.type == LORA__JSON_OBJECT_BEGIN) {
+            TRY(emit_alpha_read_modules(out, json, arena, room, error));
+            continue;
+        }
+        while (event.type == LORA__JSON_ARRAY_BEGIN) {
+            TRY(emit_alpha_string(&text, json, arena, error));
+            if (text == NULL || out->added_count == LORA__COUNT(out->added)) {
+                break;
+            }
+            out->added[out->added_count++] = text;
+        }
+    }
+}
+
+LORA_PRIVATE lora_status lora__alpha_read_record(lora__alpha_record *out,
+                                                 int *out_found,
+                                                 lora__arena *arena,
+                                                 const lora_adapter *source,
+                                                 lora_error *error)
+{
+    const char *text =
+        lora__container_metadata(source->container, LORA__ALPHA_KEY);
+    lora__json json;
+    lora_error ignored;
+    lora_status status;
+    void *memory;
+
+    memset(out, 0, sizeof *out);
+    *out_found = 0;
+    lora__map_init(&out->modules, source->context);
+    if (text == NULL) {
+        return LORA_OK;
+    }
+    TRY(lora__arena_zeroed(&memory, arena, source->module_count,
+                           sizeof *out->stored, error));
+    out->stored = memory;
+    lora_error_init(&ignored, sizeof ignored);
+    lora__json_init(&json, text, strlen(text), 0, 4);
+    status = emit_alpha_read(out, &json, arena, source->module_count, &ignored);
+    if (status == LORA_ERROR_MEMORY) {
+        return lora__error_merge(error, &ignored);
+    }
+    *out_found = status == LORA_OK && out->common != NULL;
+    return LORA_OK;
+}
+
+LORA_PRIVATE void lora__alpha_stored(double *alpha,
+                                     lora_dtype *out_dtype,
+                                     int32_t *out_ndim,
+                                     const lora__alpha_record *record,
+                                     const char *target)
+{
+    const char *stored = record->common;
+    const char *slash;
+    char name[16] = "";
+    size_t i;
+
+    if (lora__map_find(&i, &record->modules, target, strlen(target)) &&
+        record->stored[i] != NULL) {
+        stored = record->stored[i];
+    }
+    slash = strchr(stored, '/');
+    if (slash != NULL && (size_t)(slash - stored) < sizeof name) {
+        memcpy(name, stored, (size_t)(slash - stored));
+    }
+    *out_dtype = lora_dtype_from_name(name);
+    *out_ndim = slash != NULL && slash[1] == '1';
+    if (slash != NULL && strchr(slash, '=') != NULL) {
+        *alpha = 0.0;
+    }
+}

@@ -1,0 +1,259 @@
+/* Metadata of a result, as other programs read it; algorithms.md 9. */
+#include "adapter/config.h"
+#include "op/emit_alpha.h"
+#include "op/hash.h"
+
+#include <string.h>
+
+/* From here on a guess of the base is taken as certain. */
+#define METADATA_CERTAIN 0.9
+
+static lora_status metadata_set(lora_builder *builder,
+                                const char *key,
+                                const char *value,
+                                lora_error *error)
+{
+    return lora_builder_set_metadata(builder, key, value, error);
+}
+
+/* 1 if alphas have to be written: one is not the rank, the source had such an
+ * entry, or a tensor has to come back from it. */
+static int metadata_needs_config(const lora__emit *emit)
+{
+    int needed =
+        lora__builder_metadata(emit->builder, LORA__CONFIG_KEY) != NULL;
+
+    for (size_t i = 0; i < emit->alpha_count && !needed; i++) {
+        needed = emit->alphas[i].dtype != LORA_DTYPE_NONE ||
+                 emit->alphas[i].alpha != (double)emit->alphas[i].rank;
+    }
+    return needed;
+}
+
+static lora_status metadata_put_config(lora__emit *emit, lora_error *error)
+{
+    const char *added[2] = {NULL, NULL};
+    lora__buffer text;
+    lora_status status = LORA_OK;
+
+    lora__buffer_init(&text, emit->source->context);
+    /* Loaders of diffusers' files want to be told that tensors are torch's. */
+    if (lora__builder_metadata(emit->builder, "format") == NULL) {
+        added[0] = "format";
+        TRY_OR_DONE(metadata_set(emit->builder, "format", "pt", error));
+    }
+    TRY_OR_DONE(
+        lora__alpha_put_config(&text, emit->alphas, emit->alpha_count, error));
+    TRY_OR_DONE(
+        metadata_set(emit->builder, LORA__CONFIG_KEY, text.data, error));
+    lora__buffer_clear(&text);
+    lora__alpha_put_record(&text, emit->alphas, emit->alpha_count, added);
+    TRY_OR_DONE(lora__buffer_status(&text, error));
+    status = metadata_set(emit->builder, LORA__ALPHA_KEY, text.data, error);
+done:
+    lora__buffer_destroy(&text);
+    return status;
+}
+
+/* Alphas are tensors now: the entries that held them are stale, and diffusers
+ * refuses a file that has both. *out_restored is 1 if the file had been
+ * converted by us, so that it is now what it was. */
+static lora_status
+metadata_drop_config(lora__emit *emit, int *out_restored, lora_error *error)
+{
+    lora__alpha_record record;
+    lora__arena arena;
+    lora_status status;
+
+    lora__arena_init(&arena, emit->source->context);
+    TRY_OR_DONE(lora__alpha_read_record(&record, out_restored, &arena,
+                                        emit->source, error));
+    for (size_t i = 0; *out_restored && i < record.added_count; i++) {
+        TRY_OR_DONE(metadata_set(emit->builder, record.added[i], NULL, error));
+    }
+    TRY_OR_DONE(metadata_set(emit->builder, LORA__ALPHA_KEY, NULL, error));
+    status = metadata_set(emit->builder, LORA__CONFIG_KEY, NULL, error);
+done:
+    lora__map_destroy(&record.modules);
+    lora__arena_destroy(&arena);
+    return status;
+}
+
+/* Say what the base is, where that is certain and not said yet. */
+static lora_status metadata_put_base(lora__emit *emit, lora_error *error)
+{
+    const lora__family *family = emit->source->names.family;
+    const char *version;
+    const char *architecture;
+
+    if (family == NULL || emit->source->names.confidence < METADATA_CERTAIN) {
+        return LORA_OK;
+    }
+    version = lora__family_ss_version(family);
+    architecture = lora__family_architecture(family);
+    if (version != NULL &&
+        lora__builder_metadata(emit->builder, "ss_base_model_version") ==
+            NULL) {
+        TRY(metadata_set(emit->builder, "ss_base_model_version", version,
+                         error));
+        TRY(metadata_set(emit->builder, "ss_v2",
+                         strncmp(version, "sd_v2", 5) == 0 ? "True" : "False",
+                         error));
+    }
+    if (architecture != NULL &&
+        lora__builder_metadata(emit->builder, "modelspec.architecture") ==
+            NULL) {
+        TRY(metadata_set(emit->builder, "modelspec.architecture", architecture,
+                         error));
+    }
+    return LORA_OK;
+}
+
+LORA_PRIVATE lora_status lora__emit_metadata(lora__emit *emit,
+                                             int changed,
+                                             lora_error *error)
+{
+    int to_tensors = emit->dialect != NULL &&
+                     lora__dialect_has_role(emit->dialect, LORA__ROLE_ALPHA);
+    int restored = 0;
+
+    if (emit->alpha_count > 0 && metadata_needs_config(emit)) {
+        TRY(metadata_put_config(emit, error));
+    } else if (to_tensors) {
+        TRY(metadata_drop_config(emit, &restored, error));
+    }
+    /* Where only names change, nothing is added to what the user had. */
+    return changed || (to_tensors && !restored) ? metadata_put_base(emit, error)
+                                                : LORA_OK;
+}
+
+/* ---- hashes ------------------------------------------------------------ */
+
+/* A writer that hashes what follows the header, and the 64 KiB at 1 MiB. */
+typedef struct metadata_hasher {
+    lora__sha256 body;
+    lora__sha256 window;
+    uint64_t position;
+    uint64_t data_offset; /* known after the first 8 bytes */
+    unsigned char length[8];
+} metadata_hasher;
+
+static lora_status metadata_hash_write(void *user, const void *data, size_t n)
+{
+    metadata_hasher *h = user;
+    const unsigned char *bytes = data;
+
+    for (size_t i = 0; i < n && h->position + i < 8; i++) {
+        h->length[h->position + i] = bytes[i];
+        h->data_offset |= (uint64_t)bytes[i] << (8 * (h->position + i));
+    }
+    if (h->position < 8 && h->position + n >= 8) {
+        h->data_offset += 8;
+    }
+    if (h->position + n >= 8) {
+        lora__hash_range(&h->body, bytes, h->position, n, h->data_offset,
+                         UINT64_MAX);
+    }
+    lora__hash_range(&h->window, bytes, h->position, n, LORA__HASH_WINDOW_BEGIN,
+                     LORA__HASH_WINDOW_END);
+    h->position += n;
+    return LORA_OK;
+}
+
+static lora_status metadata_hash_finish(void *user)
+{
+    (void)user;
+    return LORA_OK;
+}
+
+/* kohya's hashes are of the file that has only the ss_ entries. */
+static lora_status metadata_hash_adapter(metadata_hasher *h,
+                                         const lora_adapter *adapter,
+                                         lora_error *error)
+{
+    lora_writer writer = {sizeof writer, h, metadata_hash_write,
+                          metadata_hash_finish, NULL};
+    const lora__container *container = adapter->container;
+    lora_cpu cpu = lora__context_get(adapter->context)->cpu;
+    lora_builder *builder;
+    lora_adapter *bare = NULL;
+    lora_status status;
+
+    memset(h, 0, sizeof *h);
+    lora__sha256_init(&h->body, cpu);
+    lora__sha256_init(&h->window, cpu);
+    TRY(lora_builder_create(&builder, adapter->context, adapter, error));
+    for (size_t i = 0; i < container->metadata_count; i++) {
+        if (strncmp(container->metadata[i].key, "ss_", 3) != 0) {
+            TRY_OR_DONE(
+                metadata_set(builder, container->metadata[i].key, NULL, error));
+        }
+    }
+    TRY_OR_DONE(lora_builder_finish(&bare, builder, error));
+    status = lora_adapter_save_writer(bare, &writer, error);
+done:
+    lora_adapter_destroy(bare);
+    lora_builder_destroy(builder);
+    return status;
+}
+
+/* Replace the stale hashes of an adapter by its own; *adapter is replaced. */
+static lora_status metadata_refresh_hashes(lora_adapter **adapter,
+                                           lora_error *error)
+{
+    metadata_hasher h;
+    lora_builder *builder;
+    lora_adapter *fresh = NULL;
+    char body[67] = "0x";
+    char window[9] = "";
+    lora_status status;
+
+    TRY(metadata_hash_adapter(&h, *adapter, error));
+    lora__hash_hex(body + 2, &h.body, 64);
+    lora__hash_hex(window, &h.window, 8);
+    TRY(lora_builder_create(&builder, (*adapter)->context, *adapter, error));
+    if (lora__builder_metadata(builder, "sshs_model_hash") != NULL) {
+        TRY_OR_DONE(metadata_set(builder, "sshs_model_hash", body + 2, error));
+    }
+    if (lora__builder_metadata(builder, "sshs_legacy_hash") != NULL) {
+        TRY_OR_DONE(metadata_set(builder, "sshs_legacy_hash", window, error));
+    }
+    if (lora__builder_metadata(builder, "modelspec.hash_sha256") != NULL) {
+        TRY_OR_DONE(
+            metadata_set(builder, "modelspec.hash_sha256", body, error));
+    }
+    status = lora_builder_finish(&fresh, builder, error);
+done:
+    lora_builder_destroy(builder);
+    if (status == LORA_OK) {
+        lora_adapter_destroy(*adapter);
+        *adapter = fresh;
+    }
+    return status;
+}
+
+LORA_PRIVATE lora_status lora__emit_finish(lora_adapter **out,
+                                           lora__emit *emit,
+                                           int changed,
+                                           lora_error *error)
+{
+    static const char *const hashes[] = {"sshs_model_hash", "sshs_legacy_hash",
+                                         "modelspec.hash_sha256"};
+    lora_adapter *adapter;
+    lora_status status = LORA_OK;
+    int stale = 0;
+
+    for (size_t i = 0; changed && i < LORA__COUNT(hashes); i++) {
+        stale |= lora__builder_metadata(emit->builder, hashes[i]) != NULL;
+    }
+    TRY(lora_builder_finish(&adapter, emit->builder, error));
+    if (stale) {
+        status = metadata_refresh_hashes(&adapter, error);
+    }
+    if (status != LORA_OK) {
+        lora_adapter_destroy(adapter);
+        return status;
+    }
+    *out = adapter;
+    return LORA_OK;
+}

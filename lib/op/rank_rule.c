@@ -1,0 +1,90 @@
+/* Rank rules. A rule keeps exactly as many directions as it says: kohya's and
+ * LyCORIS' tools count one more or less.
+ */
+#include "op/rank_rule.h"
+
+LORA_PRIVATE lora_status lora__rank_rule_check(const lora_rank_rule *rule,
+                                               const char *subject,
+                                               lora_error *error)
+{
+    const char *wrong = NULL;
+
+    switch (rule->kind) {
+    case LORA_RANK_FIXED:
+        wrong = rule->rank >= 1 ? NULL : "a rank of at least 1 is needed";
+        break;
+    case LORA_RANK_ENERGY:
+    case LORA_RANK_CUMULATIVE:
+        wrong = rule->value > 0.0 && rule->value <= 1.0
+                    ? NULL
+                    : "a share above 0, up to 1 is needed";
+        break;
+    case LORA_RANK_RATIO:
+        wrong = rule->value >= 1.0 ? NULL : "a ratio of at least 1 is needed";
+        break;
+    case LORA_RANK_THRESHOLD:
+        wrong = rule->value >= 0.0 ? NULL
+                                   : "a threshold of 0 or more is "
+                                     "needed";
+        break;
+    default:
+        return lora__fail(error, LORA_ERROR_ARGUMENT, LORA_NO_OFFSET, subject,
+                          "no such rank rule");
+    }
+    return wrong == NULL ? LORA_OK
+                         : lora__fail(error, LORA_ERROR_RANGE, LORA_NO_OFFSET,
+                                      subject, "%s", wrong);
+}
+
+static size_t rank_rule_above(const double *sigma, size_t count, double limit)
+{
+    size_t k = 0;
+
+    while (k < count && sigma[k] > limit) {
+        k++;
+    }
+    return k;
+}
+
+/* The least k whose sum of sigma^power reaches share * total. The total is
+ * summed in the same order, so that share 1 is reached at the last value
+ * that is not zero. */
+static size_t
+rank_rule_share(const double *sigma, size_t count, double share, int power)
+{
+    double total = 0.0;
+    double sum = 0.0;
+    double top = count > 0 && sigma[0] > 0.0 ? sigma[0] : 1.0;
+    size_t k = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        double x = sigma[i] / top; /* squares of tiny values must not vanish */
+        total += power == 2 ? x * x : x;
+    }
+    while (k < count && sigma[k] > 0.0 && (k == 0 || sum < share * total)) {
+        double x = sigma[k] / top;
+        sum += power == 2 ? x * x : x;
+        k++;
+    }
+    return k;
+}
+
+LORA_PRIVATE size_t lora__rank_rule_apply(const lora_rank_rule *rule,
+                                          const double *sigma,
+                                          size_t count)
+{
+    switch (rule->kind) {
+    case LORA_RANK_FIXED:
+        return (size_t)rule->rank < count ? (size_t)rule->rank : count;
+    case LORA_RANK_ENERGY:
+        return rank_rule_share(sigma, count, rule->value, 2);
+    case LORA_RANK_CUMULATIVE:
+        return rank_rule_share(sigma, count, rule->value, 1);
+    case LORA_RANK_RATIO:
+        return count == 0
+                   ? 0
+                   : rank_rule_above(sigma, count, sigma[0] / rule->value);
+    default: /* LORA_RANK_THRESHOLD: the rule was checked */
+        return rank_rule_above(sigma, count, rule->value);
+    }
+}

@@ -1,0 +1,19 @@
+/* Rank rules: how many singular values to keep. Source: algorithms.md 2. */
+#ifndef LORA__OP_RANK_RULE_H
+#define LORA__OP_RANK_RULE_H
+
+#include "core/status.h"
+
+#include <lora/resize.h>
+
+/* RANGE unless the rule makes sense. `subject` names the option. */
+LORA_PRIVATE lora_status lora__rank_rule_check(const lora_rank_rule *rule,
+                                               const char *subject,
+                                               lora_error *error);
+
+/* The number of values the rule keeps; 0 to count. sigma descends. */
+LORA_PRIVATE size_t lora__rank_rule_apply(const lora_rank_rule *rule,
+                                          const double *sigma,
+                                          size_t count);
+
+#endif

@@ -1,0 +1,56 @@
+/* Reports inside the library: an operation fills one in, then it is fixed. */
+#ifndef LORA__OP_REPORT_H
+#define LORA__OP_REPORT_H
+
+#include "adapter/adapter.h"
+#include "format/json.h"
+
+#include <lora/report.h>
+
+struct lora_report {
+    lora_context *context;
+    lora__arena arena;
+    lora__buffer json;
+    lora_report_module *modules;
+    size_t module_count;
+    lora__problems problems;
+};
+
+LORA_PRIVATE lora_status lora__report_create(lora_report **out,
+                                             lora_context *context,
+                                             lora_error *error);
+
+/* Room for `count` modules, zeroed. */
+LORA_PRIVATE lora_status lora__report_add_modules(lora_report *report,
+                                                  size_t count,
+                                                  lora_error *error);
+
+/* Take over the problems found on opening. */
+LORA_PRIVATE lora_status lora__report_copy_problems(lora_report *report,
+                                                    const lora_adapter *adapter,
+                                                    lora_error *error);
+
+/* Append "problems":[...] to the JSON text. */
+LORA_PRIVATE void lora__report_put_problems(lora_report *report);
+
+/* Append a member "key":"value"; value NULL writes null. */
+LORA_PRIVATE void
+lora__report_put_string(lora__buffer *json, const char *key, const char *value);
+LORA_PRIVATE void
+lora__report_put_u64(lora__buffer *json, const char *key, uint64_t value);
+LORA_PRIVATE void
+lora__report_put_number(lora__buffer *json, const char *key, double value);
+LORA_PRIVATE void
+lora__report_put_bool(lora__buffer *json, const char *key, int value);
+
+/* Append "key":[1,2,3]. */
+LORA_PRIVATE void lora__report_put_shape(lora__buffer *json,
+                                         const char *key,
+                                         const int64_t *shape,
+                                         int32_t ndim);
+
+/* OK if the text is whole. */
+LORA_PRIVATE lora_status lora__report_finish(const lora_report *report,
+                                             lora_error *error);
+
+#endif

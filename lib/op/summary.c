@@ -1,0 +1,207 @@
+/* The summary of an adapter's metadata; formats.md 8.
+ *
+ * kohya writes ss_tag_frequency as {"folder": {"tag": count}}; counts of one
+ * tag in several folders are added up.
+ */
+#include "op/summary.h"
+
+#include "core/text.h"
+#include "format/json.h"
+#include "format/sort.h"
+#include "op/report.h"
+
+#include <string.h>
+
+#define SUMMARY_MAX_TAGS 20
+
+typedef struct summary_tag {
+    const char *text;
+    double count;
+} summary_tag;
+
+typedef struct summary_tags {
+    lora__arena *arena;
+    lora__map index;
+    summary_tag *tags;
+    size_t count;
+    size_t capacity;
+} summary_tags;
+
+static int summary_compare(const void *a, const void *b)
+{
+    const summary_tag *x = a;
+    const summary_tag *y = b;
+
+    return x->count != y->count ? (x->count < y->count ? 1 : -1)
+                                : strcmp(x->text, y->text);
+}
+
+/* Room for one more; the old table stays in the arena, where all is freed
+ * together, so growing by half again costs no more than three tables. */
+static lora_status summary_grow(summary_tags *tags, lora_error *error)
+{
+    size_t capacity = tags->capacity == 0 ? 64 : tags->capacity * 2;
+    void *memory;
+
+    if (tags->count < tags->capacity) {
+        return LORA_OK;
+    }
+    TRY(lora__arena_zeroed(&memory, tags->arena, capacity, sizeof *tags->tags,
+                           error));
+    if (tags->count != 0) {
+        memcpy(memory, tags->tags, tags->count * sizeof *tags->tags);
+    }
+    tags->tags = memory;
+    tags->capacity = capacity;
+    return LORA_OK;
+}
+
+static lora_status summary_add_tag(summary_tags *tags,
+                                   lora__json *json,
+                                   const lora__json_event *key,
+                                   lora_error *error)
+{
+    lora__json_event value;
+    size_t bytes;
+    size_t place;
+    char *text = lora__arena_alloc(tags->arena, key->bytes + 1);
+
+    if (text == NULL) {
+        return lora__fail_memory(error, key->bytes);
+    }
+    TRY(lora__json_decode(text, &bytes, key, error));
+    TRY(lora__json_next(&value, json, error));
+    if (value.type != LORA__JSON_NUMBER) {
+        return lora__json_skip(json, &value, error);
+    }
+    TRY(summary_grow(tags, error));
+    TRY(lora__map_add(&place, &tags->index, text, bytes, tags->count, error));
+    tags->tags[place].text = text;
+    tags->tags[place].count +=
+        lora__text_to_double(value.text, value.bytes, &bytes);
+    tags->count += place == tags->count;
+    return LORA_OK;
+}
+
+/* Every key with a number, at any depth. */
+static lora_status
+summary_read_tags(summary_tags *tags, const char *text, lora_error *error)
+{
+    lora__json json;
+    lora__json_event event;
+
+    lora__json_init(&json, text, strlen(text), 0, 8);
+    do {
+        TRY(lora__json_next(&event, &json, error));
+        if (event.type == LORA__JSON_KEY && json.depth >= 2) {
+            TRY(summary_add_tag(tags, &json, &event, error));
+        }
+    } while (event.type != LORA__JSON_END);
+    return LORA_OK;
+}
+
+static lora_status summary_put_tags(lora__buffer *json,
+                                    const lora__container *container,
+                                    lora_error *error)
+{
+    const char *text = lora__container_metadata(container, "ss_tag_frequency");
+    lora__arena arena;
+    summary_tags tags = {NULL, {NULL, NULL, 0, 0}, NULL, 0, 0};
+    lora_error ignored;
+    lora_status status = LORA_OK;
+
+    lora__arena_init(&arena, container->context);
+    lora__map_init(&tags.index, container->context);
+    tags.arena = &arena;
+    lora_error_init(&ignored, sizeof ignored);
+    if (text != NULL) {
+        status = summary_read_tags(&tags, text, &ignored);
+    }
+    lora__sort(tags.tags, tags.count, sizeof *tags.tags, summary_compare);
+    lora__json_put_key(json, "tags");
+    lora__buffer_putc(json, '[');
+    for (size_t i = 0; i < tags.count && i < SUMMARY_MAX_TAGS; i++) {
+        lora__buffer_puts(json, i == 0 ? "{" : ",{");
+        lora__report_put_string(json, "tag", tags.tags[i].text);
+        lora__report_put_number(json, "count", tags.tags[i].count);
+        lora__buffer_putc(json, '}');
+    }
+    lora__buffer_putc(json, ']');
+    lora__map_destroy(&tags.index);
+    lora__arena_destroy(&arena);
+    return status == LORA_ERROR_MEMORY ? lora__error_merge(error, &ignored)
+                                       : LORA_OK;
+}
+
+/* A list that people wrote with commas. */
+static void summary_put_words(lora__buffer *json, const char *text)
+{
+    lora__buffer word;
+    int first = 1;
+
+    lora__buffer_init(&word, json->context);
+    while (text != NULL && *text != '\0') {
+        size_t bytes = strcspn(text, ",");
+        size_t begin = strspn(text, " \t");
+        size_t end = bytes;
+        while (end > begin && (text[end - 1] == ' ' || text[end - 1] == '\t')) {
+            end--;
+        }
+        if (begin < end) {
+            lora__buffer_clear(&word);
+            lora__buffer_append(&word, text + begin, end - begin);
+            lora__buffer_puts(json, first ? "" : ",");
+            if (!word.failed) {
+                lora__json_put_string(json, word.data);
+            }
+            json->failed |= word.failed;
+            first = 0;
+        }
+        text += bytes + (text[bytes] == ',');
+    }
+    lora__buffer_destroy(&word);
+}
+
+/* The first of some keys that says something; Python writes None for nothing.
+ */
+static const char *summary_first(const lora__container *container,
+                                 const char *const *keys,
+                                 size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        const char *value = lora__container_metadata(container, keys[i]);
+        if (value != NULL && value[0] != '\0' && strcmp(value, "None") != 0) {
+            return value;
+        }
+    }
+    return NULL;
+}
+
+LORA_PRIVATE lora_status lora__summary_put(lora__buffer *json,
+                                           const lora__container *container,
+                                           lora_error *error)
+{
+    static const char *const models[] = {
+        "ss_sd_model_name", "ss_base_model_version", "modelspec.architecture"};
+    static const char *const triggers[] = {"modelspec.trigger_phrase",
+                                           "trigger_words", "trigger_word",
+                                           "instance_prompt"};
+    static const char *const thumbnails[] = {"modelspec.thumbnail"};
+
+    lora__json_put_key(json, "summary");
+    lora__buffer_putc(json, '{');
+    lora__report_put_string(
+        json, "base_model",
+        summary_first(container, models, LORA__COUNT(models)));
+    lora__json_put_key(json, "trigger_words");
+    lora__buffer_putc(json, '[');
+    summary_put_words(
+        json, summary_first(container, triggers, LORA__COUNT(triggers)));
+    lora__buffer_putc(json, ']');
+    TRY(summary_put_tags(json, container, error));
+    lora__report_put_bool(
+        json, "thumbnail",
+        summary_first(container, thumbnails, LORA__COUNT(thumbnails)) != NULL);
+    lora__buffer_putc(json, '}');
+    return LORA_OK;
+}
