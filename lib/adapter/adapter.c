@@ -369,32 +369,41 @@ static lora_status adapter_parse_module(lora__opening *opening,
     return module->kind->parse(opening, module, error);
 }
 
-/* Names for look-up; two modules for one target are both refused, since
- * applying both would do the change twice. */
+/* Two modules for one weight are both refused, since applying both would do
+ * the change twice. Only targets that a family knows can be told to be the
+ * same: other names have lost their component. */
+static lora_status adapter_reject_pair(lora__opening *opening,
+                                       lora__module *one,
+                                       lora__module *two)
+{
+    if (!one->known || !two->known) {
+        return LORA_OK;
+    }
+    TRY(lora__module_reject(opening, one, LORA_ERROR_KEY, "duplicate_module",
+                            "changes the same weight as %s", two->name));
+    return lora__module_reject(opening, two, LORA_ERROR_KEY, "duplicate_module",
+                               "changes the same weight as %s", one->name);
+}
+
+/* Names for look-up: stored ones first, as they are unique. */
 static lora_status adapter_index_modules(lora__opening *opening)
 {
     lora_adapter *adapter = opening->adapter;
+    lora__map *map = &adapter->by_name;
+    size_t other;
 
     for (size_t m = 0; m < adapter->module_count; m++) {
-        lora__module *module = &adapter->modules[m];
-        size_t other;
-        TRY(lora__map_add(&other, &adapter->by_name, module->target,
-                          strlen(module->target), m, opening->error));
-        if (other != m) {
-            TRY(lora__module_reject(
-                opening, module, LORA_ERROR_KEY, "duplicate_module",
-                "changes the same weight as %s", adapter->modules[other].name));
-            TRY(lora__module_reject(opening, &adapter->modules[other],
-                                    LORA_ERROR_KEY, "duplicate_module",
-                                    "changes the same weight as %s",
-                                    module->name));
-        }
+        const char *name = adapter->modules[m].name;
+        TRY(lora__map_add(&other, map, name, strlen(name), m, opening->error));
     }
     for (size_t m = 0; m < adapter->module_count; m++) {
-        const char *name = adapter->modules[m].name;
-        size_t other;
-        TRY(lora__map_add(&other, &adapter->by_name, name, strlen(name), m,
-                          opening->error));
+        lora__module *module = &adapter->modules[m];
+        TRY(lora__map_add(&other, map, module->target, strlen(module->target),
+                          m, opening->error));
+        if (other != m &&
+            strcmp(adapter->modules[other].target, module->target) == 0) {
+            TRY(adapter_reject_pair(opening, &adapter->modules[other], module));
+        }
     }
     return LORA_OK;
 }

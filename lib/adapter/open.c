@@ -185,6 +185,9 @@ lora_adapter_open_reader(lora_adapter **out,
     lora_status status;
 
     lora__error_begin(error);
+    if (out != NULL) {
+        *out = NULL; /* before the reader may be refused */
+    }
     CHECK_ARG(reader != NULL, error);
     TRY(lora__options_read(&ours, sizeof ours, sizeof ours, reader, error));
     status = open_begin(out, context, &o, options, error);

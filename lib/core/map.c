@@ -18,11 +18,14 @@ LORA_PRIVATE void lora__map_destroy(lora__map *map)
     lora__map_init(map, map->context);
 }
 
-/* FNV-1a over eight bytes at a time, then mixed: short ASCII keys that differ
- * in one digit must spread over the low bits. */
-static uint64_t map_hash(const char *key, size_t bytes)
+/* Keyed with the context's address, which a file's author does not know, so
+ * that names cannot be chosen to collide. FNV-1a over eight bytes at a time,
+ * then mixed: short ASCII keys that differ in one digit must spread over the
+ * low bits. */
+static uint64_t map_hash(const lora__map *map, const char *key, size_t bytes)
 {
-    uint64_t hash = 0xCBF29CE484222325u ^ bytes;
+    uint64_t hash = 0xCBF29CE484222325u ^ bytes ^
+                    (uint64_t)(uintptr_t)map->context * 0x9E3779B97F4A7C15u;
 
     while (bytes >= 8) {
         uint64_t word;
@@ -89,7 +92,7 @@ LORA_PRIVATE lora_status lora__map_add(size_t *out_existing,
                                        size_t value,
                                        lora_error *error)
 {
-    uint64_t hash = map_hash(key, key_bytes);
+    uint64_t hash = map_hash(map, key, key_bytes);
     lora__map_slot *slot;
 
     if (map->count >= map->capacity / 4 * 3) {
@@ -117,8 +120,8 @@ LORA_PRIVATE int lora__map_find(size_t *out_value,
     if (map->capacity == 0) {
         return 0;
     }
-    slot = map_slot(map->slots, map->capacity, map_hash(key, key_bytes), key,
-                    key_bytes);
+    slot = map_slot(map->slots, map->capacity, map_hash(map, key, key_bytes),
+                    key, key_bytes);
     if (slot->key == NULL) {
         return 0;
     }

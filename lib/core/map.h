@@ -1,8 +1,4 @@
-/* A hash map from byte strings to indices, keys borrowed.
- *
- * The hash is keyed with a constant, so it is no defence by itself; tables
- * are bounded by the tensor limit and probing is linear.
- */
+/* A hash map from byte strings to indices, keys borrowed. */
 #ifndef LORA__CORE_MAP_H
 #define LORA__CORE_MAP_H
 

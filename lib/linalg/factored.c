@@ -1,18 +1,18 @@
 /* SVD of a matrix given by its factors.
  *
  * With up_t = 2^Eu Lu Qu and down = 2^Ed Ld Qd (E diagonal, integer; L lower
- * triangular, rows of norm near 1; Q orthonormal rows),
+ * triangular, rows of norm about 1; Q orthonormal rows),
  *
  *     M = up down = Qu^T C Qd,  C = Lu^T 2^(Eu + Ed) Ld = U diag(sigma) V^T.
  *
- * One side is "near": its left vectors P = U^T Q are made, and the other one,
- * "far", is projected on them,
+ * One side is the basis: its left vectors P = U^T Q are made. The other one is
+ * the image: M projected on them,
  *
- *     result = P^T (P M),  P M = U^T Lu^T 2^Eu down  (near = up)
+ *     result = P^T (P M),  P M = U^T Lu^T 2^Eu down  (for up the basis).
  *
- * an orthogonal projection, so that an error in U changes the product only to
- * second order, and Q of the far side is never wanted. M^T takes the place of
- * M where down is near.
+ * As that is an orthogonal projection, an error in U changes the product only
+ * to second order, and Q of the image's side is never wanted. Where down is
+ * the basis all this is said of M^T.
  *
  * How a side gets its L, cheapest first:
  *
@@ -28,7 +28,8 @@
  * or for as long as the result lives if both sides are this way.
  *
  * Dense. If more components are left than min(rows, cols), the product itself
- * is the smaller thing: short side near with Q = I, M [short, long] far.
+ * is the smaller thing: the short side is the basis with Q = I, M[short, long]
+ * the image.
  *
  * Scaling. Components u_j d_j of M keep exponents of their own, so that M
  * depends on no scale but that of the components, whichever factor has it,
@@ -84,7 +85,7 @@ typedef struct factored_work {
     int32_t *shift; /* [rank], of components, if the sides are copies */
     double *core;   /* [room, room], as the next three */
     double *u_t;
-    double *mixed; /* L^T of the near side, weighted */
+    double *mixed; /* L^T of the basis side, weighted */
     double *spare;
     double *sigma; /* [room], as the next two */
     double *row;
@@ -95,8 +96,8 @@ typedef struct factored_work {
 
 /* What is left to truncate from.
  *
- *     near[k, near_length] = near_mix[k, rank] * near_data + [head 0]
- *     far[k, far_length] = far_mix[k, rank] * far_data
+ *     basis[k, basis_length] = basis_mix[k, rank] * basis_data + [head 0]
+ *     image[k, image_length] = image_mix[k, rank] * image_data
  *
  * Values beyond `values` are 0.
  */
@@ -104,13 +105,13 @@ struct lora__svd_state {
     size_t rank;   /* components; 0: the matrix is 0 */
     size_t values; /* rows of the mixes and of head */
     lora__block sigma;
-    int near_is_down;
+    int basis_is_down;
     size_t head_width;
-    lora__block near_mix; /* none: near is head alone */
-    lora__block far_mix;
-    lora__block head;      /* [count, head_width]; none: 0 */
-    lora__block near_data; /* none: the caller's factor */
-    lora__block far_data;
+    lora__block basis_mix; /* none: basis is head alone */
+    lora__block image_mix;
+    lora__block head;       /* [count, head_width]; none: 0 */
+    lora__block basis_data; /* none: the caller's factor */
+    lora__block image_data;
 };
 
 /* C[m,n] = A[m,k] * B[k,n], by the backend if there is one. Row-major is the
@@ -381,9 +382,9 @@ factored_triangle(factored_work *work, factored_side *side, lora_error *error)
                            error);
 }
 
-/* 1 if down is the better one to project on: Q for nothing, then the more
+/* 1 if down is the better basis: Q for nothing, then the more
  * orthogonal, then the shorter. */
-static int factored_nearer(const factored_side *side)
+static int factored_basis_side(const factored_side *side)
 {
     const int up = side[0].reflector.at == NULL;
     const int down = side[1].reflector.at == NULL;
@@ -421,20 +422,21 @@ static void factored_invert(double *row, size_t count)
     }
 }
 
-/* near_mix and head of a side with reflectors, whose P is
+/* basis_mix and head of a side with reflectors, whose P is
  *
  *     U^T Q = [U^T 0] - (U^T V1 K^-1) V,  V1[i,j] = V[j,i], [rank, rank]
  *
  * `core` and `spare` are used up; `column` holds 2^(exponent / 2). */
 static lora_status factored_reflected(lora__svd_state *state,
                                       factored_work *work,
-                                      const factored_side *near,
+                                      const factored_side *basis,
                                       lora_error *error)
 {
     const size_t rank = work->rank;
-    const double *v = near->reflector.at;
+    const double *v = basis->reflector.at;
 
-    TRY(lora__block_create(&state->near_mix, rank, rank, work->context, error));
+    TRY(lora__block_create(&state->basis_mix, rank, rank, work->context,
+                           error));
     TRY(lora__block_create(&state->head, rank, rank, work->context, error));
     state->head_width = rank;
     memcpy(state->head.at, work->u_t, rank * rank * sizeof(double));
@@ -442,33 +444,34 @@ static lora_status factored_reflected(lora__svd_state *state,
 
     for (size_t i = 0; i < rank; i++) {
         for (size_t j = 0; j < rank; j++) {
-            work->spare[i * rank + j] = -v[j * near->length + i];
+            work->spare[i * rank + j] = -v[j * basis->length + i];
         }
     }
-    factored_gemm(work->context, state->near_mix.at, work->u_t, work->spare,
+    factored_gemm(work->context, state->basis_mix.at, work->u_t, work->spare,
                   rank, rank, rank);
-    lora__lq_triangle(work->core, rank, v, near->length, near->tau, rank,
-                      near->length, work->kernels);
-    lora__triangle_solve(state->near_mix.at, rank, rank, work->core, rank, rank,
-                         work->kernels);
-    factored_scale(state->near_mix.at, rank, rank, work->row, work->column);
+    lora__lq_triangle(work->core, rank, v, basis->length, basis->tau, rank,
+                      basis->length, work->kernels);
+    lora__triangle_solve(state->basis_mix.at, rank, rank, work->core, rank,
+                         rank, work->kernels);
+    factored_scale(state->basis_mix.at, rank, rank, work->row, work->column);
     return LORA_OK;
 }
 
-/* near_mix of a side with a triangle alone: U^T L^-1. `column` holds
+/* basis_mix of a side with a triangle alone: U^T L^-1. `column` holds
  * 2^(exponent / 2 - exponent of the component). */
 static lora_status factored_solved(lora__svd_state *state,
                                    factored_work *work,
-                                   const factored_side *near,
+                                   const factored_side *basis,
                                    lora_error *error)
 {
     const size_t rank = work->rank;
 
-    TRY(lora__block_create(&state->near_mix, rank, rank, work->context, error));
-    memcpy(state->near_mix.at, work->u_t, rank * rank * sizeof(double));
-    lora__triangle_solve(state->near_mix.at, rank, rank, near->l, rank, rank,
+    TRY(lora__block_create(&state->basis_mix, rank, rank, work->context,
+                           error));
+    memcpy(state->basis_mix.at, work->u_t, rank * rank * sizeof(double));
+    lora__triangle_solve(state->basis_mix.at, rank, rank, basis->l, rank, rank,
                          work->kernels);
-    factored_scale(state->near_mix.at, rank, rank, work->row, work->column);
+    factored_scale(state->basis_mix.at, rank, rank, work->row, work->column);
     return LORA_OK;
 }
 
@@ -493,19 +496,19 @@ factored_columns(factored_work *work, const factored_side *side, size_t count)
 
 /* Core of two triangles, and the floor; components' exponents to `shift`. */
 static void factored_core(factored_work *work,
-                          const factored_side *near,
-                          const factored_side *far)
+                          const factored_side *basis,
+                          const factored_side *image)
 {
     const size_t rank = work->rank;
     double total = 0;
 
     for (size_t j = 0; j < rank; j++) {
-        work->shift[j] += near->exponent[j] + far->exponent[j];
+        work->shift[j] += basis->exponent[j] + image->exponent[j];
     }
     factored_weigh(work);
     for (size_t j = 0; j < rank; j++) {
-        const double *row = near->l + j * rank;
-        const double *other = far->l + j * rank;
+        const double *row = basis->l + j * rank;
+        const double *other = image->l + j * rank;
         const double weight = ldexp(1, work->shift[j] - work->exponent);
 
         for (size_t i = 0; i < rank; i++) {
@@ -515,7 +518,7 @@ static void factored_core(factored_work *work,
                                work->kernels->dot_f64(other, other, rank));
     }
     work->floor = 2 * DBL_EPSILON * total;
-    factored_gemm(work->context, work->core, work->mixed, far->l, rank, rank,
+    factored_gemm(work->context, work->core, work->mixed, image->l, rank, rank,
                   rank);
 }
 
@@ -526,37 +529,38 @@ static lora_status factored_thin(double *sigma,
                                  lora_error *error)
 {
     const size_t rank = work->rank;
-    factored_side *near;
-    factored_side *far;
+    factored_side *basis;
+    factored_side *image;
 
     TRY(factored_triangle(work, &work->side[0], error));
     TRY(factored_triangle(work, &work->side[1], error));
-    state->near_is_down = factored_nearer(work->side);
-    near = &work->side[state->near_is_down];
-    far = &work->side[!state->near_is_down];
+    state->basis_is_down = factored_basis_side(work->side);
+    basis = &work->side[state->basis_is_down];
+    image = &work->side[!state->basis_is_down];
 
-    factored_core(work, near, far);
+    factored_core(work, basis, image);
     TRY(lora__jacobi_left(work->sigma, work->u_t, work->core, rank, work->floor,
                           work->context, error));
     TRY(factored_values(sigma, work, rank, error));
 
-    if (near->reflector.at != NULL) {
+    if (basis->reflector.at != NULL) {
         factored_columns(work, NULL, rank);
-        TRY(factored_reflected(state, work, near, error));
-        factored_move(&state->near_data, &near->reflector);
+        TRY(factored_reflected(state, work, basis, error));
+        factored_move(&state->basis_data, &basis->reflector);
     } else {
-        factored_columns(work, near, rank);
-        TRY(factored_solved(state, work, near, error));
-        factored_move(&state->near_data, &near->copy);
+        factored_columns(work, basis, rank);
+        TRY(factored_solved(state, work, basis, error));
+        factored_move(&state->basis_data, &basis->copy);
     }
 
-    TRY(lora__block_create(&state->far_mix, rank, rank, work->context, error));
-    factored_gemm(work->context, state->far_mix.at, work->u_t, work->mixed,
+    TRY(lora__block_create(&state->image_mix, rank, rank, work->context,
+                           error));
+    factored_gemm(work->context, state->image_mix.at, work->u_t, work->mixed,
                   rank, rank, rank);
     factored_invert(work->row, rank);
-    factored_columns(work, far, rank);
-    factored_scale(state->far_mix.at, rank, rank, work->row, work->column);
-    factored_move(&state->far_data, &far->copy);
+    factored_columns(work, image, rank);
+    factored_scale(state->image_mix.at, rank, rank, work->row, work->column);
+    factored_move(&state->image_data, &image->copy);
     state->rank = rank;
     state->values = rank;
     return LORA_OK;
@@ -571,36 +575,36 @@ static lora_status factored_dense(double *sigma,
     const size_t rank = work->rank;
     const size_t width = work->room;
     const lora__kernels *kernels = work->kernels;
-    factored_side *near;
-    factored_side *far;
+    factored_side *basis;
+    factored_side *image;
     lora__block product = {NULL, 0};
     lora__block mixed = {NULL, 0};
     lora_status status = LORA_OK;
     double total = 0;
 
-    state->near_is_down = work->side[1].length < work->side[0].length;
-    near = &work->side[state->near_is_down];
-    far = &work->side[!state->near_is_down];
+    state->basis_is_down = work->side[1].length < work->side[0].length;
+    basis = &work->side[state->basis_is_down];
+    image = &work->side[!state->basis_is_down];
     TRY_OR_DONE(lora__block_create(&mixed, width, rank, work->context, error));
-    TRY_OR_DONE(
-        lora__block_create(&product, width, far->length, work->context, error));
+    TRY_OR_DONE(lora__block_create(&product, width, image->length,
+                                   work->context, error));
 
     factored_weigh(work);
     for (size_t j = 0; j < rank; j++) {
-        const double *row = near->a + j * width;
-        const double *other = far->a + j * far->length;
+        const double *row = basis->a + j * width;
+        const double *other = image->a + j * image->length;
         const double weight = ldexp(1, work->shift[j] - work->exponent);
 
         for (size_t i = 0; i < width; i++) {
             mixed.at[i * rank + j] = weight * row[i];
         }
         total += weight * sqrt(kernels->dot_f64(row, row, width) *
-                               kernels->dot_f64(other, other, far->length));
+                               kernels->dot_f64(other, other, image->length));
     }
-    factored_gemm(work->context, product.at, mixed.at, far->a, width,
-                  far->length, rank);
-    TRY_OR_DONE(lora__lq_create(work->core, product.at, near->tau, width,
-                                far->length, work->context, error));
+    factored_gemm(work->context, product.at, mixed.at, image->a, width,
+                  image->length, rank);
+    TRY_OR_DONE(lora__lq_create(work->core, product.at, basis->tau, width,
+                                image->length, work->context, error));
     TRY_OR_DONE(lora__jacobi_left(work->sigma, work->u_t, work->core, width,
                                   2 * DBL_EPSILON * total, work->context,
                                   error));
@@ -613,14 +617,14 @@ static lora_status factored_dense(double *sigma,
     factored_scale(state->head.at, width, width, work->row, work->column);
     state->head_width = width;
 
-    TRY_OR_DONE(
-        lora__block_create(&state->far_mix, width, rank, work->context, error));
-    factored_gemm(work->context, state->far_mix.at, work->u_t, mixed.at, width,
-                  rank, width);
+    TRY_OR_DONE(lora__block_create(&state->image_mix, width, rank,
+                                   work->context, error));
+    factored_gemm(work->context, state->image_mix.at, work->u_t, mixed.at,
+                  width, rank, width);
     factored_invert(work->row, width);
     factored_scale(work->row, width, 1, work->column, NULL);
-    factored_scale(state->far_mix.at, width, rank, work->row, NULL);
-    factored_move(&state->far_data, &far->copy);
+    factored_scale(state->image_mix.at, width, rank, work->row, NULL);
+    factored_move(&state->image_data, &image->copy);
     state->rank = rank;
     state->values = width;
 done:
@@ -696,33 +700,38 @@ LORA_PRIVATE lora_status lora__svd_truncate(double *up_t,
 {
     const lora__svd_state *state = svd->state;
     const size_t some = k < state->values ? k : state->values;
-    double *near = state->near_is_down ? down : up_t;
-    double *far = state->near_is_down ? up_t : down;
-    const double *near_data = state->near_is_down ? input->down : input->up_t;
-    const double *far_data = state->near_is_down ? input->up_t : input->down;
-    const size_t near_length = state->near_is_down ? input->cols : input->rows;
-    const size_t far_length = state->near_is_down ? input->rows : input->cols;
+    double *basis = state->basis_is_down ? down : up_t;
+    double *image = state->basis_is_down ? up_t : down;
+    const double *basis_data = state->basis_is_down ? input->down : input->up_t;
+    const double *image_data = state->basis_is_down ? input->up_t : input->down;
+    const size_t basis_length =
+        state->basis_is_down ? input->cols : input->rows;
+    const size_t image_length =
+        state->basis_is_down ? input->rows : input->cols;
 
     INVARIANT(k <= svd->count, error);
-    near_data = state->near_data.at != NULL ? state->near_data.at : near_data;
-    far_data = state->far_data.at != NULL ? state->far_data.at : far_data;
-    memset(near, 0, k * near_length * sizeof *near);
-    memset(far + some * far_length, 0, (k - some) * far_length * sizeof *far);
+    basis_data =
+        state->basis_data.at != NULL ? state->basis_data.at : basis_data;
+    image_data =
+        state->image_data.at != NULL ? state->image_data.at : image_data;
+    memset(basis, 0, k * basis_length * sizeof *basis);
+    memset(image + some * image_length, 0,
+           (k - some) * image_length * sizeof *image);
     if (some == 0) {
         return LORA_OK;
     }
-    if (state->near_mix.at != NULL) {
-        factored_gemm(context, near, state->near_mix.at, near_data, some,
-                      near_length, state->rank);
+    if (state->basis_mix.at != NULL) {
+        factored_gemm(context, basis, state->basis_mix.at, basis_data, some,
+                      basis_length, state->rank);
     }
     for (size_t i = 0; i < some; i++) {
         for (size_t j = 0; j < state->head_width; j++) {
-            near[i * near_length + j] +=
+            basis[i * basis_length + j] +=
                 state->head.at[i * state->head_width + j];
         }
     }
-    factored_gemm(context, far, state->far_mix.at, far_data, some, far_length,
-                  state->rank);
+    factored_gemm(context, image, state->image_mix.at, image_data, some,
+                  image_length, state->rank);
     return LORA_OK;
 }
 
@@ -732,11 +741,11 @@ LORA_PRIVATE void lora__svd_destroy(lora__svd *svd, lora_context *context)
 
     if (state != NULL) {
         lora__block_destroy(&state->sigma, context);
-        lora__block_destroy(&state->near_mix, context);
-        lora__block_destroy(&state->far_mix, context);
+        lora__block_destroy(&state->basis_mix, context);
+        lora__block_destroy(&state->image_mix, context);
         lora__block_destroy(&state->head, context);
-        lora__block_destroy(&state->near_data, context);
-        lora__block_destroy(&state->far_data, context);
+        lora__block_destroy(&state->basis_data, context);
+        lora__block_destroy(&state->image_data, context);
         lora__free(context, state, sizeof *state, LORA__ALIGN);
     }
     memset(svd, 0, sizeof *svd);

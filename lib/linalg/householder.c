@@ -31,7 +31,7 @@ static double householder_make(double *x,
     const double first = x[0];
     double beta;
 
-    if (!(squares > HOUSEHOLDER_TINY)) {
+    if (squares <= HOUSEHOLDER_TINY) {
         memset(x, 0, count * sizeof *x);
         *out_tau = 0;
         return 0;
@@ -279,7 +279,7 @@ LORA_PRIVATE size_t lora__lq_pivoted(double *a,
         double tau;
         double beta;
 
-        if (!(largest * (double)rest > enough)) {
+        if (largest * (double)rest <= enough) {
             return i;
         }
         beta = householder_make(v, &tau, rest, kernels);

@@ -58,7 +58,8 @@ static void jacobi_measure(jacobi_angle *angle, double d)
 }
 
 /* Rotate rows i and j unless they are orthogonal already. Afterwards row i is
- * not the smaller one. */
+ * not the smaller one. Square norms are brought up to date by what moves, and
+ * measured once a sweep: an angle need not be exact, a rotation is. */
 static void
 jacobi_rotate(jacobi_rows *r, size_t i, size_t j, const jacobi_angle *angle)
 {
@@ -83,9 +84,6 @@ jacobi_rotate(jacobi_rows *r, size_t i, size_t j, const jacobi_angle *angle)
     }
     *nx = larger + gain;
     *ny = smaller - gain;
-    if (*ny < 0.01 * smaller) {
-        *ny = r->kernels->dot_f64(y, y, r->n);
-    }
 }
 
 /* Pairs (i, sum - i), begin <= i < end, which have no row in common. Each

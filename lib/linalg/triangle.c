@@ -89,6 +89,9 @@ LORA_PRIVATE double lora__triangle_inverse(const double *l,
     for (int round = 0; round < 3; round++) {
         double squares = kernels->dot_f64(x, x, n);
 
+        if (!(squares <= DBL_MAX)) {
+            return (double)INFINITY;
+        }
         kernels->scale_f64(x, 1 / sqrt(squares), n);
         lora__triangle_solve(x, n, 1, l, n, n, kernels);
         squares = kernels->dot_f64(x, x, n);

@@ -31,7 +31,7 @@ LORA_PRIVATE void lora__triangle_solve_t(double *x,
                                          const lora__kernels *kernels);
 
 /* An estimate from below, rarely off by more than a factor of 2, of the
- * largest eigenvalue of (L L^T)^-1. scratch[n]. */
+ * largest eigenvalue of (L L^T)^-1; infinite if it overflows. scratch[n]. */
 LORA_PRIVATE double lora__triangle_inverse(const double *l,
                                            size_t n,
                                            double *scratch,

@@ -1,14 +1,14 @@
 /* Checking an adapter: everything that would make it do nothing, do it twice,
  * or do harm.
  */
-#include "adapter/kind.h"
+#include "adapter/adapter.h"
 #include "core/options.h"
 #include "core/text.h"
 #include "op/report.h"
+#include "op/values.h"
 
 #include <lora/check.h>
 
-#include <math.h>
 #include <string.h>
 
 LORA_API void
@@ -21,52 +21,10 @@ lora_adapter_check_options_init(lora_adapter_check_options *options,
 /* The largest finite F16: what is above becomes infinite in it. */
 #define CHECK_F16_MAX 65504.0
 
-/* What the values of a tensor are like. */
-typedef struct check_values {
-    uint64_t bad;       /* NaN and infinite */
-    uint64_t first_bad; /* the first one's index */
-    double largest;
-} check_values;
-
 typedef struct check_job {
     const lora_adapter *adapter;
-    const lora__kernels *kernels;
-    check_values *values; /* one a tensor */
+    lora__values *values; /* one a tensor */
 } check_job;
-
-static lora_status
-check_tensor(void *arg, size_t index, uint32_t worker, lora_error *error)
-{
-    check_job *job = arg;
-    const lora__entry *entry = &job->adapter->container->entries[index];
-    check_values *values = &job->values[index];
-    size_t size = lora_dtype_bits(entry->dtype) / 8;
-    unsigned char chunk[512 * 8];
-    double numbers[512];
-
-    (void)worker;
-    if (!lora__dtype_is_float(entry->dtype)) {
-        return LORA_OK;
-    }
-    for (uint64_t done = 0; done < entry->elements; done += 512) {
-        uint64_t left = entry->elements - done;
-        size_t count = left < 512 ? (size_t)left : 512;
-        TRY(lora__container_read(job->adapter->container, index, done * size,
-                                 chunk, count * size, error));
-        TRY(lora__convert_to_f64(numbers, chunk, entry->dtype, count,
-                                 job->kernels, error));
-        for (size_t i = 0; i < count; i++) {
-            double magnitude = fabs(numbers[i]);
-            if (!(magnitude - magnitude == 0.0)) {
-                values->first_bad =
-                    values->bad++ == 0 ? done + i : values->first_bad;
-            } else if (magnitude > values->largest) {
-                values->largest = magnitude;
-            }
-        }
-    }
-    return LORA_OK;
-}
 
 static lora_status check_note_values(const check_job *job,
                                      lora__problems *problems,
@@ -75,7 +33,7 @@ static lora_status check_note_values(const check_job *job,
     const lora__container *container = job->adapter->container;
 
     for (size_t i = 0; i < container->entry_count; i++) {
-        const check_values *values = &job->values[i];
+        const lora__values *values = &job->values[i];
         const lora__entry *entry = &container->entries[i];
         if (values->bad != 0) {
             TRY(lora__problems_add(
@@ -258,8 +216,7 @@ static lora_status check_run(lora_report *report,
                            job->adapter->container->entry_count,
                            sizeof *job->values, error));
     job->values = memory;
-    TRY(lora__run_jobs(job->adapter->context, "check", check_tensor, job,
-                       job->adapter->container->entry_count, error));
+    TRY(lora__values_scan(job->values, job->adapter, error));
     TRY(check_note_values(job, problems, error));
     TRY(check_note_modules(job, problems, error));
     TRY(check_note_metadata(job, problems, error));
@@ -294,7 +251,6 @@ lora_adapter_check(lora_report **out,
     }
     memset(&job, 0, sizeof job);
     job.adapter = adapter;
-    job.kernels = lora__kernels_get(lora__context_get(adapter->context)->cpu);
     TRY_OR_DONE(lora__report_create(&report, adapter->context, error));
     TRY_OR_DONE(check_run(report, &job, family, error));
     *out = report;

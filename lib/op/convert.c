@@ -2,6 +2,7 @@
 #include "op/emit_alpha.h"
 
 #include "core/options.h"
+#include "op/values.h"
 
 #include <lora/convert.h>
 
@@ -16,6 +17,8 @@ lora_adapter_convert_options_init(lora_adapter_convert_options *options,
 
 typedef struct convert_job {
     lora__emit emit;
+    lora__arena arena;
+    unsigned char *left_out; /* one a module */
     lora_adapter_convert_options options;
     lora__alpha_record record; /* how alphas had been stored, if we know */
     int has_record;
@@ -169,19 +172,33 @@ convert_module(convert_job *job, const lora__module *module, lora_error *error)
     return convert_alpha(job, module, error);
 }
 
-/* Unusable modules: refused where they would be changed, left out on demand,
- * passed through where nothing changes. */
+/* Unusable modules and values are refused, or left out on demand. */
+static lora_status
+convert_admit(convert_job *job, const lora_adapter *adapter, lora_error *error)
+{
+    lora__values *values;
+    void *memory;
+
+    TRY(lora__arena_zeroed(&memory, &job->arena, adapter->module_count, 1,
+                           error));
+    job->left_out = memory;
+    TRY(lora__arena_zeroed(&memory, &job->arena,
+                           adapter->container->entry_count, sizeof *values,
+                           error));
+    values = memory;
+    TRY(lora__values_scan(values, adapter, error));
+    return lora__values_admit(job->left_out, values, adapter,
+                              job->options.skip_bad != 0, error);
+}
+
 static lora_status convert_modules(convert_job *job, lora_error *error)
 {
     const lora_adapter *adapter = job->emit.source;
 
     for (size_t m = 0; m < adapter->module_count; m++) {
-        const lora__module *module = &adapter->modules[m];
-        if (module->status != LORA_OK && job->options.skip_bad) {
-            continue;
+        if (!job->left_out[m]) {
+            TRY(convert_module(job, &adapter->modules[m], error));
         }
-        TRY(lora__module_check(module, error));
-        TRY(convert_module(job, module, error));
         TRY(lora__progress(adapter->context, "convert", m + 1,
                            adapter->module_count, error));
     }
@@ -206,6 +223,26 @@ convert_copy(lora_adapter **out, const lora_adapter *adapter, lora_error *error)
     return status;
 }
 
+static lora_status convert_run(lora_adapter **out,
+                               convert_job *job,
+                               const lora_adapter *adapter,
+                               const lora__dialect *dialect,
+                               const lora__family *family,
+                               lora_error *error)
+{
+    int changed =
+        job->options.dtype != LORA_DTYPE_NONE || job->options.bake_alpha != 0;
+
+    TRY(convert_admit(job, adapter, error));
+    TRY(lora__emit_begin(&job->emit, adapter, dialect, family, error));
+    TRY(lora__alpha_read_record(&job->record, &job->has_record, &job->arena,
+                                adapter, error));
+    TRY(convert_modules(job, error));
+    TRY(lora__emit_rest(&job->emit, error));
+    TRY(lora__emit_metadata(&job->emit, changed, error));
+    return lora__emit_finish(out, &job->emit, changed, error);
+}
+
 LORA_API lora_status
 lora_adapter_convert(lora_adapter **out,
                      const lora_adapter *adapter,
@@ -215,8 +252,6 @@ lora_adapter_convert(lora_adapter **out,
     convert_job job;
     const lora__dialect *dialect;
     const lora__family *family;
-    lora__arena arena;
-    int changed;
     lora_status status;
 
     lora__error_begin(error);
@@ -235,19 +270,11 @@ lora_adapter_convert(lora_adapter **out,
                           adapter->container->path,
                           "no adapter: there is nothing to convert");
     }
-    lora__arena_init(&arena, adapter->context);
-    changed =
-        job.options.dtype != LORA_DTYPE_NONE || job.options.bake_alpha != 0;
-    TRY_OR_DONE(lora__emit_begin(&job.emit, adapter, dialect, family, error));
-    TRY_OR_DONE(lora__alpha_read_record(&job.record, &job.has_record, &arena,
-                                        adapter, error));
-    TRY_OR_DONE(convert_modules(&job, error));
-    TRY_OR_DONE(lora__emit_rest(&job.emit, error));
-    TRY_OR_DONE(lora__emit_metadata(&job.emit, changed, error));
-    status = lora__emit_finish(out, &job.emit, changed, error);
-done:
+    lora__arena_init(&job.arena, adapter->context);
+    job.emit.source = adapter;
+    status = convert_run(out, &job, adapter, dialect, family, error);
     lora__map_destroy(&job.record.modules);
     lora__emit_end(&job.emit);
-    lora__arena_destroy(&arena);
+    lora__arena_destroy(&job.arena);
     return status;
 }

@@ -1,6 +1,7 @@
 /* Writing the dense changes of an adapter to a file, block by block. */
 #include "adapter/kind.h"
 #include "core/options.h"
+#include "op/values.h"
 
 #include <string.h>
 
@@ -66,11 +67,32 @@ done:
     return LORA_OK;
 }
 
+/* Which modules take part: unusable ones and such with NaN do not. */
+static lora_status
+delta_admit(unsigned char **out, delta_job *job, lora_error *error)
+{
+    const lora_adapter *adapter = job->adapter;
+    lora__values *values;
+    void *memory;
+
+    TRY(lora__arena_zeroed(&memory, &job->arena, adapter->module_count, 1,
+                           error));
+    *out = memory;
+    TRY(lora__arena_zeroed(&memory, &job->arena,
+                           adapter->container->entry_count, sizeof *values,
+                           error));
+    values = memory;
+    TRY(lora__values_scan(values, adapter, error));
+    return lora__values_admit(*out, values, adapter, job->options.skip_bad != 0,
+                              error);
+}
+
 /* List the tensors, and refuse before anything is written. */
 static lora_status delta_plan(delta_job *job, lora_error *error)
 {
-    const lora_adapter *adapter = job->adapter;
     static const lora_part parts[] = {LORA_PART_WEIGHT, LORA_PART_BIAS};
+    const lora_adapter *adapter = job->adapter;
+    unsigned char *left_out;
     void *memory;
 
     if (adapter->module_count == 0) {
@@ -78,6 +100,7 @@ static lora_status delta_plan(delta_job *job, lora_error *error)
                           adapter->container->path,
                           "no adapter: there is no change to write");
     }
+    TRY(delta_admit(&left_out, job, error));
     TRY(lora__arena_zeroed(&memory, &job->arena, adapter->module_count,
                            2 * sizeof *job->items, error));
     job->items = memory;
@@ -86,10 +109,9 @@ static lora_status delta_plan(delta_job *job, lora_error *error)
     job->tensors = memory;
     for (size_t m = 0; m < adapter->module_count; m++) {
         const lora__module *module = &adapter->modules[m];
-        if (module->status != LORA_OK && job->options.skip_bad) {
+        if (left_out[m]) {
             continue;
         }
-        TRY(lora__module_check(module, error));
         for (size_t i = 0; i < LORA__COUNT(parts); i++) {
             if ((module->changes & parts[i]) != 0) {
                 TRY(lora__rows_check(module, parts[i], error));

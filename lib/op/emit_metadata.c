@@ -17,15 +17,18 @@ static lora_status metadata_set(lora_builder *builder,
 }
 
 /* 1 if alphas have to be written: one is not the rank, the source had such an
- * entry, or a tensor has to come back from it. */
+ * entry, or names come from a dialect with tensors for alpha, where it has to
+ * be known on the way back which module had one. */
 static int metadata_needs_config(const lora__emit *emit)
 {
     int needed =
-        lora__builder_metadata(emit->builder, LORA__CONFIG_KEY) != NULL;
+        lora__builder_metadata(emit->builder, LORA__CONFIG_KEY) != NULL ||
+        (emit->dialect != NULL && emit->source->names.dialect_count > 0 &&
+         lora__dialect_has_role(emit->source->names.dialects[0],
+                                LORA__ROLE_ALPHA));
 
     for (size_t i = 0; i < emit->alpha_count && !needed; i++) {
-        needed = emit->alphas[i].dtype != LORA_DTYPE_NONE ||
-                 emit->alphas[i].alpha != (double)emit->alphas[i].rank;
+        needed = emit->alphas[i].alpha != (double)emit->alphas[i].rank;
     }
     return needed;
 }

@@ -8,6 +8,7 @@
 #include "linalg/factored.h"
 #include "op/rank_rule.h"
 #include "op/report.h"
+#include "op/values.h"
 
 #include <math.h>
 #include <string.h>
@@ -72,6 +73,8 @@ static size_t resize_keep(const resize_job *job,
     size_t cap = (size_t)job->options.max_rank;
     size_t floor = (size_t)job->options.min_rank;
 
+    /* A zero layer that is lowered keeps one direction of zeros. */
+    keep = count > 0 && sigma[0] == 0.0 && keep < count ? 0 : keep;
     keep = cap != 0 && keep > cap ? cap : keep;
     floor = floor == 0 ? 1 : floor;
     keep = keep < floor ? floor : keep;
@@ -291,6 +294,28 @@ done:
     return status;
 }
 
+/* A module with NaN is left out on demand; otherwise say where it is. */
+static lora_status
+resize_nonfinite(resize_job *job, size_t index, lora_error *error)
+{
+    const lora_adapter *adapter = job->adapter;
+    const lora__module *module = &adapter->modules[index];
+
+    if (job->options.skip_bad) {
+        job->results[index].left_out = 1;
+        return LORA_OK;
+    }
+    for (size_t i = 0; i < module->member_count; i++) {
+        size_t entry = module->members[i].entry;
+        lora__values values;
+        TRY(lora__values_look(&values, adapter, entry, error));
+        TRY(lora__values_check(&values, &adapter->container->entries[entry],
+                               error));
+    }
+    return lora__fail(error, LORA_ERROR_NONFINITE, LORA_NO_OFFSET, module->name,
+                      "the product of its factors overflows");
+}
+
 static lora_status
 resize_module(void *arg, size_t index, uint32_t worker, lora_error *error)
 {
@@ -299,6 +324,7 @@ resize_module(void *arg, size_t index, uint32_t worker, lora_error *error)
     lora__svd_input input;
     lora__factors f;
     lora__svd svd;
+    lora_error found;
     lora_status status;
 
     (void)worker;
@@ -311,8 +337,13 @@ resize_module(void *arg, size_t index, uint32_t worker, lora_error *error)
     input.rank = f.rank;
     input.up_t = f.up_t;
     input.down = f.down;
-    status = lora__svd_create(&svd, f.context, &input, error);
-    if (status == LORA_OK) {
+    lora_error_init(&found, sizeof found);
+    status = lora__svd_create(&svd, f.context, &input, &found);
+    if (status == LORA_ERROR_NONFINITE) {
+        status = resize_nonfinite(job, index, error);
+    } else if (status != LORA_OK) {
+        lora__error_merge(error, &found);
+    } else {
         status = resize_decomposed(job, index, &f, &svd, &input, error);
         lora__svd_destroy(&svd, f.context);
     }
