@@ -88,16 +88,6 @@ typedef struct lora_backend {
                          double *work,
                          int32_t lwork);
 
-    /** The first n columns of Q from k reflectors. */
-    int32_t (*orgqr_f64)(int32_t m,
-                         int32_t n,
-                         int32_t k,
-                         double *a,
-                         int32_t lda,
-                         const double *tau,
-                         double *work,
-                         int32_t lwork);
-
     /** Divide-and-conquer SVD, job 'S': u [m, min], s [min], vt [min, n];
      *  iwork has 8 * min(m, n) elements. */
     int32_t (*gesdd_f64)(int32_t m,

@@ -533,6 +533,12 @@ LORA_PRIVATE lora_status lora__adapter_create(lora_adapter **out,
         adapter_free(adapter);
         return status;
     }
+    lora__log(adapter->context, LORA_LOG_DEBUG,
+              "%s: %llu tensors, %llu modules, %llu problems",
+              container->path[0] == '\0' ? container->format : container->path,
+              (unsigned long long)container->entry_count,
+              (unsigned long long)adapter->module_count,
+              (unsigned long long)adapter->problems.count);
     *out = adapter;
     return LORA_OK;
 }

@@ -7,8 +7,14 @@ LORA_PRIVATE lora_status lora__rank_rule_check(const lora_rank_rule *rule,
                                                const char *subject,
                                                lora_error *error)
 {
+    static const char *const names[] = {"rule",  "rank",      "energy",
+                                        "ratio", "threshold", "cumulative"};
     const char *wrong = NULL;
+    size_t kind = rule->kind > 0 && (size_t)rule->kind < LORA__COUNT(names)
+                      ? (size_t)rule->kind
+                      : 0;
 
+    subject = subject == NULL ? names[kind] : subject;
     switch (rule->kind) {
     case LORA_RANK_FIXED:
         wrong = rule->rank >= 1 ? NULL : "a rank of at least 1 is needed";

@@ -6,7 +6,8 @@
 
 #include <lora/resize.h>
 
-/* RANGE unless the rule makes sense. `subject` names the option. */
+/* RANGE unless the rule makes sense. `subject` names the option; NULL: by the
+ * rule's kind. */
 LORA_PRIVATE lora_status lora__rank_rule_check(const lora_rank_rule *rule,
                                                const char *subject,
                                                lora_error *error);

@@ -608,7 +608,7 @@ static lora_status resize_check_options(const resize_job *job,
 {
     const lora_adapter_resize_options *o = &job->options;
 
-    TRY(lora__rank_rule_check(job->rule, "rule", error));
+    TRY(lora__rank_rule_check(job->rule, NULL, error));
     if (o->conv_rule != NULL) {
         TRY(lora__rank_rule_check(o->conv_rule, "conv_rule", error));
     }
@@ -691,6 +691,10 @@ lora_adapter_resize(lora_adapter **out,
                                    error));
     job.results = memory;
     TRY_OR_DONE(resize_plan(&job, error));
+    lora__log(adapter->context, LORA_LOG_DEBUG,
+              "resize: %llu modules, %u at a time, %s kernels",
+              (unsigned long long)adapter->module_count,
+              (unsigned)lora__concurrency(adapter->context), job.kernels->name);
     TRY_OR_DONE(lora__run_jobs(adapter->context, "resize", resize_module, &job,
                                adapter->module_count, error));
     TRY_OR_DONE(resize_emit(&result, &job, error));

@@ -49,19 +49,6 @@ static int32_t openblas_geqrf(int32_t m,
                                lwork);
 }
 
-static int32_t openblas_orgqr(int32_t m,
-                              int32_t n,
-                              int32_t k,
-                              double *a,
-                              int32_t lda,
-                              const double *tau,
-                              double *work,
-                              int32_t lwork)
-{
-    return LAPACKE_dorgqr_work(LAPACK_COL_MAJOR, m, n, k, a, lda, tau, work,
-                               lwork);
-}
-
 static int32_t openblas_gesdd(int32_t m,
                               int32_t n,
                               double *a,
@@ -86,7 +73,6 @@ const lora_backend *lora_openblas_backend(void)
         .name = "openblas",
         .gemm_f64 = openblas_gemm,
         .geqrf_f64 = openblas_geqrf,
-        .orgqr_f64 = openblas_orgqr,
         .gesdd_f64 = openblas_gesdd,
     };
 

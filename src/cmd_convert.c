@@ -1,0 +1,184 @@
+/* lora convert: other names, other number types, the same weight change. */
+#include "cmd.h"
+#include "input.h"
+#include "json.h"
+#include "output.h"
+#include "say.h"
+#include "text.h"
+
+#include <stdio.h>
+#include <string.h>
+
+typedef struct convert_settings {
+    int bake_alpha;
+    const char *family;
+} convert_settings;
+
+static const opt_spec convert_options[] = {
+    {"bake-alpha", 0, OPT_FLAG, NULL,
+     "put the scale into the factors, alpha = rank",
+     offsetof(convert_settings, bake_alpha), 0, 0, 0},
+    {"family", 0, OPT_TEXT, "ID", "the base, such as sd15 or sdxl (a guess)",
+     offsetof(convert_settings, family), 0, 0, 0},
+    {NULL, 0, OPT_FLAG, NULL, NULL, 0, 0, 0, 0},
+};
+
+/* The dialects of the modules, most frequent first. */
+static void convert_tally_dialects(text_tally *tally,
+                                   const lora_adapter *adapter)
+{
+    lora_module_info module;
+    module.struct_size = sizeof module;
+    for (size_t i = 0; i < lora_adapter_module_count(adapter); i++) {
+        if (lora_adapter_get_module(&module, adapter, i, NULL) == LORA_OK) {
+            text_tally_label(tally, module.dialect);
+        }
+    }
+    text_tally_sort_counts(tally);
+}
+
+static void convert_put_side(const lora_adapter *adapter, uint64_t bytes)
+{
+    text_tally dialects = {NULL, 0, 0};
+    char number[TEXT_NUMBER];
+    convert_tally_dialects(&dialects, adapter);
+    printf("%zu tensors, %zu modules", lora_adapter_tensor_count(adapter),
+           lora_adapter_module_count(adapter));
+    if (dialects.count > 0) {
+        printf(", ");
+        text_tally_print(&dialects, 4);
+        printf(" names");
+    }
+    printf(", %s\n", text_bytes(number, bytes));
+    text_tally_end(&dialects);
+}
+
+static void convert_put_names(const char *key, const lora_adapter *adapter)
+{
+    text_tally dialects = {NULL, 0, 0};
+    convert_tally_dialects(&dialects, adapter);
+    printf(",\"%s\":[", key);
+    for (size_t i = 0; i < dialects.count; i++) {
+        fputs(i > 0 ? "," : "", stdout);
+        json_put_string(stdout, dialects.entries[i].label);
+    }
+    putchar(']');
+    text_tally_end(&dialects);
+}
+
+static void convert_put_json(const app_state *app,
+                             const char *input,
+                             const lora_adapter *before,
+                             const lora_adapter *after,
+                             uint64_t bytes)
+{
+    fputs("{\"file\":", stdout);
+    json_put_string(stdout, input);
+    fputs(",\"output\":", stdout);
+    if (app->common.output != NULL) {
+        json_put_string(stdout, app->common.output);
+    } else {
+        fputs("null", stdout);
+    }
+    printf(",\"written\":%s,\"bytes\":%llu,\"tensors\":%zu,\"modules\":%zu",
+           app->common.dry_run ? "false" : "true", (unsigned long long)bytes,
+           lora_adapter_tensor_count(after), lora_adapter_module_count(after));
+    convert_put_names("dialects_in", before);
+    convert_put_names("dialects_out", after);
+    puts("}");
+}
+
+/* Both halves of the result, on stdout. */
+static int convert_report(app_state *app,
+                          const char *input,
+                          const lora_adapter *before,
+                          const lora_adapter *after,
+                          uint64_t bytes)
+{
+    lora_adapter_info info;
+    lora_error error;
+    lora_error_init(&error, sizeof error);
+    info.struct_size = sizeof info;
+    if (app->common.json) {
+        convert_put_json(app, input, before, after, bytes);
+        return 0;
+    }
+    lora_status status = lora_adapter_get_info(&info, before, &error);
+    if (status != LORA_OK) {
+        return say_failure(app, SAY_WORKING, input, status, &error);
+    }
+    printf("before  ");
+    convert_put_side(before, info.bytes);
+    printf("after   ");
+    convert_put_side(after, bytes);
+    return 0;
+}
+
+static int
+convert_run(app_state *app, int count, char **paths, const void *settings)
+{
+    const convert_settings *own = settings;
+    const char *input = paths[0];
+    lora_adapter *before = NULL;
+    lora_adapter *after = NULL;
+    lora_adapter_convert_options options;
+    lora_error error;
+    uint64_t bytes = 0;
+    (void)count;
+    int code = output_check(app);
+    if (code != 0) {
+        return code;
+    }
+    lora_error_init(&error, sizeof error);
+    lora_adapter_convert_options_init(&options, sizeof options);
+    options.dialect = app->common.dialect;
+    options.family = own->family;
+    options.dtype = output_dtype(app);
+    options.bake_alpha = own->bake_alpha != 0;
+    options.skip_bad = app->common.skip_bad != 0;
+    lora_status status = input_open(app, &before, input, &error);
+    if (status != LORA_OK) {
+        return say_failure(app, SAY_READING, input, status, &error);
+    }
+    status = lora_adapter_convert(&after, before, &options, &error);
+    if (status != LORA_OK) {
+        code = say_failure(app, SAY_WORKING, input, status, &error);
+    }
+    if (code == 0) {
+        code = output_edit_metadata(app, &after);
+    }
+    if (code == 0) {
+        code = output_save(app, after, input, &bytes);
+    }
+    if (code == 0) {
+        code = convert_report(app, input, before, after, bytes);
+        output_say_written(app, bytes);
+    }
+    lora_adapter_destroy(after);
+    lora_adapter_destroy(before);
+    return code;
+}
+
+const app_verb cmd_convert = {
+    "convert",
+    "IN -o OUT",
+    "other names or number types, the same effect",
+    "lora convert style.safetensors -o diffusers.safetensors "
+    "--dialect diffusers\tfor diffusers\n"
+    "lora convert style.safetensors -o half.safetensors --dtype f16\t"
+    "half the size of f32\n"
+    "lora convert style.safetensors -o clean.safetensors --no-metadata\t"
+    "without training data\n",
+    "Without options the same tensors are written anew. Dialects are kohya,\n"
+    "diffusers-old, diffusers-unet, diffusers, peft and the others that\n"
+    "lora info names.\n",
+    convert_options,
+    OPT_GROUP_TALK | OPT_GROUP_JSON | OPT_GROUP_CONTEXT | OPT_GROUP_INPUT |
+        OPT_GROUP_FORCE | OPT_GROUP_OUTPUT | OPT_GROUP_SKIP_BAD |
+        OPT_GROUP_MODEL,
+    sizeof(convert_settings),
+    VERB_CONTEXT,
+    1,
+    1,
+    convert_run,
+};

@@ -1,0 +1,387 @@
+/* lora resize: lower the ranks of an adapter. */
+#include "cmd.h"
+#include "input.h"
+#include "output.h"
+#include "say.h"
+#include "text.h"
+
+#include <limits.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define RESIZE_RANK_MOST 65536
+
+typedef struct resize_settings {
+    uint64_t rank, conv_rank, max_rank, min_rank;
+    opt_real energy, ratio, threshold, cumulative;
+    opt_list module_ranks;
+    int pad;
+} resize_settings;
+
+static const opt_spec resize_options[] = {
+    {"rank", 0, OPT_COUNT, "K", "at most K", offsetof(resize_settings, rank), 1,
+     RESIZE_RANK_MOST, 0},
+    {"energy", 0, OPT_REAL, "E", "keep the share E of the squared values",
+     offsetof(resize_settings, energy), 0, 1, 0},
+    {"ratio", 0, OPT_REAL, "P", "drop values below the largest divided by P",
+     offsetof(resize_settings, ratio), 1, 1e300, 0},
+    {"threshold", 0, OPT_REAL, "T", "drop values up to T",
+     offsetof(resize_settings, threshold), 0, 1e300, 0},
+    {"cumulative", 0, OPT_REAL, "C", "keep the share C of the sum of values",
+     offsetof(resize_settings, cumulative), 0, 1, 0},
+    {"conv-rank", 0, OPT_COUNT, "K", "rank of k x k convolutions",
+     offsetof(resize_settings, conv_rank), 1, RESIZE_RANK_MOST, 0},
+    {"max-rank", 0, OPT_COUNT, "K", "never above K, whatever the rule",
+     offsetof(resize_settings, max_rank), 1, RESIZE_RANK_MOST, 0},
+    {"min-rank", 0, OPT_COUNT, "K", "never below K, whatever the rule",
+     offsetof(resize_settings, min_rank), 1, RESIZE_RANK_MOST, 0},
+    {"module-rank", 0, OPT_LIST, "PATTERN=K",
+     "rank of the modules that match (repeatable)",
+     offsetof(resize_settings, module_ranks), 0, 0, 0},
+    {"pad", 0, OPT_FLAG, NULL, "fill up with zeros to just --rank",
+     offsetof(resize_settings, pad), 0, 0, 0},
+    {NULL, 0, OPT_FLAG, NULL, NULL, 0, 0, 0, 0},
+};
+
+/* Sums over all layers; errors and energies are of the squared values. */
+typedef struct resize_totals {
+    text_tally ranks_in, ranks_out;
+    double energy; /* all there was */
+    double lost;   /* what was dropped */
+    double least;  /* smallest share kept by a layer */
+    char least_name[160];
+    size_t count, lowered;
+} resize_totals;
+
+static lora_rank_rule resize_fixed(uint64_t rank)
+{
+    lora_rank_rule rule = {LORA_RANK_FIXED, (int32_t)rank, 0.0};
+    return rule;
+}
+
+/* The main rule from the options; 0, or EXIT_USAGE after a message. */
+static int resize_pick_rule(app_state *app,
+                            const resize_settings *own,
+                            lora_rank_rule *out)
+{
+    const struct {
+        lora_rank_rule_kind kind;
+        const opt_real *value;
+    } rules[] = {
+        {LORA_RANK_ENERGY, &own->energy},
+        {LORA_RANK_RATIO, &own->ratio},
+        {LORA_RANK_THRESHOLD, &own->threshold},
+        {LORA_RANK_CUMULATIVE, &own->cumulative},
+    };
+    int given = own->rank != 0;
+    *out = resize_fixed(given ? own->rank : RESIZE_RANK_MOST);
+    for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
+        if (rules[i].value->given) {
+            out->kind = rules[i].kind;
+            out->rank = 0;
+            out->value = rules[i].value->value;
+            given++;
+        }
+    }
+    if (given > 1) {
+        return say_usage(app, NULL,
+                         "give one of --rank, --energy, --ratio, "
+                         "--threshold, --cumulative; --max-rank "
+                         "and --min-rank go with any");
+    }
+    if (given == 0 && own->conv_rank == 0 && own->max_rank == 0 &&
+        own->module_ranks.count == 0) {
+        return say_usage(app, NULL,
+                         "to what rank? Give --rank K, --energy E, --ratio P, "
+                         "--threshold T or --cumulative C");
+    }
+    if (own->pad && own->rank == 0) {
+        return say_usage(app, "--pad", "needs --rank");
+    }
+    if (own->max_rank != 0 && own->min_rank > own->max_rank) {
+        return say_usage(app, "--min-rank", "is above --max-rank");
+    }
+    return 0;
+}
+
+/* Read one PATTERN=K; the pattern is copied. The last '=' counts. */
+static int
+resize_read_override(app_state *app, const char *text, lora_rank_override *out)
+{
+    uint64_t rank = 0;
+    const char *equals = strrchr(text, '=');
+    if (equals == NULL || equals == text ||
+        !opt_read_count(&rank, equals + 1) || rank < 1 ||
+        rank > RESIZE_RANK_MOST) {
+        return say_usage(app, "--module-rank",
+                         "\"%s\" is not PATTERN=K with K from 1 to %d", text,
+                         RESIZE_RANK_MOST);
+    }
+    size_t bytes = (size_t)(equals - text);
+    char *pattern = app_alloc(bytes + 1, 1);
+    memcpy(pattern, text, bytes);
+    pattern[bytes] = '\0';
+    out->pattern = pattern;
+    out->rule = resize_fixed(rank);
+    return 0;
+}
+
+static lora_status
+resize_sum(resize_totals *totals, const lora_report *report, lora_error *error)
+{
+    lora_report_module layer;
+    layer.struct_size = sizeof layer;
+    totals->least = 2.0;
+    totals->count = lora_report_module_count(report);
+    for (size_t i = 0; i < totals->count; i++) {
+        lora_status status = lora_report_get_module(&layer, report, i, error);
+        if (status != LORA_OK) {
+            return status;
+        }
+        text_tally_number(&totals->ranks_in, (double)layer.rank_in);
+        text_tally_number(&totals->ranks_out, (double)layer.rank_out);
+        totals->lowered += layer.rank_out < layer.rank_in;
+        totals->lost += layer.error * layer.error;
+        for (size_t j = 0; j < layer.sigma_count; j++) {
+            totals->energy += layer.sigma[j] * layer.sigma[j];
+        }
+        if (layer.energy < totals->least) {
+            totals->least = layer.energy;
+            text_clean(totals->least_name, sizeof totals->least_name,
+                       layer.name);
+        }
+    }
+    text_tally_sort_values(&totals->ranks_in);
+    text_tally_sort_values(&totals->ranks_out);
+    return LORA_OK;
+}
+
+static uint64_t resize_parameters(const lora_adapter *adapter)
+{
+    lora_adapter_info info;
+    info.struct_size = sizeof info;
+    return lora_adapter_get_info(&info, adapter, NULL) == LORA_OK
+               ? info.parameters
+               : 0;
+}
+
+static uint64_t resize_bytes(const lora_adapter *adapter)
+{
+    lora_adapter_info info;
+    info.struct_size = sizeof info;
+    return lora_adapter_get_info(&info, adapter, NULL) == LORA_OK ? info.bytes
+                                                                  : 0;
+}
+
+static void resize_put_totals(const resize_totals *totals,
+                              const lora_adapter *before,
+                              const lora_adapter *after,
+                              uint64_t bytes)
+{
+    char one[TEXT_NUMBER];
+    char other[TEXT_NUMBER];
+    printf("layers      %zu, %zu of them lowered\n", totals->count,
+           totals->lowered);
+    printf("ranks       ");
+    text_tally_print(&totals->ranks_in, 8);
+    printf(" -> ");
+    text_tally_print(&totals->ranks_out, 8);
+    printf("\nparameters  %s -> %s\n",
+           text_grouped(one, resize_parameters(before)),
+           text_grouped(other, resize_parameters(after)));
+    printf("size        %s -> %s\n", text_bytes(one, resize_bytes(before)),
+           text_bytes(other, bytes));
+    if (totals->energy > 0.0) {
+        double lost = totals->lost / totals->energy;
+        printf("energy      %.2f %% kept, relative error %.3g\n",
+               100.0 * (1.0 - lost), sqrt(lost));
+    }
+    if (totals->least <= 1.0) {
+        printf("worst       %.2f %% kept, %s\n", 100.0 * totals->least,
+               totals->least_name);
+    }
+}
+
+static void resize_put_layers(const app_state *app, const lora_report *report)
+{
+    text_table table;
+    lora_report_module layer;
+    layer.struct_size = sizeof layer;
+    text_table_begin(&table, "module|>rank|>now|>kept %|>error|>largest|>"
+                             "dropped");
+    for (size_t i = 0; i < lora_report_module_count(report); i++) {
+        if (lora_report_get_module(&layer, report, i, NULL) != LORA_OK) {
+            continue;
+        }
+        text_table_cell(&table, TEXT_PLAIN, "%s", layer.name);
+        text_table_cell(&table, TEXT_PLAIN, "%lld", (long long)layer.rank_in);
+        text_table_cell(&table, TEXT_BOLD, "%lld", (long long)layer.rank_out);
+        text_table_cell(&table, TEXT_PLAIN, "%.2f", 100.0 * layer.energy);
+        text_table_cell(&table, TEXT_PLAIN, "%.4g", layer.error);
+        text_table_cell(&table, TEXT_PLAIN, "%.4g",
+                        layer.sigma_count > 0 ? layer.sigma[0] : 0.0);
+        text_table_cell(&table, TEXT_PLAIN, "%.4g", layer.spectral);
+    }
+    putchar('\n');
+    text_table_print(&table, "  ", app->color);
+    text_table_end(&table);
+}
+
+static int resize_report(app_state *app,
+                         const char *input,
+                         const lora_report *report,
+                         const lora_adapter *before,
+                         const lora_adapter *after,
+                         uint64_t bytes)
+{
+    resize_totals totals;
+    lora_error error;
+    if (app->common.json) {
+        puts(lora_report_to_json(report, NULL));
+        return 0;
+    }
+    lora_error_init(&error, sizeof error);
+    memset(&totals, 0, sizeof totals);
+    lora_status status = resize_sum(&totals, report, &error);
+    if (status == LORA_OK) {
+        resize_put_totals(&totals, before, after, bytes);
+        if (app->common.verbose) {
+            resize_put_layers(app, report);
+        }
+    }
+    text_tally_end(&totals.ranks_in);
+    text_tally_end(&totals.ranks_out);
+    return status == LORA_OK
+               ? 0
+               : say_failure(app, SAY_WORKING, input, status, &error);
+}
+
+/* Respell the result where --dialect asks for it. */
+static lora_status
+resize_respell(const app_state *app, lora_adapter **adapter, lora_error *error)
+{
+    lora_adapter *respelled = NULL;
+    lora_adapter_convert_options options;
+    if (app->common.dialect == NULL) {
+        return LORA_OK;
+    }
+    lora_adapter_convert_options_init(&options, sizeof options);
+    options.dialect = app->common.dialect;
+    options.skip_bad = app->common.skip_bad != 0;
+    lora_status status =
+        lora_adapter_convert(&respelled, *adapter, &options, error);
+    if (status == LORA_OK) {
+        lora_adapter_destroy(*adapter);
+        *adapter = respelled;
+    }
+    return status;
+}
+
+/* From the open adapter to the saved result. */
+static int resize_work(app_state *app,
+                       const char *input,
+                       const lora_adapter *before,
+                       const lora_rank_rule *rule,
+                       const lora_adapter_resize_options *options)
+{
+    lora_adapter *after = NULL;
+    lora_report *report = NULL;
+    lora_error error;
+    uint64_t bytes = 0;
+    int code = 0;
+    lora_error_init(&error, sizeof error);
+    lora_status status =
+        lora_adapter_resize(&after, &report, before, rule, options, &error);
+    if (status == LORA_OK) {
+        status = resize_respell(app, &after, &error);
+    }
+    if (status != LORA_OK) {
+        code = say_failure(app, SAY_WORKING, input, status, &error);
+    }
+    if (code == 0) {
+        code = output_edit_metadata(app, &after);
+    }
+    if (code == 0) {
+        code = output_save(app, after, input, &bytes);
+    }
+    if (code == 0) {
+        code = resize_report(app, input, report, before, after, bytes);
+        output_say_written(app, bytes);
+    }
+    lora_report_destroy(report);
+    lora_adapter_destroy(after);
+    return code;
+}
+
+static int
+resize_run(app_state *app, int count, char **paths, const void *settings)
+{
+    const resize_settings *own = settings;
+    const char *input = paths[0];
+    size_t override_count = own->module_ranks.count;
+    lora_rank_override *overrides =
+        app_alloc(override_count, sizeof *overrides);
+    lora_adapter *before = NULL;
+    lora_adapter_resize_options options;
+    lora_rank_rule rule;
+    lora_rank_rule conv_rule = resize_fixed(own->conv_rank);
+    lora_error error;
+    (void)count;
+    lora_error_init(&error, sizeof error);
+    int code = resize_pick_rule(app, own, &rule);
+    for (size_t i = 0; code == 0 && i < override_count; i++) {
+        code = resize_read_override(app, own->module_ranks.items[i],
+                                    &overrides[i]);
+    }
+    if (code == 0) {
+        code = output_check(app);
+    }
+    if (code == 0) {
+        lora_adapter_resize_options_init(&options, sizeof options);
+        options.conv_rule = own->conv_rank != 0 ? &conv_rule : NULL;
+        options.overrides = overrides;
+        options.override_count = override_count;
+        options.max_rank = (int32_t)own->max_rank;
+        options.min_rank = (int32_t)own->min_rank;
+        options.pad = own->pad != 0;
+        options.dtype = output_dtype(app);
+        options.skip_bad = app->common.skip_bad != 0;
+        lora_status status = input_open(app, &before, input, &error);
+        code = status == LORA_OK
+                   ? resize_work(app, input, before, &rule, &options)
+                   : say_failure(app, SAY_READING, input, status, &error);
+    }
+    lora_adapter_destroy(before);
+    for (size_t i = 0; i < override_count; i++) {
+        char *pattern = (char *)(uintptr_t)overrides[i].pattern;
+        free(pattern);
+    }
+    free(overrides);
+    return code;
+}
+
+const app_verb cmd_resize = {
+    "resize",
+    "IN -o OUT",
+    "lower the ranks, losing as little as possible",
+    "lora resize big.safetensors -o small.safetensors --rank 16\t"
+    "rank 16 everywhere\n"
+    "lora resize big.safetensors -o small.safetensors --energy 0.95\t"
+    "as low as each layer allows\n"
+    "lora resize big.safetensors -o small.safetensors --rank 32 "
+    "--module-rank '*ff*=8'\tless for some\n",
+    "Values are the singular values of a layer's scaled weight change. The\n"
+    "result is the best approximation of its rank. Patterns have * and ? and\n"
+    "match stored or canonical names; the last that matches holds.\n",
+    resize_options,
+    OPT_GROUP_TALK | OPT_GROUP_JSON | OPT_GROUP_CONTEXT | OPT_GROUP_INPUT |
+        OPT_GROUP_FORCE | OPT_GROUP_OUTPUT | OPT_GROUP_SKIP_BAD |
+        OPT_GROUP_MODEL,
+    sizeof(resize_settings),
+    VERB_CONTEXT,
+    1,
+    1,
+    resize_run,
+};

@@ -1,0 +1,110 @@
+/* Opening an adapter: see input.h. */
+#include "input.h"
+
+#include "system.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define INPUT_CONFIG_MOST ((size_t)16 << 20) /* bytes of a configuration */
+
+static const char input_peft_model[] = "adapter_model.safetensors";
+static const char input_peft_config[] = "adapter_config.json";
+
+static lora_status input_fail(lora_error *error,
+                              lora_status status,
+                              const char *path,
+                              const char *message)
+{
+    size_t bytes = strlen(path);
+    size_t room = sizeof error->subject - 1;
+    lora_error_init(error, sizeof *error);
+    error->status = status;
+    snprintf(error->subject, sizeof error->subject, "%s",
+             bytes > room ? path + bytes - room : path);
+    snprintf(error->message, sizeof error->message, "%s", message);
+    return status;
+}
+
+/* Read a whole small file; free the text. */
+static lora_status input_read_text(char **out,
+                                   size_t *out_bytes,
+                                   const char *path,
+                                   lora_error *error)
+{
+    FILE *file = fopen(path, "rb");
+    if (file == NULL) {
+        return input_fail(error, LORA_ERROR_IO, path, strerror(errno));
+    }
+    char *text = app_alloc(INPUT_CONFIG_MOST, 1);
+    *out_bytes = fread(text, 1, INPUT_CONFIG_MOST, file);
+    int failed = ferror(file);
+    int number = errno;
+    fclose(file);
+    if (failed || *out_bytes == INPUT_CONFIG_MOST) {
+        free(text);
+        return failed ? input_fail(error, LORA_ERROR_IO, path, strerror(number))
+                      : input_fail(error, LORA_ERROR_LIMIT, path,
+                                   "too large for a configuration");
+    }
+    *out = text;
+    return LORA_OK;
+}
+
+/* FOLDER/NAME if there is such a file, else NULL; free it. */
+static char *input_beside(const char *folder, const char *name)
+{
+    size_t bytes = strlen(folder) + strlen(name) + 2;
+    char *path = app_alloc(bytes, 1);
+    snprintf(path, bytes, "%s/%s", folder, name);
+    if (system_path_kind(path) != SYSTEM_FILE) {
+        free(path);
+        return NULL;
+    }
+    return path;
+}
+
+/* 1 if the last part of the path is the name. */
+static int input_is_called(const char *path, const char *name)
+{
+    const char *slash = strrchr(path, '/');
+    return strcmp(slash != NULL ? slash + 1 : path, name) == 0;
+}
+
+lora_status input_open(app_state *app,
+                       lora_adapter **out,
+                       const char *path,
+                       lora_error *error)
+{
+    lora_adapter_open_options options;
+    lora_status status = LORA_OK;
+    char *text = NULL;
+    char *model = NULL;
+    char *config = NULL;
+    lora_adapter_open_options_init(&options, sizeof options);
+    if (system_path_kind(path) == SYSTEM_FOLDER) {
+        model = input_beside(path, input_peft_model);
+        config = model != NULL ? input_beside(path, input_peft_config) : NULL;
+    } else if (input_is_called(path, input_peft_model)) {
+        char *folder = system_folder_of(path);
+        config =
+            folder != NULL ? input_beside(folder, input_peft_config) : NULL;
+        free(folder);
+    }
+    if (app->common.config != NULL || config != NULL) {
+        status = input_read_text(
+            &text, &options.config_bytes,
+            app->common.config != NULL ? app->common.config : config, error);
+        options.config = text;
+    }
+    if (status == LORA_OK) {
+        status = lora_adapter_open(
+            out, app->context, model != NULL ? model : path, &options, error);
+    }
+    free(text);
+    free(model);
+    free(config);
+    return status;
+}

@@ -1,0 +1,15 @@
+/* Opening an adapter: a file, or a folder that PEFT wrote. */
+#ifndef INPUT_H
+#define INPUT_H
+
+#include "app.h"
+
+/* Open `path`. In a folder with adapter_model.safetensors that file is meant,
+ * and adapter_config.json beside it, unless --config names another. Fails as
+ * lora_adapter_open() does. */
+lora_status input_open(app_state *app,
+                       lora_adapter **out,
+                       const char *path,
+                       lora_error *error);
+
+#endif

@@ -1,0 +1,3 @@
+# Dense changes.
+lora delta half.safetensors -o dense.safetensors --skip-bad
+lora keys dense.safetensors

@@ -1,0 +1,3 @@
+# The list, and one verb.
+lora help
+lora help resize

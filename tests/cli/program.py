@@ -1,0 +1,152 @@
+"""What the tests of the program share: the program run in a folder of example
+files and broken ones, on a terminal or not, and what its help says.
+"""
+
+import json
+import os
+import pathlib
+import pty
+import re
+import select
+import subprocess
+import sys
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+import support  # noqa: E402
+from support import OK, equal, require  # noqa: E402
+
+ADAPTER = "portrait.safetensors"
+OTHER = "ink.safetensors"
+
+OUT = ["-o", "result.safetensors"]
+
+# What a verb needs to do something with all its options.
+BASE = {
+    "info": ["info", ADAPTER],
+    "keys": ["keys", ADAPTER],
+    "check": ["check", ADAPTER],
+    "hash": ["hash", ADAPTER],
+    "convert": ["convert", ADAPTER, *OUT],
+    "resize": ["resize", ADAPTER, *OUT, "--rank", "4"],
+    "delta": ["delta", "half.safetensors", "--skip-bad", *OUT],
+    "demo": ["demo", "--json", "fresh"],
+    "help": ["help"],
+    "version": ["version"],
+    "completion": ["completion", "bash"],
+}
+
+class Cli:
+    """Runs the program in a folder that holds the example files."""
+
+    def __init__(self, suite):
+        self.suite = suite
+        self.folder = suite.path("work")
+        self.run("demo", "--json", str(self.folder), folder=suite.folder)
+        self.make_inputs()
+
+    def run(self, *args, code=OK, folder=None, **more):
+        there = {**os.environ, "NO_COLOR": "", "TERM": "xterm"}
+        done = subprocess.run([self.suite.program, *map(str, args)],
+                              cwd=folder or self.folder, capture_output=True,
+                              stdin=subprocess.DEVNULL, env=there,
+                              timeout=support.TIMEOUT, **more)
+        run = support.Run(["lora", *map(str, args)], done.returncode,
+                          done.stdout.decode("utf-8", "replace"),
+                          done.stderr.decode("utf-8", "replace"))
+        require(run.code >= 0, f"killed by signal {-run.code}: {run}")
+        if code is not None:
+            equal(run.code, code, f"exit code of {run}")
+        return run
+
+    def make_inputs(self):
+        """Inputs that are wrong, each in its way."""
+        good = (self.folder / ADAPTER).read_bytes()
+        files = {
+            "empty.safetensors": b"",
+            "cut.safetensors": good[:-1],
+            "page.safetensors": b"<!DOCTYPE html>\n<html><body>404</body>\n",
+            "pointer.safetensors":
+                b"version https://git-lfs.github.com/spec/v1\n"
+                b"oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa"
+                b"5e2ca24d17e2393\nsize 12345\n",
+            "words.safetensors": b"This is not an adapter at all, sorry.\n",
+        }
+        for name, data in files.items():
+            (self.folder / name).write_bytes(data)
+        two = support.tensor([[1.0, 2.0], [3.0, 4.0]])
+        support.write_file(self.folder / "model.safetensors", {"w": two})
+        support.write_file(self.folder / "half.safetensors", {
+            "lora_unet_a.lora_down.weight": two,
+            "lora_unet_b.lora_down.weight": two,
+            "lora_unet_b.lora_up.weight": two})
+        support.write_file(self.folder / "unknown.safetensors", {
+            "lora_unet_b.lora_down.weight": two,
+            "lora_unet_b.lora_up.weight": two,
+            "lora_unet_b.alpha": support.tensor(1.0),
+            "something.else": two})
+        support.write_file(self.folder / "escape.safetensors", {
+            "lora_unet_\x1b[31mred.lora_down.weight": two,
+            "lora_unet_\x1b[31mred.lora_up.weight": two})
+        (self.folder / "folder").mkdir()
+        peft = self.folder / "peft"
+        peft.mkdir()
+        support.write_file(peft / "adapter_model.safetensors", {
+            "base_model.model.a.lora_A.weight": two,
+            "base_model.model.a.lora_B.weight": two})
+        for path, alpha in ((peft / "adapter_config.json", 6),
+                            (self.folder / "config.json", 10)):
+            path.write_text(json.dumps({"peft_type": "LORA", "r": 2,
+                                        "lora_alpha": alpha}))
+
+    def names(self):
+        return sorted(os.listdir(self.folder))
+
+    def terminal(self, *args):
+        """Run on a terminal; returns (exit code, all that was printed)."""
+        there = {**os.environ, "TERM": "xterm"}
+        there.pop("NO_COLOR", None)
+        master, slave = pty.openpty()
+        process = subprocess.Popen([self.suite.program, *map(str, args)],
+                                   cwd=self.folder, env=there,
+                                   stdin=subprocess.DEVNULL, stdout=slave,
+                                   stderr=slave)
+        os.close(slave)
+        output, end = b"", time.monotonic() + support.TIMEOUT
+        while time.monotonic() < end:
+            if not select.select([master], [], [], 0.1)[0]:
+                continue
+            try:
+                part = os.read(master, 65536)
+            except OSError:  # how Linux says that nobody writes any more
+                break
+            if not part:
+                break
+            output += part
+        else:
+            process.kill()
+        os.close(master)
+        return process.wait(), output.decode("utf-8", "replace")
+
+
+def environment(cli):
+    """One in which `lora` is the program."""
+    binary = cli.suite.path("bin")
+    binary.mkdir(exist_ok=True)
+    if not (binary / "lora").exists():
+        (binary / "lora").symlink_to(cli.suite.program)
+    return {**os.environ, "PATH": f"{binary}:{os.environ['PATH']}"}
+
+
+def help_verbs(cli):
+    text = cli.run("help").out
+    block = text.split("\nVerbs\n")[1].split("\n\n")[0]
+    return [line.split()[0] for line in block.splitlines()]
+
+
+def help_options(cli, verb):
+    """{option: (its letter, its value)} from `lora help VERB`."""
+    text = cli.run("help", verb).out
+    rows = re.findall(r"^  (?:-(\w), |    )--([\w-]+)(?: (\S+))?", text, re.M)
+    return {name: (letter, value) for letter, name, value in rows}

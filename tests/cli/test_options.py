@@ -1,0 +1,287 @@
+#!/usr/bin/env python3
+"""Help, manual and completion say the same, and every option of every verb is
+read: two runs that differ by the option alone must differ in what they print,
+write, or answer.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+
+from program import (ADAPTER, BASE, HERE, OUT, Cli, environment, help_options,
+                     help_verbs, support)
+from support import FAILED, USAGE, equal, require
+
+MANUAL = HERE.parent.parent / "src" / "man" / "lora.1"
+
+
+# Help, manual, completion ---------------------------------------------------
+
+def manual_sections():
+    """{verb: {option: value}}, and "" for the common options."""
+    sections, current = {}, None
+    for line in MANUAL.read_text("utf-8").splitlines():
+        verb = re.match(r"\.Ss lora (\w+)", line)
+        if verb:
+            current = sections.setdefault(verb[1], {})
+        elif line.startswith(".Sh"):
+            current = sections.setdefault("", {}) if "COMMON" in line else None
+        option = re.match(r"\.It Fl (?:(\w) , )?-([\w-]+)(?: (.*))?$", line)
+        if option and current is not None:
+            letter, name, value = option.groups()
+            value = re.sub(r"^(Ar|Cm) | Ns|\bAr ", "", value or "")
+            value = re.sub(r" ([|=]) ", r"\1", value)
+            current[name] = (letter or "", value)
+    return sections
+
+
+def check_manual(cli):
+    sections = manual_sections()
+    common, used = sections.pop(""), set()
+    verbs = help_verbs(cli)
+    equal(sorted(sections), sorted(verbs), "verbs in manual and help")
+    for verb in verbs:
+        own = sections[verb]
+        for name, (letter, value) in help_options(cli, verb).items():
+            used.add(name)
+            told = own.pop(name, None) or common.get(name)
+            require(told, f"--{name} of {verb} is not in the manual")
+            equal((told[0], told[1].lower()), (letter, value.lower()),
+                  f"--{name} of {verb} in manual and help")
+        equal(own, {}, f"options of {verb} in the manual alone")
+    equal(set(common) - used, set(), "common options in the manual alone")
+
+
+def check_help(cli):
+    for verb in help_verbs(cli):
+        run = cli.run("help", verb)
+        equal(cli.run(verb, "--help").out, run.out, f"{verb} --help")
+        equal(run.err, "", f"stderr of help {verb}")
+        text = run.out
+        require(text.index("Examples") < text.index("Usage"),
+                f"{verb}: examples come first")
+        for line in text.splitlines():
+            require(len(line) <= 80 or line.startswith("  lora "),
+                    f"{verb}: long line {line!r}")
+        example = re.findall(r"^  (lora .*)$", text.split("Usage")[0], re.M)
+        require(example, f"{verb} has no example")
+        for line in example:
+            for name in re.findall(r"--([\w-]+)", line):
+                require(name in help_options(cli, verb) or
+                        line.split()[1] != verb, f"{line}: no --{name}")
+    equal(cli.run("--help").out, cli.run("help").out, "lora --help")
+    equal(cli.run("-h").out, cli.run("help").out, "lora -h")
+    equal(cli.run("--version").out, cli.run("version").out, "lora --version")
+    equal(cli.run(code=USAGE).out, cli.run("help").out, "lora alone")
+
+
+def check_completion(cli):
+    for shell in ("bash", "zsh", "fish"):
+        text = cli.run("completion", shell).out
+        for verb in help_verbs(cli):
+            require(verb in text, f"{shell}: {verb}")
+            for name in help_options(cli, verb):
+                dash = f"-l {name} " if shell == "fish" else f"--{name}"
+                require(dash in text, f"{shell}: --{name} of {verb}")
+        tool = shutil.which(shell)
+        if tool:
+            flag = "--no-execute" if shell == "fish" else "-n"
+            done = subprocess.run([tool, flag], input=text.encode(),
+                                  capture_output=True)
+            equal((done.returncode, done.stderr), (0, b""), f"{shell} syntax")
+    script = ("source <(lora completion bash); COMP_WORDS=(lora resize %s); "
+              "COMP_CWORD=2; _lora; echo ${COMPREPLY[@]}")
+    for word, expected in (("--ene", "--energy"), ("--dry", "--dry-run")):
+        done = subprocess.run(["bash", "-c", script % word], cwd=cli.folder,
+                              env=environment(cli), capture_output=True)
+        equal(done.stdout.decode().strip(), expected, f"bash completes {word}")
+
+
+# Every option is read --------------------------------------------------------
+
+def outcome(cli, args):
+    """All that a run shows: code, streams, and what it wrote."""
+    out = cli.folder / "result.safetensors"
+    out.unlink(missing_ok=True)
+    run = cli.run(*args, code=None)
+    data = out.read_bytes() if out.exists() else None
+    # Times and memory are not part of an outcome.
+    return run.code, run.out, re.sub(r"\d+ ms, at most .*", "", run.err), data
+
+
+# Arguments that make an option of any verb matter: (added to both runs, added
+# to one). An option that needs a terminal has a case of its own.
+COMMON = {
+    "json": ([], ["--json"]),
+    "threads": (["--verbose"], ["--threads", "3"]),
+    "memory": ([], ["--memory", "4K"]),
+    "verbose": ([], ["--verbose"]),
+    "quiet": (["--verbose"], ["--quiet"]),
+    "help": ([], ["--help"]),
+    "backend": (["--verbose", "--backend", "builtin"], ["--backend", "blas"]),
+    "log-level": ([], ["--log-level", "nonsense"]),
+    "output": ([], ["-o", "nowhere/result.safetensors"]),
+    "dry-run": ([], ["--dry-run"]),
+    "dtype": ([], ["--dtype", "bf16"]),
+    "dialect": ([], ["--dialect", "diffusers"]),
+    "metadata": ([], ["--metadata", "key=value"]),
+    "no-metadata": ([], ["--no-metadata"]),
+}
+
+OWN = {
+    ("info", "modules"): ([], ["--modules"]),
+    ("info", "hash"): ([], ["--hash", "auto_v2"]),
+    ("check", "strict"): (["unknown.safetensors"], ["--strict"]),
+    ("check", "base"): ([], ["--base", "sdxl"]),
+    ("hash", "all"): ([], ["--all"]),
+    ("convert", "bake-alpha"): ([], ["--bake-alpha"]),
+    ("convert", "family"): (["--dialect", "diffusers"],
+                            ["--family", "nonsense"]),
+    ("resize", "rank"): ([], ["--rank", "3"]),
+    ("resize", "conv-rank"): ([], ["--conv-rank", "1"]),
+    ("resize", "max-rank"): ([], ["--max-rank", "2"]),
+    ("resize", "min-rank"): (["--rank", "1"], ["--min-rank", "3"]),
+    ("resize", "module-rank"): ([], ["--module-rank", "*attn1*=1"]),
+    ("resize", "pad"): (["--rank", "12"], ["--pad"]),
+    ("delta", "names"): ([ADAPTER], None),
+    ("delta", "strength"): ([], ["--strength", "0.5"]),
+    ("delta", "dtype"): ([], ["--dtype", "f64"]),
+    ("demo", "count"): ([], ["--count", "2"]),
+    ("demo", "seed"): None,
+}
+
+# Rules that stand in place of --rank, files that --config and --skip-bad are
+# about, and so on: whole command lines.
+PAIRS = {
+    ("resize", "energy"): (["resize", ADAPTER, *OUT, "--energy", "0.9"],
+                           ["resize", ADAPTER, *OUT, "--energy", "0.99"]),
+    ("resize", "ratio"): (["resize", ADAPTER, *OUT, "--ratio", "2"],
+                          ["resize", ADAPTER, *OUT, "--ratio", "5"]),
+    ("resize", "threshold"): (["resize", ADAPTER, *OUT, "--threshold", "0.1"],
+                              ["resize", ADAPTER, *OUT, "--threshold", "0.3"]),
+    ("resize", "cumulative"): (
+        ["resize", ADAPTER, *OUT, "--cumulative", "0.6"],
+        ["resize", ADAPTER, *OUT, "--cumulative", "0.9"]),
+    ("delta", "names"): (
+        ["delta", "small.safetensors", *OUT, "--names", "stored"],
+        ["delta", "small.safetensors", *OUT, "--names", "canonical"]),
+    ("delta", "skip-bad"): (["delta", "half.safetensors", *OUT],
+                            ["delta", "half.safetensors", *OUT,
+                             "--skip-bad"]),
+    ("delta", "memory"): (["delta", ADAPTER, *OUT],
+                          ["delta", ADAPTER, *OUT, "--memory", "4K"]),
+    ("resize", "skip-bad"): (
+        ["resize", "half.safetensors", *OUT, "--rank", "1"],
+        ["resize", "half.safetensors", *OUT, "--rank", "1", "--skip-bad"]),
+    ("convert", "skip-bad"): (
+        ["convert", "half.safetensors", *OUT, "--dtype", "bf16"],
+        ["convert", "half.safetensors", *OUT, "--dtype", "bf16",
+         "--skip-bad"]),
+    ("version", "quiet"): (["version"], ["version", "--quiet"]),
+    ("demo", "json"): (["demo", "--count", "1", "fresh"],
+                       ["demo", "--count", "1", "fresh", "--json"]),
+}
+
+CONFIG = {
+    "info": ["info", "peft", "--modules"],
+    "keys": ["keys", "peft"],
+    "check": ["check", "peft"],
+    "convert": ["convert", "peft", *OUT, "--dialect", "keep"],
+    "resize": ["resize", "peft", *OUT, "--rank", "1", "--json"],
+    "delta": ["delta", "peft", *OUT],
+}
+
+TERMINAL = {"no-progress", "no-color"}
+
+# Taken so that one set of options suits every verb; nothing to change there.
+NOTHING = {(verb, "seed") for verb in BASE if verb != "demo"}
+NOTHING |= {(verb, word) for verb in ("help", "completion")
+            for word in ("quiet", "verbose")} | {("version", "verbose")}
+
+
+def option_pair(verb, name):
+    """Two command lines that differ by an option alone."""
+    if (verb, name) in PAIRS:
+        return PAIRS[verb, name]
+    if name == "config":
+        base = CONFIG[verb]
+        missing = ["--config", "nowhere.json"]
+        return base, base + (missing if verb in ("keys", "check", "convert")
+                             else ["--config", "config.json"])
+    if name == "force":
+        return None
+    pair = OWN.get((verb, name)) or COMMON.get(name)
+    require(pair, f"no case shows that --{name} of {verb} is read")
+    both, one = pair
+    return BASE[verb] + both, BASE[verb] + both + one
+
+
+def check_option(cli, verb, name):
+    if name == "force":
+        check_force(cli, verb)
+        return
+    if (verb, name) == ("demo", "seed"):
+        check_seed(cli)
+        return
+    without, given = option_pair(verb, name)
+    shown = []
+    for args in (without, given):
+        shutil.rmtree(cli.folder / "fresh", ignore_errors=True)
+        shown.append(outcome(cli, args))
+    shutil.rmtree(cli.folder / "fresh", ignore_errors=True)
+    require(shown[0] != shown[1], f"--{name} of {verb} changes nothing")
+
+
+def check_force(cli, verb):
+    if verb == "demo":
+        args = ["demo", "--count", "1", "fresh"]
+        cli.run(*args)
+    else:
+        (cli.folder / "result.safetensors").write_bytes(b"old")
+        args = BASE[verb]
+    require("--force" in cli.run(*args, code=FAILED).err, "hint at --force")
+    cli.run(*args, "--force")
+    shutil.rmtree(cli.folder / "fresh", ignore_errors=True)
+
+
+def check_seed(cli):
+    data = []
+    for seed in (0, 1, 1):
+        shutil.rmtree(cli.folder / "fresh", ignore_errors=True)
+        cli.run("demo", "--count", "1", "--seed", seed, "fresh")
+        data.append((cli.folder / "fresh" / "demo-001.safetensors")
+                    .read_bytes())
+    shutil.rmtree(cli.folder / "fresh")
+    require(data[0] != data[1], "the seed changes nothing")
+    require(data[1] == data[2], "the same seed gives other files")
+
+
+def check_options(cli, suite):
+    small = {f"lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1"
+             f"_to_q.lora_{side}.weight": support.tensor([[1.0] * 320] * 320)
+             for side in ("down", "up")}
+    support.write_file(cli.folder / "small.safetensors", small)
+    for verb in help_verbs(cli):
+        for name in help_options(cli, verb):
+            if name in TERMINAL or (verb, name) in NOTHING:
+                continue
+            with suite.case(f"option --{name} of {verb}"):
+                check_option(cli, verb, name)
+    (cli.folder / "small.safetensors").unlink()
+    (cli.folder / "result.safetensors").unlink(missing_ok=True)
+
+
+def main():
+    suite = support.Suite(__doc__.splitlines()[0])
+    cli = Cli(suite)
+    for name, check in (("help", check_help), ("manual", check_manual),
+                        ("completion", check_completion)):
+        with suite.case(name):
+            check(cli)
+    check_options(cli, suite)
+    return suite.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,804 @@
+/* Cases for the SVD of a factored matrix, run on any context: test_linalg.c
+ * has the built-in code, test_openblas.c a backend.
+ *
+ * The reference is one-sided Jacobi in long double on the dense product, made
+ * in long double too; it shares nothing with the library.
+ */
+#ifndef LINALG_CASES_H
+#define LINALG_CASES_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include <float.h>
+#include <math.h>
+
+#include "linalg/factored.h"
+
+#define CASES_EPSILON ((long double)DBL_EPSILON)
+
+/* Numbers --------------------------------------------------------------- */
+
+static uint64_t cases_seed;
+
+static uint64_t cases_bits(void)
+{
+    uint64_t x = cases_seed += 0x9E3779B97F4A7C15u;
+
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+    return x ^ (x >> 31);
+}
+
+/* Near normal: the sum of four uniform numbers. */
+static double cases_random(void)
+{
+    double sum = 0;
+
+    for (int i = 0; i < 4; i++) {
+        sum += (double)(cases_bits() >> 11) * 0x1p-53 - 0.5;
+    }
+    return sum * 1.7320508075688772;
+}
+
+static double *cases_numbers(size_t count)
+{
+    double *out = calloc(count + 1, sizeof *out);
+
+    assert_non_null(out);
+    return out;
+}
+
+static double *cases_normal(size_t count)
+{
+    double *out = cases_numbers(count);
+
+    for (size_t i = 0; i < count; i++) {
+        out[i] = cases_random();
+    }
+    return out;
+}
+
+/* Said aloud, as compilers warn of it. */
+static long double cases_wide(double x)
+{
+    return (long double)x;
+}
+
+/* Orthonormal rows q[count, length], by Gram-Schmidt done twice. */
+static double *cases_orthonormal(size_t count, size_t length)
+{
+    double *q = cases_normal(count * length);
+
+    for (size_t i = 0; i < count; i++) {
+        for (int pass = 0; pass < 2; pass++) {
+            long double norm = 0;
+
+            for (size_t j = 0; j < i; j++) {
+                long double dot = 0;
+
+                for (size_t p = 0; p < length; p++) {
+                    dot += cases_wide(q[i * length + p]) *
+                           cases_wide(q[j * length + p]);
+                }
+                for (size_t p = 0; p < length; p++) {
+                    q[i * length + p] -= (double)dot * q[j * length + p];
+                }
+            }
+            for (size_t p = 0; p < length; p++) {
+                norm += cases_wide(q[i * length + p]) *
+                        cases_wide(q[i * length + p]);
+            }
+            for (size_t p = 0; p < length; p++) {
+                q[i * length + p] /= (double)sqrtl(norm);
+            }
+        }
+    }
+    return q;
+}
+
+/* The reference --------------------------------------------------------- */
+
+/* m[rows, cols] = up down / scale */
+static long double *cases_product(const lora__svd_input *in, long double scale)
+{
+    long double *m = calloc(in->rows * in->cols + 1, sizeof *m);
+
+    assert_non_null(m);
+    for (size_t r = 0; r < in->rank; r++) {
+        for (size_t i = 0; i < in->rows; i++) {
+            const long double x =
+                cases_wide(in->up_t[r * in->rows + i]) / scale;
+
+            for (size_t j = 0; j < in->cols; j++) {
+                m[i * in->cols + j] +=
+                    x * cases_wide(in->down[r * in->cols + j]);
+            }
+        }
+    }
+    return m;
+}
+
+static int cases_descending(const void *a, const void *b)
+{
+    const long double x = *(const long double *)a;
+    const long double y = *(const long double *)b;
+
+    return (x < y) - (x > y);
+}
+
+/* sigma[min(rows, cols)] of m, which is left alone. */
+static void
+cases_svd(long double *sigma, const long double *m, size_t rows, size_t cols)
+{
+    const size_t s = rows < cols ? rows : cols;
+    const size_t l = rows < cols ? cols : rows;
+    long double *w = calloc(s * l, sizeof *w);
+    int busy = 1;
+
+    assert_non_null(w);
+    for (size_t i = 0; i < rows; i++) {
+        for (size_t j = 0; j < cols; j++) {
+            w[rows < cols ? i * l + j : j * l + i] = m[i * cols + j];
+        }
+    }
+    for (int sweep = 0; busy && sweep < 100; sweep++) {
+        busy = 0;
+        for (size_t i = 0; i + 1 < s; i++) {
+            for (size_t j = i + 1; j < s; j++) {
+                long double a = 0;
+                long double b = 0;
+                long double g = 0;
+                long double angle;
+
+                for (size_t p = 0; p < l; p++) {
+                    a += w[i * l + p] * w[i * l + p];
+                    b += w[j * l + p] * w[j * l + p];
+                    g += w[i * l + p] * w[j * l + p];
+                }
+                if (fabsl(g) <= 1e-17L * sqrtl(a) * sqrtl(b) ||
+                    sqrtl(a) < 1e-60L || sqrtl(b) < 1e-60L) {
+                    continue;
+                }
+                busy = 1;
+                angle = 0.5L * atan2l(2 * g, a - b);
+                a = cosl(angle);
+                b = sinl(angle);
+                for (size_t p = 0; p < l; p++) {
+                    const long double x = w[i * l + p];
+                    const long double y = w[j * l + p];
+
+                    w[i * l + p] = a * x + b * y;
+                    w[j * l + p] = a * y - b * x;
+                }
+            }
+        }
+    }
+    assert_false(busy);
+    for (size_t i = 0; i < s; i++) {
+        long double sum = 0;
+
+        for (size_t p = 0; p < l; p++) {
+            sum += w[i * l + p] * w[i * l + p];
+        }
+        sigma[i] = sqrtl(sum);
+    }
+    qsort(sigma, s, sizeof *sigma, cases_descending);
+    free(w);
+}
+
+/* Sum over components of |u||d| / scale: what rounding is relative to. */
+static long double cases_total(const lora__svd_input *in, long double scale)
+{
+    long double total = 0;
+
+    for (size_t r = 0; r < in->rank; r++) {
+        long double u = 0;
+        long double d = 0;
+
+        for (size_t i = 0; i < in->rows; i++) {
+            const long double x = cases_wide(in->up_t[r * in->rows + i]);
+
+            u = hypotl(u, x);
+        }
+        for (size_t i = 0; i < in->cols; i++) {
+            const long double x = cases_wide(in->down[r * in->cols + i]);
+
+            d = hypotl(d, x);
+        }
+        total += u / scale * d;
+    }
+    return total;
+}
+
+/* Checks ---------------------------------------------------------------- */
+
+/* The worst seen so far, in the units of the limits. */
+static double cases_worst_sigma;
+static double cases_worst_excess;
+
+/* Rows x[k, length]: norms^2 = sigma, orthogonal, 0 where sigma is 0. The side
+ * that was projected on is orthonormal to 1e-11. The other one is its product
+ * with M, whose rounding errors of a few eps T are not small where sigma is as
+ * small. Returns the largest error, relative to sigma. */
+static long double cases_check_rows(const double *x,
+                                    const double *sigma,
+                                    size_t k,
+                                    size_t length,
+                                    long double scale,
+                                    long double total)
+{
+    long double worst = 0;
+
+    for (size_t i = 0; i < k; i++) {
+        for (size_t j = 0; j <= i; j++) {
+            const long double a = cases_wide(sigma[i]) / scale;
+            const long double b = cases_wide(sigma[j]) / scale;
+            long double dot = 0;
+
+            for (size_t p = 0; p < length; p++) {
+                dot += cases_wide(x[i * length + p]) *
+                       cases_wide(x[j * length + p]) / scale;
+            }
+            if (a == 0) {
+                assert_true(dot == 0);
+                continue;
+            }
+            dot -= i == j ? a : 0;
+            if (!(fabsl(dot) <= 1e-11L * sqrtl(a * b) + 50 * CASES_EPSILON *
+                                                            total *
+                                                            sqrtl(b / a))) {
+                fail_msg("rows %zu, %zu of sigma %Lg, %Lg: off by %Lg", i, j, a,
+                         b, dot);
+            }
+            if (fabsl(dot) / sqrtl(a * b) > worst) {
+                worst = fabsl(dot) / sqrtl(a * b);
+            }
+        }
+    }
+    return worst;
+}
+
+static void cases_check_truncation(lora_context *context,
+                                   const lora__svd *svd,
+                                   const lora__svd_input *in,
+                                   const long double *m,
+                                   const long double *sigma,
+                                   size_t k,
+                                   long double scale,
+                                   long double total)
+{
+    const size_t s = in->rows < in->cols ? in->rows : in->cols;
+    double *up_t = cases_normal(k * in->rows);
+    double *down = cases_normal(k * in->cols);
+    long double off = 0;
+    long double tail = 0;
+    long double up;
+    long double other;
+
+    assert_int_equal(lora__svd_truncate(up_t, down, svd, in, k, context, NULL),
+                     LORA_OK);
+    for (size_t i = 0; i < in->rows; i++) {
+        for (size_t j = 0; j < in->cols; j++) {
+            long double rest = m[i * in->cols + j];
+
+            for (size_t r = 0; r < k; r++) {
+                rest -= cases_wide(up_t[r * in->rows + i]) / scale *
+                        cases_wide(down[r * in->cols + j]);
+            }
+            off += rest * rest;
+        }
+    }
+    for (size_t i = k; i < s; i++) {
+        tail += sigma[i] * sigma[i];
+    }
+    off = sqrtl(off);
+    tail = sqrtl(tail);
+    if (!(off <= tail * (1 + 1e-9L) + 50 * CASES_EPSILON * total)) {
+        fail_msg("rank %zu: error %Lg, optimum %Lg, sigma_1 %Lg", k, off, tail,
+                 sigma[0]);
+    }
+    if (tail > 1e-5L * total && (double)(off / tail - 1) > cases_worst_excess) {
+        cases_worst_excess = (double)(off / tail - 1);
+    }
+    up = cases_check_rows(up_t, svd->sigma, k, in->rows, scale, total);
+    other = cases_check_rows(down, svd->sigma, k, in->cols, scale, total);
+    if (!(up <= 1e-11L || other <= 1e-11L)) {
+        fail_msg("neither side is orthonormal: %Lg, %Lg", up, other);
+    }
+    free(up_t);
+    free(down);
+}
+
+/* Everything about one input. `limit` is for errors of sigma in sigma_1. Where
+ * components cancel, rounding is relative to T instead: 2 eps T are the floor
+ * below which values are given as 0, and as much again is for what they lost.
+ * Truncations add up such errors of all values and vectors, hence 50 eps T. */
+static void
+cases_check(lora_context *context, const lora__svd_input *in, double limit)
+{
+    const size_t s = in->rows < in->cols ? in->rows : in->cols;
+    const size_t count = in->rank < s ? in->rank : s;
+    const uint64_t live = lora_context_memory_live(context);
+    long double scale = cases_total(in, 1);
+    long double *sigma = calloc(s, sizeof *sigma);
+    long double *m;
+    long double total;
+    long double allowed;
+    lora__svd svd;
+
+    assert_non_null(sigma);
+    scale = scale > 0 ? scale : 1;
+    total = cases_total(in, scale);
+    m = cases_product(in, scale);
+    cases_svd(sigma, m, in->rows, in->cols);
+
+    assert_int_equal(lora__svd_create(&svd, context, in, NULL), LORA_OK);
+    assert_int_equal(svd.count, count);
+    allowed = cases_wide(limit) * sigma[0] + 4 * CASES_EPSILON * total;
+    for (size_t i = 0; i < count; i++) {
+        const long double is = cases_wide(svd.sigma[i]) / scale;
+
+        assert_true(svd.sigma[i] >= 0 && svd.sigma[i] <= DBL_MAX);
+        assert_true(i == 0 || svd.sigma[i] <= svd.sigma[i - 1]);
+        if (!(fabsl(is - sigma[i]) <= allowed)) {
+            fail_msg("sigma %zu is %Lg, not %Lg (sigma_1 %Lg)", i, is, sigma[i],
+                     sigma[0]);
+        }
+        if ((double)(fabsl(is - sigma[i]) / total) > cases_worst_sigma) {
+            cases_worst_sigma = (double)(fabsl(is - sigma[i]) / total);
+        }
+    }
+    for (size_t i = count; i < s; i++) {
+        assert_true(sigma[i] <= allowed);
+    }
+    for (int part = 0; part < 4; part++) {
+        cases_check_truncation(context, &svd, in, m, sigma,
+                               (size_t)part * count / 3, scale, total);
+    }
+    cases_check_truncation(context, &svd, in, m, sigma, 1, scale, total);
+    lora__svd_destroy(&svd, context);
+    assert_null(svd.sigma);
+    assert_int_equal(lora_context_memory_live(context), live);
+    free(m);
+    free(sigma);
+}
+
+/* Random factors, with a change in between. */
+typedef void (*cases_change_fn)(double *up_t, double *down, lora__svd_input in);
+
+static void cases_run(lora_context *context,
+                      size_t rows,
+                      size_t cols,
+                      size_t rank,
+                      cases_change_fn change,
+                      double limit)
+{
+    double *up_t = cases_normal(rank * rows);
+    double *down = cases_normal(rank * cols);
+    const lora__svd_input in = {rows, cols, rank, up_t, down};
+
+    if (change != NULL) {
+        change(up_t, down, in);
+    }
+    cases_check(context, &in, limit);
+    free(up_t);
+    free(down);
+}
+
+static void cases_scale(double *x, size_t count, double by)
+{
+    for (size_t i = 0; i < count; i++) {
+        x[i] *= by;
+    }
+}
+
+/* Changes --------------------------------------------------------------- */
+
+static void cases_repeat_values(double *up_t, double *down, lora__svd_input in)
+{
+    double *u = cases_orthonormal(in.rank, in.rows);
+    double *v = cases_orthonormal(in.rank, in.cols);
+
+    memcpy(up_t, u, in.rank * in.rows * sizeof *u);
+    memcpy(down, v, in.rank * in.cols * sizeof *v);
+    for (size_t i = 0; i < in.rank; i++) {
+        cases_scale(down + i * in.cols, in.cols, i < in.rank / 2 ? 3 : 1);
+    }
+    free(u);
+    free(v);
+}
+
+/* up of half the rank. */
+static void cases_deficient_up(double *up_t, double *down, lora__svd_input in)
+{
+    const size_t half = in.rank / 2;
+
+    (void)down;
+    for (size_t i = half; i < in.rank; i++) {
+        for (size_t j = 0; j < in.rows; j++) {
+            up_t[i * in.rows + j] = 2 * up_t[(i - half) * in.rows + j] -
+                                    up_t[(i - half) / 2 * in.rows + j];
+        }
+    }
+}
+
+static void cases_deficient_down(double *up_t, double *down, lora__svd_input in)
+{
+    (void)up_t;
+    for (size_t i = 1; i < in.rank; i += 2) {
+        memcpy(down + i * in.cols, down, in.cols * sizeof *down);
+    }
+}
+
+static void cases_deficient_both(double *up_t, double *down, lora__svd_input in)
+{
+    cases_deficient_up(up_t, down, in);
+    cases_deficient_down(up_t, down, in);
+}
+
+static void cases_zero_up(double *up_t, double *down, lora__svd_input in)
+{
+    (void)down;
+    memset(up_t, 0, in.rank * in.rows * sizeof *up_t);
+}
+
+static void cases_zero_rows(double *up_t, double *down, lora__svd_input in)
+{
+    memset(up_t, 0, in.rows * sizeof *up_t);
+    for (size_t i = 3; i < in.rank; i += 4) {
+        memset(down + i * in.cols, 0, in.cols * sizeof *down);
+    }
+}
+
+/* Rows of the product that are 0, as of a masked layer. */
+static void cases_zero_columns(double *up_t, double *down, lora__svd_input in)
+{
+    for (size_t i = 0; i < in.rank; i++) {
+        memset(up_t + i * in.rows, 0, in.rows / 2 * sizeof *up_t);
+        memset(down + i * in.cols, 0, in.cols / 3 * sizeof *down);
+    }
+}
+
+static void cases_small(double *up_t, double *down, lora__svd_input in)
+{
+    cases_scale(up_t, in.rank * in.rows, 1e-20);
+    cases_scale(down, in.rank * in.cols, 1e-20);
+}
+
+static void cases_large(double *up_t, double *down, lora__svd_input in)
+{
+    cases_scale(up_t, in.rank * in.rows, 1e20);
+    cases_scale(down, in.rank * in.cols, 1e20);
+}
+
+static void cases_smallest(double *up_t, double *down, lora__svd_input in)
+{
+    cases_scale(up_t, in.rank * in.rows, 1e-150);
+    cases_scale(down, in.rank * in.cols, 1e-145);
+}
+
+static void cases_largest(double *up_t, double *down, lora__svd_input in)
+{
+    cases_scale(up_t, in.rank * in.rows, 1e150);
+    cases_scale(down, in.rank * in.cols, 1e150);
+}
+
+static void cases_opposite(double *up_t, double *down, lora__svd_input in)
+{
+    cases_scale(up_t, in.rank * in.rows, 1e-150);
+    cases_scale(down, in.rank * in.cols, 1e150);
+}
+
+/* Scales that differ by component and cancel in the product. */
+static void cases_unequal(double *up_t, double *down, lora__svd_input in)
+{
+    for (size_t i = 0; i < in.rank; i++) {
+        const double by = ldexp(1, (int)(i % 5) * 240 - 480);
+
+        cases_scale(up_t + i * in.rows, in.rows, by);
+        cases_scale(down + i * in.cols, in.cols, 1 / by);
+    }
+}
+
+/* Component j of size 10^-j: far below rounding at the end. */
+static void cases_graded(double *up_t, double *down, lora__svd_input in)
+{
+    (void)down;
+    for (size_t i = 0; i < in.rank; i++) {
+        cases_scale(up_t + i * in.rows, in.rows, pow(10, -(double)i));
+    }
+}
+
+/* The same without small components: rows of up are mixed. */
+static void cases_graded_mixed(double *up_t, double *down, lora__svd_input in)
+{
+    double *mixed = cases_numbers(in.rank * in.rows);
+
+    cases_graded(up_t, down, in);
+    for (size_t i = 0; i < in.rank; i++) {
+        for (size_t p = 0; p < in.rank; p++) {
+            const double by = cases_random();
+
+            for (size_t j = 0; j < in.rows; j++) {
+                mixed[i * in.rows + j] += by * up_t[p * in.rows + j];
+            }
+        }
+    }
+    memcpy(up_t, mixed, in.rank * in.rows * sizeof *up_t);
+    free(mixed);
+}
+
+/* Both ill-conditioned, of condition 10^e, and the product is small:
+ * up G^-1 times G down with G = diag within random rotations. */
+static void
+cases_cancel(double *up_t, double *down, lora__svd_input in, double e)
+{
+    const size_t n = in.rank;
+    double *a = cases_orthonormal(n, n);
+    double *u = cases_numbers(n * in.rows);
+    double *d = cases_numbers(n * in.cols);
+
+    for (size_t i = 0; i < n; i++) {
+        for (size_t p = 0; p < n; p++) {
+            const double by = pow(10, e * (double)p / (double)(n - 1));
+
+            for (size_t j = 0; j < in.rows; j++) {
+                u[i * in.rows + j] += a[p * n + i] * by * up_t[p * in.rows + j];
+            }
+            for (size_t j = 0; j < in.cols; j++) {
+                d[i * in.cols + j] += a[p * n + i] / by * down[p * in.cols + j];
+            }
+        }
+    }
+    memcpy(up_t, u, n * in.rows * sizeof *u);
+    memcpy(down, d, n * in.cols * sizeof *d);
+    free(a);
+    free(u);
+    free(d);
+}
+
+static void cases_cancel_some(double *up_t, double *down, lora__svd_input in)
+{
+    cases_cancel(up_t, down, in, 2);
+}
+
+static void cases_cancel_much(double *up_t, double *down, lora__svd_input in)
+{
+    cases_cancel(up_t, down, in, 6);
+}
+
+/* A product of 1e-6 out of two components of 1. */
+static void cases_difference(double *up_t, double *down, lora__svd_input in)
+{
+    for (size_t i = 0; i + 1 < in.rank; i += 2) {
+        for (size_t j = 0; j < in.rows; j++) {
+            up_t[(i + 1) * in.rows + j] = -up_t[i * in.rows + j];
+        }
+        for (size_t j = 0; j < in.cols; j++) {
+            down[(i + 1) * in.cols + j] =
+                down[i * in.cols + j] + 1e-6 * cases_random();
+        }
+    }
+}
+
+/* Both of condition 10^4 and growing row by row, past the point where Cholesky
+ * gives way, but not where it breaks down. */
+static void cases_middling(double *up_t, double *down, lora__svd_input in)
+{
+    for (size_t i = 1; i < in.rank; i++) {
+        const double by = pow(10, -4 * (double)i / (double)in.rank);
+
+        for (size_t j = 0; j < in.rows; j++) {
+            up_t[i * in.rows + j] = up_t[j] + by * up_t[i * in.rows + j];
+        }
+        for (size_t j = 0; j < in.cols; j++) {
+            down[i * in.cols + j] = down[j] + by * down[i * in.cols + j];
+        }
+    }
+}
+
+/* All cases. */
+static void cases_all(lora_context *context)
+{
+    static const cases_change_fn changes[] = {
+        NULL,
+        cases_deficient_up,
+        cases_deficient_down,
+        cases_deficient_both,
+        cases_zero_up,
+        cases_zero_rows,
+        cases_zero_columns,
+        cases_small,
+        cases_large,
+        cases_smallest,
+        cases_largest,
+        cases_opposite,
+        cases_unequal,
+        cases_graded,
+        cases_graded_mixed,
+        cases_cancel_some,
+        cases_cancel_much,
+        cases_difference,
+        cases_middling,
+    };
+    static const size_t shapes[][3] = {
+        {40, 56, 8},  {61, 37, 24},  {9, 50, 9},     {50, 9, 9},
+        {12, 31, 12}, {12, 31, 20},  {31, 12, 20},   {8, 8, 40},
+        {5, 7, 5},    {700, 30, 20}, {30, 1100, 18}, {64, 64, 64},
+    };
+
+    cases_seed = 1;
+    cases_worst_sigma = 0;
+    cases_worst_excess = 0;
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+        for (size_t j = 0; j < sizeof changes / sizeof changes[0]; j++) {
+            cases_run(context, shapes[i][0], shapes[i][1], shapes[i][2],
+                      changes[j], 1e-12);
+        }
+        if (shapes[i][2] <= shapes[i][0] && shapes[i][2] <= shapes[i][1]) {
+            cases_run(context, shapes[i][0], shapes[i][1], shapes[i][2],
+                      cases_repeat_values, 1e-12);
+        }
+    }
+    print_message("sigma: within %.1f eps T; truncation: %.1e of the optimum\n",
+                  cases_worst_sigma / DBL_EPSILON, cases_worst_excess);
+}
+
+/* Vectors and single numbers. */
+static void cases_thin(lora_context *context)
+{
+    static const size_t shapes[][3] = {{1, 1, 1},  {1, 20, 1}, {20, 1, 1},
+                                       {1, 20, 6}, {20, 1, 6}, {2, 2, 1},
+                                       {1, 1, 9},  {3, 200, 2}};
+
+    cases_seed = 2;
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+        cases_run(context, shapes[i][0], shapes[i][1], shapes[i][2], NULL,
+                  1e-14);
+        cases_run(context, shapes[i][0], shapes[i][1], shapes[i][2],
+                  cases_smallest, 1e-14);
+        cases_run(context, shapes[i][0], shapes[i][1], shapes[i][2],
+                  cases_zero_up, 1e-14);
+    }
+}
+
+static void cases_nonfinite(lora_context *context)
+{
+    static const size_t shapes[][3] = {{20, 30, 4}, {6, 5, 9}};
+    const double bad[] = {(double)NAN, (double)INFINITY, -(double)INFINITY};
+
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+        const size_t rows = shapes[i][0];
+        const size_t cols = shapes[i][1];
+        const size_t rank = shapes[i][2];
+
+        for (size_t j = 0; j < 6; j++) {
+            double *up_t = cases_normal(rank * rows);
+            double *down = cases_normal(rank * cols);
+            const lora__svd_input in = {rows, cols, rank, up_t, down};
+            lora_error error;
+            lora__svd svd;
+
+            lora_error_init(&error, sizeof error);
+            /* Its partner is 0: it counts all the same. */
+            if (j < 3) {
+                up_t[rank * rows - 1] = bad[j];
+                memset(down + (rank - 1) * cols, 0, cols * sizeof *down);
+            } else {
+                down[cols] = bad[j - 3];
+            }
+            assert_int_equal(lora__svd_create(&svd, context, &in, &error),
+                             LORA_ERROR_NONFINITE);
+            assert_int_equal(error.status, LORA_ERROR_NONFINITE);
+            assert_null(svd.sigma);
+            assert_int_equal(svd.count, 0);
+            free(up_t);
+            free(down);
+        }
+    }
+}
+
+/* Fail each allocation in turn ------------------------------------------ */
+
+typedef struct cases_faults {
+    int fail_at; /* the how manieth, from 0; below 0: none */
+    int calls;
+    size_t live;
+} cases_faults;
+
+static void *cases_alloc(void *user, size_t size, size_t align)
+{
+    cases_faults *faults = user;
+    void *block = NULL;
+
+    if (faults->calls++ == faults->fail_at) {
+        return NULL;
+    }
+    block = aligned_alloc(align, (size + align - 1) / align * align);
+    assert_non_null(block);
+    faults->live += size;
+    return block;
+}
+
+static void cases_free(void *user, void *block, size_t size, size_t align)
+{
+    cases_faults *faults = user;
+
+    (void)align;
+    faults->live -= block != NULL ? size : 0;
+    free(block);
+}
+
+static void *cases_realloc(
+    void *user, void *block, size_t old_size, size_t new_size, size_t align)
+{
+    void *moved = cases_alloc(user, new_size, align);
+
+    if (moved != NULL && block != NULL) {
+        memcpy(moved, block, old_size < new_size ? old_size : new_size);
+        cases_free(user, block, old_size, align);
+    }
+    return moved;
+}
+
+static void cases_memory(const lora_backend *backend)
+{
+    static const cases_change_fn changes[] = {NULL, cases_deficient_both,
+                                              cases_smallest, cases_zero_rows};
+    static const size_t shapes[][3] = {{40, 30, 20}, {9, 30, 14}, {30, 9, 14}};
+    cases_faults faults = {-1, 0, 0};
+    const lora_allocator allocator = {sizeof allocator, &faults, cases_alloc,
+                                      cases_realloc, cases_free};
+    lora_context_options options;
+    lora_context *context;
+
+    lora_context_options_init(&options, sizeof options);
+    options.allocator = &allocator;
+    options.backend = backend;
+    assert_int_equal(lora_context_create(&context, &options, NULL), LORA_OK);
+    for (size_t i = 0; i < 12; i++) {
+        const size_t *shape = shapes[i % 3];
+        double *up_t = cases_normal(shape[2] * shape[0]);
+        double *down = cases_normal(shape[2] * shape[1]);
+        const lora__svd_input in = {shape[0], shape[1], shape[2], up_t, down};
+        const size_t live = faults.live;
+        lora_status status = LORA_ERROR_MEMORY;
+        int at;
+
+        if (changes[i / 3] != NULL) {
+            changes[i / 3](up_t, down, in);
+        }
+        for (at = 0; status != LORA_OK; at++) {
+            lora_error error;
+            lora__svd svd;
+
+            lora_error_init(&error, sizeof error);
+            faults.calls = 0;
+            faults.fail_at = at;
+            status = lora__svd_create(&svd, context, &in, &error);
+            faults.fail_at = -1;
+            if (status == LORA_OK) {
+                lora__svd_destroy(&svd, context);
+            } else {
+                assert_int_equal(status, LORA_ERROR_MEMORY);
+                assert_int_equal(error.status, LORA_ERROR_MEMORY);
+                assert_null(svd.sigma);
+            }
+            assert_int_equal(faults.live, live);
+        }
+        assert_true(at > 5);
+        free(up_t);
+        free(down);
+    }
+    lora_context_destroy(context);
+    assert_int_equal(faults.live, 0);
+}
+
+#endif

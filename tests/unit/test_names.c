@@ -1,0 +1,1338 @@
+/* Names: each dialect and each trap of reading, the guess of the base, and
+ * that every name that can be written is read back as the same.
+ *
+ * What is expected was written down from real files and from the definitions
+ * of the formats, not from the tables of the library. Whether the families'
+ * rules make the right targets is for test_catalogues.c.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+/* after the others */
+#include <cmocka.h>
+
+#include "core/buffer.h"
+#include "names/names.h"
+
+#include <lora/context.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_KEYS 4096
+
+/* A file: keys, as many as there are, and metadata in pairs. */
+typedef struct file {
+    lora_context *context;
+    lora__arena arena;
+    lora__key_in keys[MAX_KEYS];
+    size_t count;
+    const char *const *metadata;
+    lora__names names;
+} file;
+
+static const int64_t matrix[] = {4, 20};
+static const int64_t kernel[] = {4, 20, 3, 3};
+
+static const char *file_metadata(const void *user, const char *key)
+{
+    const char *const *pair = user;
+
+    for (; pair != NULL && *pair != NULL; pair += 2) {
+        if (strcmp(pair[0], key) == 0) {
+            return pair[1];
+        }
+    }
+    return NULL;
+}
+
+static void file_open(file *f)
+{
+    memset(f, 0, sizeof *f);
+    assert_int_equal(lora_context_create(&f->context, NULL, NULL), LORA_OK);
+    lora__arena_init(&f->arena, f->context);
+}
+
+static void file_close(file *f)
+{
+    lora__arena_destroy(&f->arena);
+    assert_int_equal(lora_context_memory_live(f->context), 0);
+    lora_context_destroy(f->context);
+}
+
+static void
+file_add(file *f, const char *key, int32_t ndim, const int64_t *shape)
+{
+    lora__key_in *in = &f->keys[f->count++];
+
+    assert_true(f->count <= MAX_KEYS);
+    in->name = key;
+    in->name_bytes = strlen(key);
+    in->ndim = ndim;
+    in->shape = shape;
+}
+
+static void file_read(file *f)
+{
+    lora_error error;
+
+    lora_error_init(&error, sizeof error);
+    assert_int_equal(lora__names_read(&f->names, &f->arena, f->keys, f->count,
+                                      file_metadata, f->metadata, &error),
+                     LORA_OK);
+    assert_int_equal(f->names.key_count, f->count);
+}
+
+static void file_read_keys(file *f, const char *const *keys)
+{
+    for (; *keys != NULL; keys++) {
+        file_add(f, *keys, 2, matrix);
+    }
+    file_read(f);
+}
+
+/* What a key means. module NULL: unknown; target NULL: as the module. */
+typedef struct meaning {
+    const char *key;
+    const char *dialect;
+    const char *role;
+    const char *module;
+    const char *target;
+    int known;
+} meaning;
+
+static void check_meaning(const lora__key_out *got, const meaning *want)
+{
+    if (want->module == NULL) {
+        assert_null(got->dialect);
+        assert_int_equal(got->role, LORA__ROLE_UNKNOWN);
+        assert_string_equal(got->module, "");
+        assert_string_equal(got->target, "");
+        assert_int_equal(got->known, 0);
+        return;
+    }
+    assert_string_equal(lora__role_name(got->role), want->role);
+    assert_string_equal(got->module, want->module);
+    assert_string_equal(got->target, want->target);
+    assert_int_equal(got->known, want->known);
+    if (want->dialect == NULL) {
+        assert_null(got->dialect);
+    } else {
+        assert_non_null(got->dialect);
+        assert_string_equal(lora__dialect_id(got->dialect), want->dialect);
+    }
+}
+
+/* Read the keys of all rows as one file. */
+static void check_file(const meaning *rows, size_t count)
+{
+    static file f;
+
+    file_open(&f);
+    for (size_t i = 0; i < count; i++) {
+        file_add(&f, rows[i].key, 2, matrix);
+    }
+    file_read(&f);
+    for (size_t i = 0; i < count; i++) {
+        check_meaning(&f.names.keys[i], &rows[i]);
+    }
+    file_close(&f);
+}
+
+/* Read each row as a file of its own. */
+static void check_single(const meaning *rows, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        check_file(&rows[i], 1);
+    }
+}
+
+#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
+
+/* Names of modules ----------------------------------------------------------
+ */
+
+#define TB "transformer_blocks.0."
+#define ATTENTION "unet.down_blocks.0.attentions.0." TB
+#define CLIP "text_model.encoder.layers."
+
+static const meaning sd_rows[] = {
+    {"lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+     ".lora_down.weight",
+     "kohya", "down",
+     "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q",
+     ATTENTION "attn1.to_q", 1},
+    {"lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_out_0"
+     ".alpha",
+     "kohya", "alpha",
+     "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_out_0",
+     ATTENTION "attn1.to_out.0", 1},
+    {"lora_unet_mid_block_resnets_1_conv2.lora_mid.weight", "kohya", "mid",
+     "lora_unet_mid_block_resnets_1_conv2", "unet.mid_block.resnets.1.conv2",
+     1},
+    {"lora_te_text_model_encoder_layers_11_mlp_fc1.lora_up.weight", "kohya",
+     "up", "lora_te_text_model_encoder_layers_11_mlp_fc1",
+     "text_encoder." CLIP "11.mlp.fc1", 1},
+    {"lora_te1_text_model_encoder_layers_3_self_attn_k_proj.alpha", "kohya",
+     "alpha", "lora_te1_text_model_encoder_layers_3_self_attn_k_proj",
+     "text_encoder." CLIP "3.self_attn.k_proj", 1},
+    {"lora_te2_text_model_encoder_layers_31_mlp_fc2.lora_up.weight", "kohya",
+     "up", "lora_te2_text_model_encoder_layers_31_mlp_fc2",
+     "text_encoder_2." CLIP "31.mlp.fc2", 1},
+    {"lora_te2_text_projection.diff", "lycoris-kohya", "diff",
+     "lora_te2_text_projection", "text_encoder_2.text_projection", 1},
+    {"lora_unet_down_blocks_1_attentions_0_proj_in.hada_w1_a", "lycoris-kohya",
+     "hada_w1_a", "lora_unet_down_blocks_1_attentions_0_proj_in",
+     "unet.down_blocks.1.attentions.0.proj_in", 1},
+    {"lora_unet_conv_norm_out.w_norm", "lycoris-kohya", "w_norm",
+     "lora_unet_conv_norm_out", "unet.conv_norm_out", 1},
+    {"oft_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_v"
+     ".oft_blocks",
+     "kohya-oft", "oft_blocks",
+     "oft_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_v",
+     "unet.mid_block.attentions.0." TB "attn2.to_v", 1},
+    {"lycoris_up_blocks_1_attentions_2_transformer_blocks_0_ff_net_0_proj"
+     ".lokr_w1",
+     "lycoris-wrapper", "lokr_w1",
+     "lycoris_up_blocks_1_attentions_2_transformer_blocks_0_ff_net_0_proj",
+     "unet.up_blocks.1.attentions.2." TB "ff.net.0.proj", 1},
+    {"lycoris_text_model_encoder_layers_0_mlp_fc1.alpha", "lycoris-wrapper",
+     "alpha", "lycoris_text_model_encoder_layers_0_mlp_fc1",
+     "text_encoder." CLIP "0.mlp.fc1", 1},
+    /* flattened once too often */
+    {"lora_unet_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_"
+     "processor_to_out_lora_down.weight",
+     "kohya", "down",
+     "lora_unet_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_"
+     "processor_to_out",
+     ATTENTION "attn1.to_out.0", 1},
+    {"lora_unet__conv_in.lora_up.weight", "kohya", "up", "lora_unet__conv_in",
+     "unet.conv_in", 1},
+};
+
+static const meaning sdxl_rows[] = {
+    {"lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.alpha",
+     "kohya-SDXL", "alpha",
+     "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q",
+     "unet.down_blocks.1.attentions.0." TB "attn1.to_q", 1},
+    {"lora_unet_middle_block_1_transformer_blocks_9_ff_net_2.lora_up.weight",
+     "kohya-SDXL", "up",
+     "lora_unet_middle_block_1_transformer_blocks_9_ff_net_2",
+     "unet.mid_block.attentions.0.transformer_blocks.9.ff.net.2", 1},
+    {"lora_unet_middle_block_2_in_layers_2.lora_up.weight", "kohya-SDXL", "up",
+     "lora_unet_middle_block_2_in_layers_2", "unet.mid_block.resnets.1.conv1",
+     1},
+    {"lora_unet_output_blocks_5_0_skip_connection.lora_up.weight", "kohya-SDXL",
+     "up", "lora_unet_output_blocks_5_0_skip_connection",
+     "unet.up_blocks.1.resnets.2.conv_shortcut", 1},
+    {"lora_unet_output_blocks_2_2_conv.lora_up.weight", "kohya-SDXL", "up",
+     "lora_unet_output_blocks_2_2_conv", "unet.up_blocks.0.upsamplers.0.conv",
+     1},
+    {"lora_unet_output_blocks_2_1_conv.lora_up.weight", "kohya-SDXL", "up",
+     "lora_unet_output_blocks_2_1_conv", "unet.up_blocks.0.upsamplers.0.conv",
+     1},
+    {"lora_unet_input_blocks_3_0_op.lora_up.weight", "kohya-SDXL", "up",
+     "lora_unet_input_blocks_3_0_op", "unet.down_blocks.0.downsamplers.0.conv",
+     1},
+    {"lora_unet_time_embed_0.lora_up.weight", "kohya-SDXL", "up",
+     "lora_unet_time_embed_0", "unet.time_embedding.linear_1", 1},
+    {"lora_unet_label_emb_0_2.lora_up.weight", "kohya-SDXL", "up",
+     "lora_unet_label_emb_0_2", "unet.add_embedding.linear_2", 1},
+    {"lora_unet_out_2.lora_up.weight", "kohya-SDXL", "up", "lora_unet_out_2",
+     "unet.conv_out", 1},
+    {"lora_unet_input_blocks_0_0.lora_up.weight", "kohya-SDXL", "up",
+     "lora_unet_input_blocks_0_0", "unet.conv_in", 1},
+    /* the text encoders of such a file, and a name nobody has */
+    {"lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_up.weight",
+     "kohya-SDXL", "up", "lora_te1_text_model_encoder_layers_0_mlp_fc1",
+     "text_encoder." CLIP "0.mlp.fc1", 1},
+    {"lora_unet_input_blocks_9_1_proj_in.lora_up.weight", "kohya", "up",
+     "lora_unet_input_blocks_9_1_proj_in", "input_blocks_9_1_proj_in", 0},
+};
+
+static const meaning dotted_rows[] = {
+    {ATTENTION "attn1.processor.to_q_lora.down.weight", "diffusers-old", "down",
+     ATTENTION "attn1.processor.to_q", ATTENTION "attn1.to_q", 1},
+    {"down_blocks.0.attentions.0." TB "attn1.processor.to_out_lora.up.weight",
+     "diffusers-old", "up",
+     "down_blocks.0.attentions.0." TB "attn1.processor.to_out",
+     ATTENTION "attn1.to_out.0", 1},
+    {"text_encoder." CLIP "2.self_attn.to_q_lora.down.weight", "diffusers-old",
+     "down", "text_encoder." CLIP "2.self_attn.to_q",
+     "text_encoder." CLIP "2.self_attn.q_proj", 1},
+    {"text_encoder." CLIP "2.self_attn.to_out_lora.up.weight", "diffusers-old",
+     "up", "text_encoder." CLIP "2.self_attn.to_out",
+     "text_encoder." CLIP "2.self_attn.out_proj", 1},
+    {ATTENTION "attn1.processor.to_q_lora.down_aux.weight", "diffusers-old",
+     "down_aux", ATTENTION "attn1.processor.to_q", ATTENTION "attn1.to_q", 1},
+    {ATTENTION "attn1.processor.to_k_lora.aux_seed", "diffusers-old",
+     "aux_seed", ATTENTION "attn1.processor.to_k", ATTENTION "attn1.to_k", 1},
+    {ATTENTION "attn1.processor.to_k_lora.weight", "diffusers-old", "weight",
+     ATTENTION "attn1.processor.to_k", ATTENTION "attn1.to_k", 1},
+    {ATTENTION "attn2.to_out.0.lora.down.weight", "diffusers-unet", "down",
+     ATTENTION "attn2.to_out.0", ATTENTION "attn2.to_out.0", 1},
+    {ATTENTION "attn2.to_out.0.alpha", "diffusers-unet", "alpha",
+     ATTENTION "attn2.to_out.0", ATTENTION "attn2.to_out.0", 1},
+    {"text_encoder_2." CLIP "20.mlp.fc1.lora_linear_layer.up.weight",
+     "diffusers-te", "up", "text_encoder_2." CLIP "20.mlp.fc1",
+     "text_encoder_2." CLIP "20.mlp.fc1", 1},
+    {"unet.conv_in.lora_A.weight", "diffusers", "down", "unet.conv_in",
+     "unet.conv_in", 1},
+    {"unet.conv_in.lora_magnitude_vector", "diffusers", "dora_scale",
+     "unet.conv_in", "unet.conv_in", 1},
+    {"unet.conv_out.lora_B.bias", "diffusers", "up_bias", "unet.conv_out",
+     "unet.conv_out", 1},
+    {"transformer.transformer_blocks.0.attn.to_q.lora_A.weight", "diffusers",
+     "down", "transformer.transformer_blocks.0.attn.to_q",
+     "transformer.transformer_blocks.0.attn.to_q", 0},
+    {"up_blocks.0.upsamplers.0.conv.lora_B.weight", "diffusers", "up",
+     "up_blocks.0.upsamplers.0.conv", "unet.up_blocks.0.upsamplers.0.conv", 1},
+    {"base_model.model.mid_block.resnets.1.conv2.lora_A.weight", "peft", "down",
+     "base_model.model.mid_block.resnets.1.conv2",
+     "unet.mid_block.resnets.1.conv2", 1},
+    {"base_model.model." CLIP "4.mlp.fc1.lora_B.weight", "peft", "up",
+     "base_model.model." CLIP "4.mlp.fc1", "text_encoder." CLIP "4.mlp.fc1", 1},
+    {"base_model.model.tok.lora_embedding_A", "peft", "embedding_down",
+     "base_model.model.tok", "tok", 0},
+    {"base_model.model.blk.0.to_q.base_layer.lora_A.weight", "peft", "down",
+     "base_model.model.blk.0.to_q.base_layer", "blk.0.to_q", 0},
+    {"base_model.model.to_k.oft_R.weight", "peft", "oft_R",
+     "base_model.model.to_k", "to_k", 0},
+    {"base_model.model.ff.net.2.ia3_l", "peft", "ia3_l",
+     "base_model.model.ff.net.2", "ff.net.2", 0},
+    {"diffusion_model.input_blocks.1.1.proj_in.lora_A.weight", "comfy/native",
+     "down", "diffusion_model.input_blocks.1.1.proj_in",
+     "unet.down_blocks.0.attentions.0.proj_in", 1},
+    {"diffusion_model.double_blocks.0.img_mlp.0.lora_up.weight", "comfy/native",
+     "up", "diffusion_model.double_blocks.0.img_mlp.0",
+     "double_blocks.0.img_mlp.0", 0},
+    {"double_blocks.3.processor.qkv_lora1.down.weight", "xlabs", "down",
+     "double_blocks.3.processor.qkv_lora1",
+     "double_blocks.3.processor.qkv_lora1", 0},
+    {"down_blocks.0.attentions.0." TB "attn1.to_q.___.layer.W_down", "hcp",
+     "down", "down_blocks.0.attentions.0." TB "attn1.to_q",
+     ATTENTION "attn1.to_q", 1},
+    {"down_blocks.0.attentions.0." TB "attn1.to_q.___.alpha", "hcp", "alpha",
+     "down_blocks.0.attentions.0." TB "attn1.to_q", ATTENTION "attn1.to_q", 1},
+    {"blk.fc.lora_A", "loralib", "down", "blk.fc", "blk.fc", 0},
+};
+
+static const meaning loose_rows[] = {
+    /* no family, no prefix, still an adapter */
+    {"lora_unet_a_to_q.lora_down.weight", "kohya", "down", "lora_unet_a_to_q",
+     "a_to_q", 0},
+    {"lora_transformer_single_transformer_blocks_0_proj_out.alpha",
+     "OneTrainer DiT", "alpha",
+     "lora_transformer_single_transformer_blocks_0_proj_out",
+     "single_transformer_blocks_0_proj_out", 0},
+    {"lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight", "kohya", "up",
+     "lora_unet_double_blocks_0_img_attn_qkv", "double_blocks_0_img_attn_qkv",
+     0},
+    {"l0.lora_up.weight", "kohya", "up", "l0", "l0", 0},
+    {"<my-token>", NULL, "token", "<my-token>", "<my-token>", 0},
+    /* out of range, odd numbers, too much, too little */
+    {"lora_unet_down_blocks_4_resnets_0_conv1.lora_up.weight", "kohya", "up",
+     "lora_unet_down_blocks_4_resnets_0_conv1", "down_blocks_4_resnets_0_conv1",
+     0},
+    {"lora_unet_down_blocks_00_resnets_0_conv1.lora_up.weight", "kohya", "up",
+     "lora_unet_down_blocks_00_resnets_0_conv1",
+     "down_blocks_00_resnets_0_conv1", 0},
+    {"lora_unet_conv_in_2.lora_up.weight", "kohya", "up", "lora_unet_conv_in_2",
+     "conv_in_2", 0},
+    {"lora_unet_down_blocks_0_resnets.lora_up.weight", "kohya", "up",
+     "lora_unet_down_blocks_0_resnets", "down_blocks_0_resnets", 0},
+    {"unet.down_blocks_0.resnets.0.conv1.lora_A.weight", "diffusers", "down",
+     "unet.down_blocks_0.resnets.0.conv1", "unet.down_blocks_0.resnets.0.conv1",
+     0},
+    {"lora_te_text_model_encoder_layers_23_mlp_fc1.lora_up.weight", "kohya",
+     "up", "lora_te_text_model_encoder_layers_23_mlp_fc1",
+     "text_model_encoder_layers_23_mlp_fc1", 0},
+};
+
+/* What is no adapter's stays unknown. */
+static const meaning foreign_rows[] = {
+    {"conv_in.weight", NULL, NULL, NULL, NULL, 0},
+    {"conv_in.bias", NULL, NULL, NULL, NULL, 0},
+    {"model.diffusion_model.input_blocks.0.0.weight", NULL, NULL, NULL, NULL,
+     0},
+    {"lora_unet_conv_in.weight", NULL, NULL, NULL, NULL, 0},
+    {"double_blocks.0.query_norm.scale", NULL, NULL, NULL, NULL, 0},
+    {"scheduler.alpha", NULL, NULL, NULL, NULL, 0},
+    {"encoder.down", NULL, NULL, NULL, NULL, 0},
+    {"encoder.block.down.weight", NULL, NULL, NULL, NULL, 0},
+    {".lora_down.weight", NULL, NULL, NULL, NULL, 0},
+    {"lora_unet_.lora_down.weight", NULL, NULL, NULL, NULL, 0},
+    {"lora_down.weight", NULL, NULL, NULL, NULL, 0},
+    {"", NULL, NULL, NULL, NULL, 0},
+    {".", NULL, NULL, NULL, NULL, 0},
+    {"x", NULL, NULL, NULL, NULL, 0},
+    {"diffusion_model..base_layer.lora_A.weight", NULL, NULL, NULL, NULL, 0},
+    {"unet:x:down", NULL, NULL, NULL, NULL, 0},
+    {"unet:1234567:down", NULL, NULL, NULL, NULL, 0},
+    {"vae:1:down", NULL, NULL, NULL, NULL, 0},
+    {"bundle_emb.foo.string_to_param.*", NULL, NULL, NULL, NULL, 0},
+    {"emb_params", NULL, NULL, NULL, NULL, 0},
+    {"w_a_000", NULL, NULL, NULL, NULL, 0},
+};
+
+static void names_are_read(void **state)
+{
+    (void)state;
+    check_file(sd_rows, COUNT(sd_rows));
+    check_file(sdxl_rows, COUNT(sdxl_rows));
+    check_file(dotted_rows, COUNT(dotted_rows));
+    check_file(loose_rows, COUNT(loose_rows));
+}
+
+static void names_are_read_alone(void **state)
+{
+    (void)state;
+    check_single(sd_rows, COUNT(sd_rows));
+    check_single(loose_rows, 4);
+    check_single(foreign_rows, COUNT(foreign_rows));
+}
+
+/* Other kinds: recognised, each by its suffix. */
+static void every_suffix_has_its_role(void **state)
+{
+    static const char *const rows[][2] = {
+        {"lora_down.weight", "down"},
+        {"lora_up.weight", "up"},
+        {"lora_mid.weight", "mid"},
+        {"lora_up.bias", "up_bias"},
+        {"alpha", "alpha"},
+        {"scale", "scale"},
+        {"dora_scale", "dora_scale"},
+        {"hada_w1_a", "hada_w1_a"},
+        {"hada_w1_b", "hada_w1_b"},
+        {"hada_w2_a", "hada_w2_a"},
+        {"hada_w2_b", "hada_w2_b"},
+        {"hada_t1", "hada_t1"},
+        {"hada_t2", "hada_t2"},
+        {"lokr_w1", "lokr_w1"},
+        {"lokr_w1_a", "lokr_w1_a"},
+        {"lokr_w1_b", "lokr_w1_b"},
+        {"lokr_w2", "lokr_w2"},
+        {"lokr_w2_a", "lokr_w2_a"},
+        {"lokr_w2_b", "lokr_w2_b"},
+        {"lokr_t1", "lokr_t1"},
+        {"lokr_t2", "lokr_t2"},
+        {"diff", "diff"},
+        {"diff_b", "diff_b"},
+        {"w_norm", "w_norm"},
+        {"b_norm", "b_norm"},
+        {"set_weight", "set_weight"},
+        {"bias_indices", "bias_indices"},
+        {"bias_values", "bias_values"},
+        {"bias_size", "bias_size"},
+        {"bias", "bias"},
+        {"weight", "weight"},
+        {"on_input", "on_input"},
+        {"ia3_l", "ia3_l"},
+        {"a1.weight", "a1"},
+        {"a2.weight", "a2"},
+        {"b1.weight", "b1"},
+        {"b2.weight", "b2"},
+        {"bm.weight", "bm"},
+        {"oft_blocks", "oft_blocks"},
+        {"oft_blocks.2", "oft_blocks"},
+        {"oft_diag", "oft_diag"},
+        {"rescale", "rescale"},
+        {"oft_R.weight", "oft_R"},
+        {"oft_r", "oft_R"},
+        {"boft_R", "boft_R"},
+        {"boft_s", "boft_s"},
+        {"scalar", "scalar"},
+        {"aux_seed", "aux_seed"},
+        {"light_down", "down"},
+        {"light_up_aux", "up_aux"},
+        {"q_layer.weight", "q_layer"},
+        {"p_layer.weight", "p_layer"},
+        {"lambda_layer", "lambda_layer"},
+        {"down_aux", "down_aux"},
+        {"reshape_weight", "reshape_weight"},
+        {"lora_embedding_B", "embedding_up"},
+        {"lora_magnitude_vector", "dora_scale"},
+        {"lora_magnitude_vector.weight", "dora_scale"},
+        {"lora.alpha", "alpha"},
+    };
+    static char keys[COUNT(rows)][80];
+    static file f;
+
+    (void)state;
+    file_open(&f);
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        snprintf(keys[i], sizeof keys[i], "lora_unet_x.%s", rows[i][0]);
+        file_add(&f, keys[i], 2, matrix);
+    }
+    file_read(&f);
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        const lora__key_out *got = &f.names.keys[i];
+        assert_string_equal(lora__role_name(got->role), rows[i][1]);
+        assert_string_equal(got->module, "lora_unet_x");
+        assert_string_equal(got->target, "x");
+    }
+    file_close(&f);
+}
+
+static void bare_weights_need_a_partner(void **state)
+{
+    static const meaning ia3[] = {
+        {"lora_unet_x.weight", "lycoris-kohya", "weight", "lora_unet_x", "x",
+         0},
+        {"lora_unet_x.on_input", "lycoris-kohya", "on_input", "lora_unet_x",
+         "x", 0},
+        {"lora_unet_y.weight", NULL, NULL, NULL, NULL, 0},
+    };
+    static const meaning lora[] = {
+        {"lora_unet_x.lora_up.weight", "kohya", "up", "lora_unet_x", "x", 0},
+        {"lora_unet_x.bias", "kohya", "bias", "lora_unet_x", "x", 0},
+        {"lora_unet_x.weight", NULL, NULL, NULL, NULL, 0},
+        {"lora_unet_x.scale", "kohya", "scale", "lora_unet_x", "x", 0},
+        {"lora_unet_y.bias", NULL, NULL, NULL, NULL, 0},
+    };
+
+    (void)state;
+    check_file(ia3, COUNT(ia3));
+    check_file(lora, COUNT(lora));
+}
+
+static void control_lora_needs_its_marker(void **state)
+{
+    static const meaning rows[] = {
+        {"lora_controlnet", NULL, NULL, NULL, NULL, 0},
+        {"input_blocks.1.0.in_layers.2.up", "sai control-lora", "up",
+         "input_blocks.1.0.in_layers.2", "unet.down_blocks.0.resnets.0.conv1",
+         1},
+    };
+
+    (void)state;
+    check_file(rows, COUNT(rows));
+}
+
+static void adapter_name_must_be_constant(void **state)
+{
+    static const meaning one[] = {
+        {"base_model.model.x.lora_A.style.weight", "peft-raw", "down",
+         "base_model.model.x", "x", 0},
+        {"base_model.model.x.lora_B.style.weight", "peft-raw", "up",
+         "base_model.model.x", "x", 0},
+        {"base_model.model.x.lora_B.style.bias", "peft-raw", "up_bias",
+         "base_model.model.x", "x", 0},
+        {"base_model.model.x.lora_magnitude_vector.style.weight", "peft-raw",
+         "dora_scale", "base_model.model.x", "x", 0},
+        {"unet.conv_in.lora_A.style.weight", "peft-raw", "down", "unet.conv_in",
+         "unet.conv_in", 1},
+        {"base_model.model.y.hada_w1_a.style", "peft-raw", "hada_w1_a",
+         "base_model.model.y", "y", 0},
+        {"base_model.model.y.lora_embedding_A.style", "peft-raw",
+         "embedding_down", "base_model.model.y", "y", 0},
+    };
+    static const meaning two[] = {
+        {"base_model.model.x.lora_A.one.weight", NULL, NULL, NULL, NULL, 0},
+        {"base_model.model.y.lora_A.two.weight", NULL, NULL, NULL, NULL, 0},
+    };
+
+    (void)state;
+    check_file(one, COUNT(one));
+    check_file(two, COUNT(two));
+}
+
+/* Both are the first text encoder unless a layer only the second one has
+ * shows up. */
+static void bare_text_encoder_is_one(void **state)
+{
+    static const meaning second[] = {
+        {"base_model.model." CLIP "0.mlp.fc1.lora_A.weight", "peft", "down",
+         "base_model.model." CLIP "0.mlp.fc1",
+         "text_encoder_2." CLIP "0.mlp.fc1", 1},
+        {"base_model.model." CLIP "30.mlp.fc1.lora_A.weight", "peft", "down",
+         "base_model.model." CLIP "30.mlp.fc1",
+         "text_encoder_2." CLIP "30.mlp.fc1", 1},
+    };
+
+    (void)state;
+    check_file(second, 2);
+}
+
+static void no_keys_at_all(void **state)
+{
+    static file f;
+
+    (void)state;
+    file_open(&f);
+    file_read(&f);
+    assert_int_equal(f.names.dialect_count, 0);
+    assert_null(f.names.family);
+    file_close(&f);
+}
+
+/* Two dialects for one target: same target, each its dialect. */
+static void mixed_dialects(void **state)
+{
+    static const char *const keys[] = {
+        "lora_unet_conv_in.lora_down.weight",
+        "unet.conv_in.lora_A.weight",
+        "unet.conv_in.lora_B.weight",
+        "unet.conv_out.lora_A.weight",
+        "base_model.model.conv_in.lora_A.weight",
+        "base_model.model.conv_in.lora_B.weight",
+        NULL,
+    };
+    static file f;
+
+    (void)state;
+    file_open(&f);
+    file_read_keys(&f, keys);
+    assert_string_equal(f.names.keys[0].target, "unet.conv_in");
+    assert_string_equal(f.names.keys[1].target, "unet.conv_in");
+    assert_string_equal(f.names.keys[4].target, "unet.conv_in");
+    assert_int_equal(f.names.dialect_count, 3);
+    assert_string_equal(lora__dialect_id(f.names.dialects[0]), "diffusers");
+    assert_string_equal(lora__dialect_id(f.names.dialects[1]), "peft");
+    assert_string_equal(lora__dialect_id(f.names.dialects[2]), "kohya");
+    file_close(&f);
+}
+
+/* Positional --------------------------------------------------------------- */
+
+static const struct {
+    const char *key;
+    const char *target;
+} positional_rows[] = {
+    {"unet:0:down", "unet.down_blocks.0.attentions.0." TB "attn1.to_q"},
+    {"unet:3:down", "unet.down_blocks.0.attentions.0." TB "attn1.to_out.0"},
+    {"unet:4:down", "unet.down_blocks.0.attentions.0." TB "ff.net.0.proj"},
+    {"unet:9:down", "unet.down_blocks.0.attentions.1." TB "attn1.to_q"},
+    {"unet:53:down", "unet.down_blocks.2.attentions.1." TB "attn2.to_out.0"},
+    {"unet:54:down", "unet.up_blocks.1.attentions.0." TB "attn1.to_q"},
+    {"unet:134:down", "unet.up_blocks.3.attentions.2." TB "attn2.to_out.0"},
+    {"unet:135:down", "unet.mid_block.attentions.0." TB "attn1.to_q"},
+    {"unet:143:down", "unet.mid_block.attentions.0." TB "attn2.to_out.0"},
+    {"text_encoder:0:down", "text_encoder." CLIP "0.self_attn.k_proj"},
+    {"text_encoder:5:down", "text_encoder." CLIP "1.self_attn.v_proj"},
+    {"text_encoder:10:down", "text_encoder." CLIP "2.self_attn.q_proj"},
+    {"text_encoder:47:down", "text_encoder." CLIP "11.self_attn.out_proj"},
+};
+
+static void positional_order(void **state)
+{
+    static const char *const metadata[] = {"word", "<embed>", "note", "x",
+                                           NULL};
+    static file f;
+
+    (void)state;
+    file_open(&f);
+    f.metadata = metadata;
+    for (size_t i = 0; i < COUNT(positional_rows); i++) {
+        file_add(&f, positional_rows[i].key, 2, matrix);
+    }
+    file_add(&f, "<s1>", 1, matrix);
+    file_add(&f, "word", 1, matrix);
+    file_add(&f, "note", 1, matrix);
+    file_read(&f);
+    for (size_t i = 0; i < COUNT(positional_rows); i++) {
+        const lora__key_out *got = &f.names.keys[i];
+        assert_string_equal(got->target, positional_rows[i].target);
+        assert_string_equal(lora__dialect_id(got->dialect), "cloneofsimo");
+        assert_int_equal(got->role, LORA__ROLE_DOWN);
+        assert_int_equal(got->layer, LORA__LAYER_LINEAR);
+        assert_int_equal(got->known, 1);
+        assert_int_equal(strlen(got->module),
+                         strlen(positional_rows[i].key) - strlen(":down"));
+    }
+    for (size_t i = 0; i < 2; i++) {
+        const lora__key_out *got = &f.names.keys[COUNT(positional_rows) + i];
+        assert_int_equal(got->role, LORA__ROLE_TOKEN);
+        assert_string_equal(got->module, i == 0 ? "<s1>" : "word");
+        assert_string_equal(lora__dialect_id(got->dialect), "cloneofsimo");
+    }
+    assert_int_equal(f.names.keys[f.count - 1].role, LORA__ROLE_UNKNOWN);
+    file_close(&f);
+}
+
+/* With residual blocks: in each block after the attentions. */
+static void positional_extended(void **state)
+{
+    static const char *const metadata[] = {
+        "unet", "[\"CrossAttention\", \"GEGLU\", \"ResnetBlock2D\"]", NULL};
+    static file f;
+    static const struct {
+        const char *key;
+        int32_t ndim;
+        const char *target;
+        lora__layer layer;
+    } rows[] = {
+        {"unet:17:down", 2,
+         "unet.down_blocks.0.attentions.1." TB "attn2.to_out.0",
+         LORA__LAYER_LINEAR},
+        {"unet:18:down", 4, "unet.down_blocks.0.resnets.0.conv1",
+         LORA__LAYER_CONV},
+        {"unet:19:down", 2, "unet.down_blocks.0.resnets.0.time_emb_proj",
+         LORA__LAYER_LINEAR},
+        {"unet:20:down", 4, "unet.down_blocks.0.resnets.0.conv2",
+         LORA__LAYER_CONV},
+        {"unet:21:down", 4, "unet.down_blocks.0.resnets.1.conv1",
+         LORA__LAYER_CONV},
+        {"unet:24:down", 2, "unet.down_blocks.1.attentions.0." TB "attn1.to_q",
+         LORA__LAYER_LINEAR},
+        {"unet:45:down", 4, "unet.down_blocks.1.resnets.0.conv_shortcut",
+         LORA__LAYER_CONV1},
+    };
+
+    (void)state;
+    for (int with_metadata = 0; with_metadata < 2; with_metadata++) {
+        file_open(&f);
+        f.metadata = with_metadata ? metadata : NULL;
+        for (size_t i = 0; i < COUNT(rows); i++) {
+            file_add(&f, rows[i].key, rows[i].ndim, kernel);
+        }
+        file_read(&f);
+        for (size_t i = 0; i < COUNT(rows); i++) {
+            assert_string_equal(f.names.keys[i].target, rows[i].target);
+            assert_int_equal(f.names.keys[i].layer, rows[i].layer);
+        }
+        file_close(&f);
+    }
+}
+
+/* Shapes or counts that contradict the order: no target is made up. */
+static void positional_misfit(void **state)
+{
+    static file f;
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        file_open(&f);
+        file_add(&f, "unet:0:down", 2, matrix);
+        file_add(&f, i == 0 ? "unet:9:down" : "unet:700:down", 4 - 2 * i,
+                 kernel);
+        file_add(&f, "text_encoder:0:down", 2, matrix);
+        file_read(&f);
+        assert_string_equal(f.names.keys[0].target, "unet:0");
+        assert_int_equal(f.names.keys[0].known, 0);
+        assert_int_equal(f.names.keys[1].known, 0);
+        assert_int_equal(f.names.keys[2].known, 1);
+        file_close(&f);
+    }
+}
+
+/* The base ----------------------------------------------------------------- */
+
+typedef struct base_case {
+    const char *family; /* NULL: unknown */
+    const char *alternatives;
+    int64_t width; /* of all */
+    const char *keys[4];
+    const char *metadata[3];
+} base_case;
+
+#define UNET "lora_unet_down_blocks_1_attentions_0_transformer_blocks_"
+#define SD_UNET "lora_unet_down_blocks_0_attentions_0_transformer_blocks_"
+#define TE "lora_te_text_model_encoder_layers_"
+#define TE1 "lora_te1_text_model_encoder_layers_"
+#define TE2 "lora_te2_text_model_encoder_layers_"
+#define DOWN ".lora_down.weight"
+
+static const base_case base_cases[] = {
+    /* widths of the cross-attention */
+    {"sd15", "", 768, {UNET "0_attn2_to_k" DOWN}, {NULL}},
+    {"sd21", "", 1024, {UNET "0_attn2_to_v" DOWN}, {NULL}},
+    {"sdxl", "", 2048, {UNET "0_attn2_to_k" DOWN}, {NULL}},
+    {"sd15",
+     "",
+     768,
+     {SD_UNET "0_attn2_to_k" DOWN, TE "0_mlp_fc1" DOWN},
+     {NULL}},
+    /* names that only one has */
+    {"sdxl", "", 20, {UNET "1_attn1_to_q" DOWN}, {NULL}},
+    {"sdxl", "", 20, {TE2 "0_mlp_fc1" DOWN}, {NULL}},
+    {"sdxl", "", 20, {"lora_unet_input_blocks_4_1_proj_in" DOWN}, {NULL}},
+    {"sd21", "", 20, {TE "22_mlp_fc1" DOWN}, {NULL}},
+    /* not enough to tell */
+    {NULL, "sd15 sd21 sdxl", 20, {UNET "0_attn1_to_q" DOWN}, {NULL}},
+    {NULL, "sd15 sd21", 20, {SD_UNET "0_attn1_to_q" DOWN}, {NULL}},
+    {NULL, "sd15 sdxl", 768, {TE "0_self_attn_q_proj" DOWN}, {NULL}},
+    {"sd21", "", 1024, {TE "0_self_attn_q_proj" DOWN}, {NULL}},
+    /* unreal widths */
+    {"sd15", "sd21", 20, {SD_UNET "0_attn2_to_k" DOWN}, {NULL}},
+    /* not ours */
+    {NULL,
+     "",
+     768,
+     {"lora_unet_double_blocks_0_img_mod_lin" DOWN,
+      TE1 "0_self_attn_q_proj" DOWN},
+     {NULL}},
+    {NULL, "", 20, {"lora_unet_x" DOWN}, {NULL}},
+    {NULL, "", 20, {"conv_in.weight"}, {NULL}},
+    {NULL,
+     "",
+     768,
+     {TE1 "0_self_attn_q_proj" DOWN, TE2 "0_mlp_fc1" DOWN},
+     {"ss_base_model_version", "medium"}},
+    /* what the trainer says */
+    {"sd15",
+     "",
+     20,
+     {UNET "0_attn1_to_q" DOWN},
+     {"ss_base_model_version", "sd_v1"}},
+    {"sd21",
+     "",
+     20,
+     {UNET "0_attn1_to_q" DOWN},
+     {"ss_base_model_version", "sd_v2_v"}},
+    {"sdxl",
+     "",
+     20,
+     {UNET "0_attn1_to_q" DOWN},
+     {"ss_base_model_version", "sdxl_base_v1-0"}},
+    {"sdxl",
+     "",
+     20,
+     {UNET "0_attn1_to_q" DOWN},
+     {"modelspec.architecture", "stable-diffusion-xl-v1-base/lora"}},
+    {"sd21",
+     "",
+     20,
+     {UNET "0_attn1_to_q" DOWN},
+     {"modelspec.architecture", "stable-diffusion-v2-768-v/lora"}},
+    {"sd21", "", 20, {UNET "0_attn1_to_q" DOWN}, {"ss_v2", "True"}},
+    {"sd15",
+     "sdxl",
+     20,
+     {UNET "1_attn1_to_q" DOWN},
+     {"ss_base_model_version", "sd_v1"}},
+    {"sdxl",
+     "",
+     20,
+     {UNET "1_attn1_to_q" DOWN},
+     {"ss_base_model_version", "ponyxl"}},
+};
+
+static void base_is_guessed(void **state)
+{
+    static file f;
+
+    (void)state;
+    for (size_t i = 0; i < COUNT(base_cases); i++) {
+        const base_case *c = &base_cases[i];
+        int64_t shape[2] = {4, 0};
+        char alternatives[64] = "";
+
+        shape[1] = c->width;
+        file_open(&f);
+        f.metadata = c->metadata;
+        for (const char *const *key = c->keys; *key != NULL; key++) {
+            file_add(&f, *key, 2, shape);
+        }
+        file_read(&f);
+        for (size_t a = 0; a < f.names.alternative_count; a++) {
+            size_t used = strlen(alternatives);
+            snprintf(alternatives + used, sizeof alternatives - used, "%s%s",
+                     a == 0 ? "" : " ",
+                     lora__family_id(f.names.alternatives[a]));
+        }
+        if (c->family == NULL) {
+            assert_null(f.names.family);
+            assert_true(f.names.confidence == 0);
+        } else {
+            assert_non_null(f.names.family);
+            assert_string_equal(lora__family_id(f.names.family), c->family);
+            assert_true(f.names.confidence > 0 && f.names.confidence <= 1);
+        }
+        assert_string_equal(alternatives, c->alternatives);
+        file_close(&f);
+    }
+}
+
+static void layer_follows_the_base(void **state)
+{
+    static const struct {
+        int64_t width;
+        lora__layer layer;
+    } rows[] = {
+        {768, LORA__LAYER_CONV1},
+        {2048, LORA__LAYER_LINEAR},
+        {20, LORA__LAYER_UNKNOWN},
+    };
+    static file f;
+
+    (void)state;
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        int64_t shape[2] = {4, 0};
+        shape[1] = rows[i].width;
+        file_open(&f);
+        file_add(&f, "unet.down_blocks.1.attentions.0.proj_in.lora_A.weight", 2,
+                 shape);
+        file_add(&f, UNET "0_attn2_to_k" DOWN, 2, shape);
+        file_add(&f, "unet.conv_in.lora_A.weight", 4, shape);
+        file_read(&f);
+        assert_int_equal(f.names.keys[0].layer, rows[i].layer);
+        assert_int_equal(f.names.keys[1].layer, LORA__LAYER_LINEAR);
+        assert_int_equal(f.names.keys[2].layer, LORA__LAYER_CONV);
+        file_close(&f);
+    }
+}
+
+/* Writing ------------------------------------------------------------------ */
+
+typedef struct spelled {
+    const char *dialect;
+    const char *family; /* NULL: none */
+    const char *target;
+    const char *role;
+    const char *key; /* NULL: refused */
+    lora_status status;
+} spelled;
+
+static lora__role role_of(const char *name)
+{
+    for (int i = 0; i < LORA__ROLE_COUNT; i++) {
+        if (strcmp(lora__role_name((lora__role)i), name) == 0) {
+            return (lora__role)i;
+        }
+    }
+    fail_msg("no role %s", name);
+    return LORA__ROLE_UNKNOWN;
+}
+
+#define NO LORA_ERROR_UNSUPPORTED
+static const spelled spelled_rows[] = {
+    {"kohya", "sd15", ATTENTION "attn1.to_q", "down",
+     "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+     ".lora_down.weight",
+     0},
+    {"kohya", "sdxl", "unet.up_blocks.0.upsamplers.0.conv", "up",
+     "lora_unet_output_blocks_2_2_conv.lora_up.weight", 0},
+    {"kohya", NULL, "unet.up_blocks.0.upsamplers.0.conv", "up",
+     "lora_unet_up_blocks_0_upsamplers_0_conv.lora_up.weight", 0},
+    {"kohya", NULL, "unet.add_embedding.linear_1", "up",
+     "lora_unet_label_emb_0_0.lora_up.weight", 0},
+    {"kohya-SDXL", "sd15", "unet.up_blocks.0.upsamplers.0.conv", "up",
+     "lora_unet_output_blocks_2_1_conv.lora_up.weight", 0},
+    {"kohya", "sd15", "text_encoder." CLIP "0.mlp.fc1", "alpha",
+     "lora_te_text_model_encoder_layers_0_mlp_fc1.alpha", 0},
+    {"kohya", "sdxl", "text_encoder." CLIP "0.mlp.fc1", "alpha",
+     "lora_te1_text_model_encoder_layers_0_mlp_fc1.alpha", 0},
+    {"kohya", NULL, "text_encoder." CLIP "0.mlp.fc1", "dora_scale",
+     "lora_te_text_model_encoder_layers_0_mlp_fc1.dora_scale", 0},
+    {"kohya", "sdxl", "text_encoder_2." CLIP "0.mlp.fc1", "hada_w1_a",
+     "lora_te2_text_model_encoder_layers_0_mlp_fc1.hada_w1_a", 0},
+    {"lycoris-wrapper", "sdxl", "unet.conv_in", "lokr_w1",
+     "lycoris_conv_in.lokr_w1", 0},
+    {"kohya-oft", "sdxl", "unet.conv_in", "oft_blocks",
+     "oft_unet_input_blocks_0_0.oft_blocks", 0},
+    {"kohya-oft", "sdxl", "text_encoder." CLIP "0.mlp.fc1", "oft_blocks", NULL,
+     NO},
+    {"diffusers-old", "sd15", ATTENTION "attn1.to_out.0", "down",
+     ATTENTION "attn1.processor.to_out_lora.down.weight", 0},
+    {"diffusers-old", "sd15", "text_encoder." CLIP "0.self_attn.v_proj", "up",
+     "text_encoder." CLIP "0.self_attn.to_v_lora.up.weight", 0},
+    {"diffusers-old", "sd15", ATTENTION "ff.net.2", "down", NULL, NO},
+    {"diffusers-old", "sd15", ATTENTION "attn1.to_q", "alpha", NULL, NO},
+    {"diffusers-unet", "sd15", "unet.conv_in", "down",
+     "unet.conv_in.lora.down.weight", 0},
+    {"diffusers-unet", "sd15", "unet.conv_in", "alpha", "unet.conv_in.alpha",
+     0},
+    {"diffusers-unet", "sd15", "text_encoder." CLIP "0.mlp.fc1", "up",
+     "text_encoder." CLIP "0.mlp.fc1.lora_linear_layer.up.weight", 0},
+    {"diffusers-te", "sdxl", "text_encoder_2." CLIP "0.mlp.fc1", "down",
+     "text_encoder_2." CLIP "0.mlp.fc1.lora_linear_layer.down.weight", 0},
+    {"diffusers", "sd15", "unet.conv_in", "down", "unet.conv_in.lora_A.weight",
+     0},
+    {"diffusers-peft", "sd15", "unet.conv_in", "dora_scale",
+     "unet.conv_in.lora_magnitude_vector", 0},
+    {"diffusers", "sd15", "unet.conv_in", "alpha", NULL, NO},
+    {"diffusers", "sd15", "unet.conv_in", "mid", NULL, NO},
+    {"peft", "sd15", "unet.conv_in", "up",
+     "base_model.model.conv_in.lora_B.weight", 0},
+    {"peft-raw", "sd15", "unet.conv_in", "up",
+     "base_model.model.conv_in.lora_B.default.weight", 0},
+    {"peft-raw", "sd15", "unet.conv_in", "up_bias",
+     "base_model.model.conv_in.lora_B.default.bias", 0},
+    {"peft-raw", "sd15", "unet.conv_in", "dora_scale",
+     "base_model.model.conv_in.lora_magnitude_vector.default.weight", 0},
+    {"peft-raw", "sd15", "unet.conv_in", "hada_w1_a",
+     "base_model.model.conv_in.hada_w1_a.default", 0},
+    {"cloneofsimo", "sd15", ATTENTION "attn1.to_q", "down", NULL, NO},
+    {"kohya", "sd15", "a.b", "down", NULL, LORA_ERROR_KEY},
+    {"kohya", "sd15", "<s1>", "token", "<s1>", 0},
+};
+
+static void targets_are_spelled(void **state)
+{
+    static file f;
+    lora__buffer out;
+    lora_error error;
+
+    (void)state;
+    file_open(&f);
+    lora__buffer_init(&out, f.context);
+    for (size_t i = 0; i < COUNT(spelled_rows); i++) {
+        const spelled *row = &spelled_rows[i];
+        const lora__dialect *dialect = lora__dialect_find(row->dialect);
+        lora__spelling spelling = {0};
+
+        assert_non_null(dialect);
+        spelling.family =
+            row->family == NULL ? NULL : lora__family_find(row->family);
+        spelling.target = row->target;
+        spelling.role = role_of(row->role);
+        lora__buffer_clear(&out);
+        lora_error_init(&error, sizeof error);
+        assert_int_equal(lora__names_write(&out, dialect, &spelling, &error),
+                         row->status);
+        if (row->key == NULL) {
+            assert_int_equal(out.bytes, 0);
+            assert_int_equal(error.status, row->status);
+            assert_string_equal(error.subject, row->target);
+        } else {
+            assert_string_equal(out.data, row->key);
+        }
+    }
+    lora__buffer_destroy(&out);
+    file_close(&f);
+}
+
+/* What was read is written back: in its own dialect letter by letter, in
+ * others as far as the name carries. */
+static void stored_names_are_kept(void **state)
+{
+    static const struct {
+        const char *stored;
+        const char *from;
+        const char *target;
+        const char *to;
+        const char *key; /* NULL: KEY */
+    } rows[] = {
+        {"down_blocks.0.attentions.0." TB "attn1.processor.to_q",
+         "diffusers-old", ATTENTION "attn1.to_q", "diffusers-old",
+         "down_blocks.0.attentions.0." TB
+         "attn1.processor.to_q_lora.down.weight"},
+        {"lora_te1_text_model_encoder_layers_0_mlp_fc1", "kohya",
+         "text_encoder." CLIP "0.mlp.fc1", "kohya",
+         "lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_down.weight"},
+        {"unet:7", "cloneofsimo", "unet:7", "cloneofsimo", "unet:7:down"},
+        {"lora_unet_a_b", "kohya", "a_b", "lycoris-kohya",
+         "lora_unet_a_b.lora_down.weight"},
+        {"lora_unet_a_b", "kohya", "a_b", "diffusers", NULL},
+        {"lora_unet_a_b", "kohya", "a_b", "lycoris-wrapper", NULL},
+        {"transformer.a.b", "diffusers", "transformer.a.b", "peft",
+         "base_model.model.a.b.lora_A.weight"},
+        {"transformer.a.b", "diffusers", "transformer.a.b", "diffusers-unet",
+         "transformer.a.b.lora.down.weight"},
+        {"transformer.a.b", "diffusers", "transformer.a.b", "kohya", NULL},
+        {"base_model.model.a.b", "peft", "a.b", "peft-raw",
+         "base_model.model.a.b.lora_A.default.weight"},
+        {"base_model.model.a.b", "peft", "a.b", "diffusers", NULL},
+        {"diffusion_model.a.b", "comfy/native", "a.b", "diffusers", NULL},
+    };
+    static file f;
+    lora__buffer out;
+
+    (void)state;
+    file_open(&f);
+    lora__buffer_init(&out, f.context);
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        lora__spelling spelling = {0};
+
+        spelling.target = rows[i].target;
+        spelling.stored = rows[i].stored;
+        spelling.stored_dialect = lora__dialect_find(rows[i].from);
+        spelling.role = LORA__ROLE_DOWN;
+        lora__buffer_clear(&out);
+        assert_int_equal(lora__names_write(&out, lora__dialect_find(rows[i].to),
+                                           &spelling, NULL),
+                         rows[i].key == NULL ? LORA_ERROR_KEY : LORA_OK);
+        assert_string_equal(out.data == NULL ? "" : out.data,
+                            rows[i].key == NULL ? "" : rows[i].key);
+    }
+    lora__buffer_destroy(&out);
+    file_close(&f);
+}
+
+static const char *const writable[] = {
+    "kohya",     "kohya-SDXL",    "lycoris-kohya",  "lycoris-wrapper",
+    "kohya-oft", "diffusers-old", "diffusers-unet", "diffusers-te",
+    "diffusers", "peft",          "peft-raw",       "comfy/native",
+};
+
+/* All targets of a family in a dialect: written, then read as one file. */
+static void round_trip(const char *family_id, const char *dialect_id)
+{
+    static file f;
+    const lora__family *family = lora__family_find(family_id);
+    const lora__dialect *dialect = lora__dialect_find(dialect_id);
+    size_t count = lora__family_target_count(family);
+    const char **targets = calloc(count, sizeof *targets);
+    lora__buffer target;
+    lora__buffer key;
+    size_t written = 0;
+
+    assert_non_null(targets);
+    file_open(&f);
+    lora__buffer_init(&target, f.context);
+    lora__buffer_init(&key, f.context);
+    for (size_t i = 0; i < count; i++) {
+        lora__target facts;
+        lora__spelling spelling = {0};
+        const char *copy;
+        lora_status status;
+
+        lora__buffer_clear(&target);
+        lora__buffer_clear(&key);
+        assert_true(lora__family_target_at(&target, &facts, family, i));
+        spelling.family = family;
+        spelling.target = target.data;
+        spelling.role = LORA__ROLE_DOWN;
+        status = lora__names_write(&key, dialect, &spelling, NULL);
+        if (status == LORA_ERROR_UNSUPPORTED) {
+            continue;
+        }
+        assert_int_equal(status, LORA_OK);
+        assert_int_equal(lora__arena_string(&targets[written], &f.arena,
+                                            target.data, target.bytes, NULL),
+                         LORA_OK);
+        assert_int_equal(
+            lora__arena_string(&copy, &f.arena, key.data, key.bytes, NULL),
+            LORA_OK);
+        file_add(&f, copy, 2, matrix);
+        written++;
+    }
+    file_read(&f);
+    for (size_t i = 0; i < written; i++) {
+        assert_string_equal(f.names.keys[i].target, targets[i]);
+        assert_int_equal(f.names.keys[i].known, 1);
+        assert_int_equal(f.names.keys[i].role, LORA__ROLE_DOWN);
+    }
+    /* Only two cannot spell them all. */
+    if (strcmp(dialect_id, "diffusers-old") == 0) {
+        assert_int_equal(written, strcmp(family_id, "sd15") == 0   ? 128 + 48
+                                  : strcmp(family_id, "sd21") == 0 ? 128 + 92
+                                                                   : 736);
+    } else if (strcmp(dialect_id, "kohya-oft") == 0) {
+        assert_int_equal(written, strcmp(family_id, "sdxl") == 0 ? 1050 : 391);
+    } else {
+        assert_int_equal(written, count);
+    }
+    lora__buffer_destroy(&key);
+    lora__buffer_destroy(&target);
+    file_close(&f);
+    free(targets);
+}
+
+static void every_target_comes_back(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < lora__family_count(); i++) {
+        for (size_t d = 0; d < COUNT(writable); d++) {
+            round_trip(lora__family_id(lora__family_at(i)), writable[d]);
+        }
+    }
+}
+
+static void tables_answer(void **state)
+{
+    (void)state;
+    assert_null(lora__dialect_find("no such"));
+    assert_null(lora__dialect_find("KOHYA"));
+    assert_null(lora__family_find("sd"));
+    assert_null(lora__family_at(lora__family_count()));
+    assert_ptr_equal(lora__dialect_find("diffusers-peft"),
+                     lora__dialect_find("diffusers"));
+    assert_true(
+        lora__dialect_alpha_in_metadata(lora__dialect_find("diffusers")));
+    assert_false(lora__dialect_alpha_in_metadata(lora__dialect_find("kohya")));
+    assert_true(
+        lora__dialect_has_role(lora__dialect_find("kohya"), LORA__ROLE_ALPHA));
+    assert_false(lora__dialect_has_role(lora__dialect_find("diffusers-old"),
+                                        LORA__ROLE_ALPHA));
+    assert_true(
+        lora__dialect_has_role(lora__dialect_find("peft"), LORA__ROLE_HADA_T1));
+    assert_false(lora__dialect_has_role(lora__dialect_find("diffusers"),
+                                        LORA__ROLE_HADA_T1));
+    assert_string_equal(lora__family_ss_version(lora__family_find("sdxl")),
+                        "sdxl_base_v1-0");
+    assert_null(lora__family_architecture(lora__family_find("sd21")));
+    for (int i = 0; i < LORA__ROLE_COUNT; i++) {
+        assert_non_null(lora__role_name((lora__role)i));
+    }
+    assert_int_equal(lora__family_layer(lora__family_find("sdxl"),
+                                        "unet.down_blocks.0.attentions.0.norm"),
+                     LORA__LAYER_UNKNOWN);
+    assert_int_equal(lora__family_layer(lora__family_find("sd15"),
+                                        "unet.down_blocks.0.attentions.0.norm"),
+                     LORA__LAYER_NORM);
+}
+
+/* Faults ------------------------------------------------------------------- */
+
+typedef struct faulty {
+    size_t calls;
+    size_t fail_at;
+    size_t live;
+} faulty;
+
+static int faulty_now(faulty *f)
+{
+    return f->calls++ == f->fail_at;
+}
+
+static void *faulty_alloc(void *user, size_t bytes, size_t align)
+{
+    faulty *f = user;
+    void *block = NULL;
+
+    if (!faulty_now(f)) {
+        block = aligned_alloc(align, (bytes + align - 1) / align * align);
+    }
+    f->live += block != NULL;
+    return block;
+}
+
+static void *faulty_realloc(
+    void *user, void *block, size_t old_bytes, size_t new_bytes, size_t align)
+{
+    faulty *f = user;
+    void *moved;
+
+    if (faulty_now(f)) {
+        return NULL;
+    }
+    moved = aligned_alloc(align, (new_bytes + align - 1) / align * align);
+    assert_non_null(moved);
+    memcpy(moved, block, old_bytes < new_bytes ? old_bytes : new_bytes);
+    free(block);
+    return moved;
+}
+
+static void faulty_free(void *user, void *block, size_t bytes, size_t align)
+{
+    faulty *f = user;
+
+    (void)bytes;
+    (void)align;
+    f->live--;
+    free(block);
+}
+
+/* Each allocation fails once: MEMORY, nothing in the answer, nothing lost. */
+static void memory_may_run_out(void **state)
+{
+    static faulty f;
+    static lora__key_in keys[COUNT(sd_rows) + 2];
+    lora_context_options options;
+    lora_allocator allocator = {0};
+    lora_context *context;
+    size_t count = 0;
+    size_t failures = 0;
+
+    (void)state;
+    for (size_t i = 0; i < COUNT(keys); i++) {
+        keys[i].name = i < COUNT(sd_rows)    ? sd_rows[i].key
+                       : i == COUNT(sd_rows) ? "unet:3:down"
+                                             : "<s1>";
+        keys[i].name_bytes = strlen(keys[i].name);
+        keys[i].ndim = 2;
+        keys[i].shape = matrix;
+        count++;
+    }
+    allocator.struct_size = sizeof allocator;
+    allocator.user = &f;
+    allocator.alloc = faulty_alloc;
+    allocator.realloc = faulty_realloc;
+    allocator.free = faulty_free;
+    lora_context_options_init(&options, sizeof options);
+    options.allocator = &allocator;
+    f.fail_at = SIZE_MAX;
+    assert_int_equal(lora_context_create(&context, &options, NULL), LORA_OK);
+    for (;;) {
+        lora__arena arena;
+        lora__names names;
+        size_t before = f.live;
+        lora_status status;
+
+        lora__arena_init(&arena, context);
+        f.fail_at = f.calls + failures;
+        status =
+            lora__names_read(&names, &arena, keys, count, NULL, NULL, NULL);
+        f.fail_at = SIZE_MAX;
+        lora__arena_destroy(&arena);
+        assert_int_equal(f.live, before);
+        if (status == LORA_OK) {
+            break;
+        }
+        assert_int_equal(status, LORA_ERROR_MEMORY);
+        assert_null(names.keys);
+        assert_int_equal(names.key_count, 0);
+        failures++;
+    }
+    assert_true(failures >= 5);
+    lora_context_destroy(context);
+    assert_int_equal(f.live, 0);
+}
+
+/* Each key cut at each length, and with each byte changed: no reading beyond
+ * it, whatever the answer. The copy is exact, so that tools see an overrun. */
+static void damaged_keys_are_harmless(void **state)
+{
+    static const meaning *const tables[] = {sd_rows, sdxl_rows, dotted_rows,
+                                            loose_rows, foreign_rows};
+    static const size_t counts[] = {COUNT(sd_rows), COUNT(sdxl_rows),
+                                    COUNT(dotted_rows), COUNT(loose_rows),
+                                    COUNT(foreign_rows)};
+    static file f;
+
+    (void)state;
+    for (size_t t = 0; t < COUNT(tables); t++) {
+        for (size_t i = 0; i < counts[t]; i++) {
+            size_t bytes = strlen(tables[t][i].key);
+            for (size_t cut = 0; cut < 2 * bytes; cut++) {
+                size_t left = cut < bytes ? cut : bytes;
+                char *copy = malloc(left + (left == 0));
+
+                assert_non_null(copy);
+                memcpy(copy, tables[t][i].key, left);
+                if (cut >= bytes) {
+                    copy[cut - bytes] = (char)(cut % 2 == 0 ? '.' : '9');
+                }
+                file_open(&f);
+                file_add(&f, "", 2, matrix);
+                f.keys[0].name = copy;
+                f.keys[0].name_bytes = left;
+                file_read(&f);
+                file_close(&f);
+                free(copy);
+            }
+        }
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(names_are_read),
+        cmocka_unit_test(names_are_read_alone),
+        cmocka_unit_test(every_suffix_has_its_role),
+        cmocka_unit_test(bare_weights_need_a_partner),
+        cmocka_unit_test(control_lora_needs_its_marker),
+        cmocka_unit_test(adapter_name_must_be_constant),
+        cmocka_unit_test(bare_text_encoder_is_one),
+        cmocka_unit_test(no_keys_at_all),
+        cmocka_unit_test(mixed_dialects),
+        cmocka_unit_test(positional_order),
+        cmocka_unit_test(positional_extended),
+        cmocka_unit_test(positional_misfit),
+        cmocka_unit_test(base_is_guessed),
+        cmocka_unit_test(layer_follows_the_base),
+        cmocka_unit_test(targets_are_spelled),
+        cmocka_unit_test(stored_names_are_kept),
+        cmocka_unit_test(every_target_comes_back),
+        cmocka_unit_test(tables_answer),
+        cmocka_unit_test(memory_may_run_out),
+        cmocka_unit_test(damaged_keys_are_harmless),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
