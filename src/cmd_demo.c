@@ -168,10 +168,14 @@ static void demo_put(demo_file *file,
                      const char *name)
 {
     demo_layer layer;
+    int length = snprintf(layer.name, sizeof layer.name, "%s%s", prefix, name);
+
     layer.rows = rows;
     layer.cols = cols;
     layer.kernel = kernel;
-    snprintf(layer.name, sizeof layer.name, "%s%s", prefix, name);
+    if (length < 0 || (size_t)length >= sizeof layer.name) {
+        file->status = LORA_ERROR_RANGE;
+    }
     if (file->status == LORA_OK && !app_interrupted()) {
         file->status = demo_add_layer(file, &layer);
     }

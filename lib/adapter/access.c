@@ -158,6 +158,27 @@ static lora_status access_convert(unsigned char *out,
     return LORA_OK;
 }
 
+/* The size of a tensor in a type. Types are refused first: one that cannot be
+ * written may have no size. */
+static lora_status access_bytes(uint64_t *out,
+                                const lora__entry *entry,
+                                lora_dtype dtype,
+                                lora_error *error)
+{
+    *out = entry->bytes;
+    if (dtype == LORA_DTYPE_NONE) {
+        return LORA_OK;
+    }
+    if (lora_tensor_convert(NULL, dtype, NULL, entry->dtype, 0, error) !=
+        LORA_OK) {
+        lora__error_set_subject(error, entry->name);
+        return LORA_ERROR_DTYPE;
+    }
+    return lora__mul_u64(entry->elements, lora_dtype_bits(dtype) / 8, out)
+               ? LORA_OK
+               : lora__fail_memory(error, UINT64_MAX);
+}
+
 LORA_API lora_status lora_adapter_read_tensor(void *buffer,
                                               size_t bytes,
                                               const lora_adapter *adapter,
@@ -173,11 +194,7 @@ LORA_API lora_status lora_adapter_read_tensor(void *buffer,
     CHECK_ARG(buffer != NULL || bytes == 0, error);
     TRY(access_index(index, adapter->container->entry_count, "tensor", error));
     entry = &adapter->container->entries[index];
-    needed = entry->bytes;
-    if (dtype != LORA_DTYPE_NONE &&
-        !lora__mul_u64(entry->elements, lora_dtype_bits(dtype) / 8, &needed)) {
-        return lora__fail_memory(error, UINT64_MAX);
-    }
+    TRY(access_bytes(&needed, entry, dtype, error));
     if (needed != bytes) {
         return lora__fail(error, LORA_ERROR_SHAPE, LORA_NO_OFFSET, entry->name,
                           "needs a buffer of %llu bytes, not %llu",

@@ -133,6 +133,7 @@ static lora_status open_begin(lora_adapter **out,
     CHECK_ARG(context != NULL, error);
     TRY(lora__options_read(options, sizeof *options, sizeof *options, theirs,
                            error));
+    TRY(lora__options_reserved(options->reserved1, error));
     if ((options->flags & ~(uint32_t)LORA_OPEN_MAP) != 0) {
         return lora__fail(error, LORA_ERROR_OPTION, LORA_NO_OFFSET, "flags",
                           "a flag this version does not have");

@@ -124,6 +124,7 @@ LORA_API lora_status lora_adapter_save(const lora_adapter *adapter,
     CHECK_ARG(adapter != NULL, error);
     CHECK_ARG(path != NULL, error);
     TRY(lora__options_read(&o, sizeof o, sizeof o, options, error));
+    TRY(lora__options_reserved(o.reserved1, error));
     TRY(lora__writer_open_file(&writer, adapter->context, path,
                                o.overwrite != 0, error));
     return save_to_writer(adapter, &writer, error);

@@ -14,6 +14,10 @@ LORA_PRIVATE lora_status lora__options_read(void *ours,
                                             const void *theirs,
                                             lora_error *error);
 
+/* OPTION unless a field that is reserved for later releases is 0. */
+LORA_PRIVATE lora_status lora__options_reserved(uint32_t reserved,
+                                                lora_error *error);
+
 /* What every lora_*_options_init does: zeros, and the size. */
 LORA_PRIVATE void lora__options_init(void *options, size_t bytes);
 

@@ -119,7 +119,7 @@ writer_file_allocate(writer_file *w, const char *path, lora_error *error)
 static lora_status writer_file_check_target(const writer_file *w,
                                             lora_error *error)
 {
-    lora__path_type type;
+    lora__path_type type = LORA__PATH_FILE;
 
     if (w->path[lora__path_folder_bytes(w->path)] == '\0') {
         return lora__fail(error, LORA_ERROR_IO, LORA_NO_OFFSET, w->path,

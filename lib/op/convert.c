@@ -261,6 +261,7 @@ lora_adapter_convert(lora_adapter **out,
     memset(&job, 0, sizeof job);
     TRY(lora__options_read(&job.options, sizeof job.options, sizeof job.options,
                            options, error));
+    TRY(lora__options_reserved(job.options.reserved1, error));
     TRY(convert_read_options(&job, &dialect, &family, adapter, error));
     if (convert_changes_nothing(&job.options)) {
         return convert_copy(out, adapter, error);

@@ -682,6 +682,7 @@ lora_adapter_resize(lora_adapter **out,
     job.kernels = lora__kernels_get(lora__context_get(adapter->context)->cpu);
     TRY(lora__options_read(&job.options, sizeof job.options, sizeof job.options,
                            options, error));
+    TRY(lora__options_reserved(job.options.reserved1, error));
     TRY(resize_check_options(&job, error));
     TRY_OR_DONE(lora__report_create(&job.report, adapter->context, error));
     TRY_OR_DONE(

@@ -46,8 +46,6 @@ typedef struct lora__float_format {
 /* mantissa, sign, bias, max, overflow, nan, payload, fnuz */
 static const lora__float_format lora__format_f32 = {
     23, 0x80000000, 127, 0x7f7fffff, 0x7f800000, 0x7fc00000, 1, 0};
-static const lora__float_format lora__format_bf16 = {
-     7,     0x8000, 127,     0x7f7f,     0x7f80,     0x7fc0, 1, 0};
 static const lora__float_format lora__format_f16 = {
     10,     0x8000,  15,     0x7bff,     0x7c00,     0x7e00, 1, 0};
 static const lora__float_format lora__format_e5m2 = {

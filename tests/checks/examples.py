@@ -1,0 +1,190 @@
+#!/usr/bin/env python3
+"""The examples that are one C file, and the program of the README: each is
+built without a warning against the library in the build folder, and run on
+adapters that `lora demo` makes. What they write is compared with what the
+program writes, or with its input."""
+
+import re
+import sys
+
+import checklib
+
+EXAMPLES = checklib.ROOT / "examples"
+PADDING = b"\xA5" * 1000
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(checklib.ROOT / "tests"))
+import support  # noqa: E402
+
+
+class Bench:
+    """A folder with programs and adapters."""
+
+    def __init__(self, arguments, checks):
+        self.checks, self.lora, self.build = (checks, arguments.lora,
+                                              arguments.build)
+        self.folder = checklib.scratch(arguments.build, "examples")
+        checks.run("lora demo", [self.lora, "demo", "--count", "3",
+                                 self.folder / "in"])
+        self.adapters = sorted((self.folder / "in").iterdir())
+
+    def compile(self, source):
+        """The program made from a C file; every compiler must take it."""
+        program = self.folder / source.stem
+        for compiler, _ in reversed(checklib.compilers()):
+            self.checks.run(f"{source.name}: {compiler}",
+                            [compiler, "-std=c11", *checklib.WARNINGS,
+                             f"-I{checklib.ROOT / 'include'}", source,
+                             f"-L{self.build}", "-llora", "-pthread",
+                             f"-Wl,-rpath,{self.build}", "-o", program])
+        return program
+
+    def run(self, what, command, code=0):
+        """A command that must exit with a code; its output."""
+        result = checklib.run(command)
+        self.checks.check(result.returncode == code,
+                          f"{what}: exit {result.returncode}, not {code}",
+                          result.stdout)
+        return result.stdout
+
+    def same(self, what, one, other):
+        self.checks.check(
+            one.exists() and one.read_bytes() == other.read_bytes(), what)
+
+    def resize(self, adapter, *rule):
+        """What the program makes of an adapter, with the built-in code."""
+        out = self.folder / "expected.safetensors"
+        self.run("lora resize", [self.lora, "resize", adapter, "-o", out,
+                                 "--force", "--quiet", "--backend", "builtin",
+                                 *rule])
+        return out
+
+
+def try_inspect(bench, program):
+    for adapter in bench.adapters:
+        lines = bench.run("inspect", [program, adapter]).splitlines()
+        factors, _ = support.read_file(adapter)
+        names = support.module_names(factors)
+        bench.checks.check(len(lines) == 1 + len(names),
+                           f"inspect: {len(lines)} lines, {len(names)} modules")
+    bench.run("inspect: a folder", [program, bench.folder], code=1)
+
+
+def try_resize_file(bench, program):
+    for adapter in bench.adapters:
+        out = bench.folder / f"resized-{adapter.name}"
+        text = bench.run("resize_file", [program, adapter, out, "2"])
+        before, _ = support.read_file(adapter)
+        after, _ = support.read_file(out)
+        names = support.module_names(before)
+        key = support.KOHYA["down"]
+        ranks = {name: (before[name + key].shape[0], after[name + key].shape[0])
+                 for name in names}
+        bench.checks.check(all(b == min(a, 2) for a, b in ranks.values()),
+                           f"resize_file: ranks of {adapter.name}", str(ranks))
+        bench.checks.check(all(f"{name}: rank {a} -> {b}," in text
+                               for name, (a, b) in ranks.items()),
+                           "resize_file: what it says", text)
+        bench.same("resize_file: as the program", out,
+                   bench.resize(adapter, "--rank", "2"))
+    bench.run("resize_file: refuses to replace", [program, bench.adapters[0],
+                                                  out, "2"], code=1)
+    bench.run("resize_file: no rank", [program, "a", "b", "0"], code=2)
+
+
+def try_progress_cancel(bench, program):
+    whole = bench.folder / "whole.safetensors"
+    text = bench.run("progress_cancel", [program, bench.adapters[0], whole])
+    bench.checks.check("save 100 %" in text, "progress_cancel: to the end",
+                       text)
+    tensors, _ = support.read_file(whole)
+    types = {t.dtype for name, t in tensors.items() if name.endswith(".weight")}
+    bench.checks.check(types == {"BF16"}, f"progress_cancel: {types}")
+    for percent in (1, 50, 100):
+        out = bench.folder / "stopped.safetensors"
+        bench.run("progress_cancel: stops", [program, bench.adapters[0], out,
+                                             str(percent)], code=130)
+        left = list(bench.folder.glob("*stopped*"))
+        bench.checks.check(not left, f"progress_cancel: left {left}")
+
+
+def try_custom_io(bench, program):
+    for adapter in bench.adapters:
+        data = adapter.read_bytes()
+        archive = bench.folder / "archive"
+        archive.write_bytes(PADDING + data + PADDING)
+        out = bench.folder / f"unpacked-{adapter.name}"
+        command = [program, archive, str(len(PADDING)), str(len(data)), out]
+        bench.run("custom_io", command)
+        bench.same("custom_io: the same bytes", out, adapter)
+        bench.run("custom_io: refuses to replace", command, code=1)
+        bench.same("custom_io: and leaves it alone", out, adapter)
+        out = bench.folder / "nothing"
+        for offset, size in ((0, len(data)), (len(PADDING), len(data) - 1),
+                             (len(PADDING) + len(data), len(data))):
+            bench.run("custom_io: a wrong range",
+                      [program, archive, str(offset), str(size), out], code=1)
+            bench.checks.check(not out.exists(), "custom_io: leaves nothing")
+
+
+def try_arena(bench, program):
+    for adapter in bench.adapters:
+        text = bench.run("arena", [program, adapter])
+        bench.checks.check(text.startswith("done, "), "arena: done", text)
+        peak = int(text.split()[1])
+        codes = set()
+        for kib in [2**i for i in range(17)]:
+            result = checklib.run([program, adapter, str(kib)])
+            codes.add(result.returncode)
+            said = "done" if result.returncode == 0 else "no memory"
+            bench.checks.check(result.returncode in (0, 1) and
+                               result.stdout.startswith(said) and
+                               (result.returncode == 1 or kib * 1024 >= peak),
+                               f"arena: {kib} KiB", result.stdout)
+        bench.checks.check(codes == {0, 1}, "arena: too small and enough")
+
+
+def try_job_system(bench, program):
+    for adapter in bench.adapters:
+        expected = bench.resize(adapter, "--energy", "0.9")
+        for threads in (1, 2, 7, 64):
+            out = bench.folder / f"threads-{threads}-{adapter.name}"
+            bench.run("job_system", [program, adapter, out, str(threads)])
+            bench.same(f"job_system: {threads} threads", out, expected)
+    bench.run("job_system: no threads", [program, "a", "b", "0"], code=2)
+
+
+def try_readme(bench):
+    """The first C block of README.md is a program: it must say what its
+    comment promises."""
+    text = (checklib.ROOT / "README.md").read_text("utf-8")
+    source = bench.folder / "readme.c"
+    source.write_text(re.search(r"^```c\n(.*?)^```", text, re.M | re.S)[1],
+                      "utf-8")
+    program = bench.compile(source)
+    for adapter in bench.adapters:
+        lines = bench.run("README", [program, adapter]).splitlines()
+        factors, _ = support.read_file(adapter)
+        bench.checks.check(len(lines) == len(support.module_names(factors)),
+                           "README: a line a module", "\n".join(lines[:5]))
+    bench.run("README: no file", [program, bench.folder / "absent"], code=1)
+
+
+def main():
+    checks = checklib.Checks()
+    bench = Bench(checklib.arguments(), checks)
+    tried = {"inspect": try_inspect, "resize_file": try_resize_file,
+             "progress_cancel": try_progress_cancel,
+             "custom_io": try_custom_io, "arena": try_arena,
+             "job_system": try_job_system}
+    there = {path.stem for path in EXAMPLES.glob("*.c")}
+    checks.check(there == set(tried), f"examples: {there ^ set(tried)}")
+    table = (EXAMPLES / "README.md").read_text("utf-8")
+    for name, attempt in tried.items():
+        checks.check(f"`{name}.c`" in table, f"examples/README.md: {name}.c")
+        attempt(bench, bench.compile(EXAMPLES / f"{name}.c"))
+    try_readme(bench)
+    checks.finish()
+
+
+main()

@@ -1,0 +1,115 @@
+"""Make the packs of this folder from the golden vectors they are part of.
+
+    python3 tests/golden/pack.py --shared DIR [--out DIR] [--check]
+
+Each pack is a zip file with the original files, unchanged, and `cases.json`,
+the entries of the original list that concern them. Times and attributes in the
+zip are fixed: the same input and the same zlib give the same bytes. --check
+compares the contents with the packs that are there and writes nothing.
+"""
+
+import argparse
+import io
+import json
+import pathlib
+import sys
+import zipfile
+
+HERE = pathlib.Path(__file__).resolve().parent
+
+# Kinds whose weight change the library computes so far, by the case's id.
+KINDS = ("kohya_lora_", "locon_", "full_", "norm_")
+NAMES = ("names_sd1_", "names_sdxl_", "load_cloneofsimo")
+OPERATIONS = ("delta", "patched_weight", "same_as", "load_positional")
+
+# One megabyte of random bytes; the test makes a file of that size itself.
+TOO_LARGE = ("hash_legacy_window",)
+
+
+def load(folder, name="cases.json"):
+    return json.loads((folder / name).read_text("utf-8"))
+
+
+def files_of(case):
+    """The files a case names."""
+    names = [case.get("adapter"), case.get("base"), case.get("expect"),
+             case["params"].get("config"), case["params"].get("metadata_file")]
+    return {name for name in names if name}
+
+
+def select(cases, prefixes, operations):
+    return [case for case in cases if case["id"].startswith(prefixes)
+            and case["operation"] in operations]
+
+
+def rank_cases(cases):
+    """Rank conversion by the formula; of Tucker with DoRA only the former is
+    used, but the file stays whole."""
+    return [case for case in cases if case["operation"] == "rank_conversion"]
+
+
+def packs(shared):
+    """name: (folder, cases, files)"""
+    kinds, ops = shared / "golden/kinds", shared / "golden/ops"
+    kind_cases, op_cases = load(kinds), load(ops)
+    plain = {
+        "kinds": (kinds, select(kind_cases, KINDS, OPERATIONS)),
+        "names": (kinds, select(kind_cases, NAMES, OPERATIONS)),
+        "ops": (ops, rank_cases(op_cases)),
+        "hashes": (ops, [c for c in op_cases
+                         if c["operation"] == "hashes_and_metadata"
+                         and c["id"] not in TOO_LARGE]),
+    }
+    result = {}
+    for name, (folder, cases) in plain.items():
+        files = set().union(*map(files_of, cases))
+        result[name] = (folder, cases, files)
+    bad = [case for case in load(ops / "bad", "bad.json")
+           if case["file"].startswith(("st_", "ad_"))]
+    result["bad"] = (ops / "bad", bad, {case["file"] for case in bad})
+    return result
+
+
+def pack(folder, cases, files):
+    """The bytes of one zip file."""
+    members = {name: (folder / name).read_bytes() for name in files}
+    text = json.dumps(cases, indent=0, sort_keys=True, ensure_ascii=False)
+    members["cases.json"] = text.encode("utf-8") + b"\n"
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in sorted(members):
+            entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.create_system = 3
+            entry.external_attr = 0o100644 << 16
+            archive.writestr(entry, members[name], compresslevel=9)
+    return buffer.getvalue()
+
+
+def contents(data):
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shared", type=pathlib.Path, required=True)
+    parser.add_argument("--out", type=pathlib.Path, default=HERE)
+    parser.add_argument("--check", action="store_true")
+    args = parser.parse_args()
+    stale = []
+    for name, parts in packs(args.shared).items():
+        data = pack(*parts)
+        path = args.out / f"{name}.zip"
+        if not args.check:
+            path.write_bytes(data)
+        elif not path.exists() or contents(path.read_bytes()) != contents(data):
+            stale.append(path.name)
+        print(f"{path.name}: {len(parts[1])} cases, {len(parts[2])} files, "
+              f"{len(data)} bytes")
+    if stale:
+        sys.exit(f"differ from the originals: {', '.join(stale)}")
+
+
+if __name__ == "__main__":
+    main()
