@@ -6,7 +6,7 @@
 
 static int version_has(const char *feature)
 {
-#ifdef LORA_HAVE_OPENBLAS
+#if defined(LORA_HAVE_OPENBLAS) || defined(LORA_OPENBLAS_FILE)
     if (feature[0] == 'o') {
         return 1;
     }

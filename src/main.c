@@ -63,21 +63,37 @@ const app_verb *app_find_verb(const char *name)
     return NULL;
 }
 
-/* The table for --backend, NULL for the built-in code. */
+/* The OpenBLAS table. A library of its own, loaded when it is asked for:
+ * loading OpenBLAS starts threads and costs more time than most verbs take. */
+static const lora_backend *main_load_openblas(void)
+{
+#if defined(LORA_OPENBLAS_FILE)
+    const lora_backend *(*table)(void) = NULL;
+    void *symbol =
+        system_find_symbol(LORA_OPENBLAS_FILE, "lora_openblas_backend");
+    memcpy(&table, &symbol, sizeof table);
+    return table == NULL ? NULL : table();
+#elif defined(LORA_HAVE_OPENBLAS)
+    return lora_openblas_backend();
+#else
+    return NULL;
+#endif
+}
+
+/* The table for --backend, NULL for the built-in code. `auto` is the built-in
+ * code: on the small matrices of today's verbs it is the faster one. */
 static int main_pick_backend(app_state *app, const lora_backend **out)
 {
     *out = NULL;
-#ifdef LORA_HAVE_OPENBLAS
-    if (app->common.backend != OPT_BACKEND_BUILTIN) {
-        *out = lora_openblas_backend();
+    if (app->common.backend != OPT_BACKEND_BLAS) {
+        return 0;
     }
-#else
-    if (app->common.backend == OPT_BACKEND_BLAS) {
+    *out = main_load_openblas();
+    if (*out == NULL) {
         say_error(app, "--backend",
                   "blas is not in this build, use auto or builtin");
         return EXIT_FAILED;
     }
-#endif
     return 0;
 }
 
@@ -102,9 +118,11 @@ static int main_make_context(app_state *app)
     options.log_user = app;
     options.progress = progress_update;
     options.progress_user = &app->bar;
+    /* OpenBLAS has threads of its own, which ours would only get in the way. */
     options.max_threads = app->common.threads != 0
                               ? (uint32_t)app->common.threads
-                              : system_cpu_count();
+                          : options.backend != NULL ? 1
+                                                    : system_cpu_count();
     lora_status status = lora_context_create(&app->context, &options, &error);
     if (status != LORA_OK) {
         return say_failure(app, SAY_WORKING, "", status, &error);

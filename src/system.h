@@ -46,4 +46,8 @@ int system_can_color(FILE *stream);
  * time the program ends at once. A closed pipe becomes a write error. */
 void system_catch_signals(void (*fn)(int number));
 
+/* The address of a symbol in a shared library that is loaded on demand, or
+ * NULL: an optional part need not slow down each start. */
+void *system_find_symbol(const char *library, const char *symbol);
+
 #endif

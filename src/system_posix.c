@@ -5,6 +5,7 @@
 
 #include "system.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -115,4 +116,10 @@ void system_catch_signals(void (*fn)(int number))
     action.sa_handler = SIG_IGN;
     action.sa_flags = 0;
     sigaction(SIGPIPE, &action, NULL);
+}
+
+void *system_find_symbol(const char *library, const char *symbol)
+{
+    void *handle = dlopen(library, RTLD_NOW | RTLD_LOCAL);
+    return handle == NULL ? NULL : dlsym(handle, symbol);
 }

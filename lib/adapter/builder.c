@@ -183,6 +183,10 @@ LORA_PRIVATE lora_status lora__builder_adopt(lora_builder *builder,
         lora__free(builder->context, data, (size_t)bytes, LORA__ALIGN_NUMERIC);
         return status;
     }
+    if (bytes == 0) { /* nothing to own */
+        lora__free(builder->context, data, 0, LORA__ALIGN_NUMERIC);
+        data = NULL;
+    }
     item->entry.dtype = dtype;
     item->entry.ndim = ndim;
     memcpy(item->entry.shape, shape, (size_t)ndim * sizeof *shape);
@@ -441,6 +445,7 @@ LORA_API lora_status lora_builder_finish(lora_adapter **out,
 {
     lora__container *container = NULL;
     uint64_t limit;
+    uint64_t count = 0;
     lora_status status;
 
     lora__error_begin(error);
@@ -448,10 +453,13 @@ LORA_API lora_status lora_builder_finish(lora_adapter **out,
     *out = NULL;
     CHECK_ARG(builder != NULL, error);
     limit = lora__context_get(builder->context)->limits.tensor_count;
-    if (builder->item_count > limit) {
+    for (size_t i = 0; i < builder->item_count; i++) {
+        count += !builder->items[i].removed;
+    }
+    if (count > limit) {
         status = lora__fail(error, LORA_ERROR_LIMIT, LORA_NO_OFFSET, NULL,
                             "%llu tensors, over the limit of %llu",
-                            (unsigned long long)builder->item_count,
+                            (unsigned long long)count,
                             (unsigned long long)limit);
         goto done;
     }

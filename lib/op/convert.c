@@ -148,6 +148,13 @@ convert_module(convert_job *job, const lora__module *module, lora_error *error)
     int bakes = convert_bakes(job, module);
     int has_scale = module->rank > 0 && (renamed || bakes);
 
+    if (bakes && !lora__module_find(module, LORA__ROLE_UP)) {
+        return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
+                          module->name,
+                          "the scale of %s cannot be baked in by this version",
+                          module->kind->id);
+    }
+
     for (size_t i = 0; i < module->member_count; i++) {
         const lora__member *member = &module->members[i];
         const lora__entry *entry = &adapter->container->entries[member->entry];
