@@ -144,6 +144,7 @@ static lora_status resize_error(double *out,
 static lora_status resize_round(double *values,
                                 size_t count,
                                 lora_dtype dtype,
+                                const char *name,
                                 const lora__kernels *kernels,
                                 lora_error *error)
 {
@@ -155,6 +156,15 @@ static lora_status resize_round(double *values,
                                    error));
         TRY(lora__convert_to_f64(values + done, chunk, dtype, step, kernels,
                                  error));
+        for (size_t i = done; i < done + step; i++) {
+            if (!(values[i] - values[i] == 0.0)) { /* they were finite */
+                return lora__fail(error, LORA_ERROR_NONFINITE, LORA_NO_OFFSET,
+                                  name,
+                                  "a new factor is too large for %s: choose "
+                                  "another dtype",
+                                  lora_dtype_name(dtype));
+            }
+        }
     }
     return LORA_OK;
 }
@@ -201,11 +211,11 @@ static lora_status resize_cut(lora__factors *out,
                             keep * f->rows);
     job->kernels->scale_f64(out->down, root, keep * f->cols);
     TRY(resize_round(out->up_t, rank * f->rows,
-                     resize_dtype(job, module, LORA__ROLE_UP), job->kernels,
-                     error));
+                     resize_dtype(job, module, LORA__ROLE_UP), module->name,
+                     job->kernels, error));
     return resize_round(out->down, rank * f->cols,
                         resize_dtype(job, module, LORA__ROLE_DOWN),
-                        job->kernels, error);
+                        module->name, job->kernels, error);
 }
 
 /* Encode the new factors into the result. */

@@ -22,6 +22,7 @@
 #include <float.h>
 #include <math.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -722,5 +723,8 @@ int main(void)
     };
 
     find_variants();
+    for (size_t i = 0; i < variant_count; i++) {
+        printf("variant %s\n", variants[i]->name);
+    }
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
