@@ -105,11 +105,17 @@ LORA_PRIVATE lora_status lora__module_reject(lora__opening *opening,
     va_start(args, format);
     vsnprintf(message, sizeof message, format, args);
     va_end(args);
-    TRY(lora__arena_string(&module->reason, &adapter->arena, message,
-                           strlen(message), opening->error));
     module->status = status;
-    return adapter_add_problem(&adapter->problems, LORA_SEVERITY_ERROR, status,
-                               code, module->name, message, opening->error);
+    module->reason = "";
+    status = lora__arena_string(&module->reason, &adapter->arena, message,
+                                strlen(message), opening->error);
+    if (status == LORA_OK) {
+        status = adapter_add_problem(&adapter->problems, LORA_SEVERITY_ERROR,
+                                     module->status, code, module->name,
+                                     message, opening->error);
+    }
+    opening->status = opening->status == LORA_OK ? status : opening->status;
+    return status;
 }
 
 LORA_PRIVATE lora_status lora__module_check(const lora__module *module,
@@ -482,13 +488,14 @@ static lora_status adapter_build(lora_adapter *adapter,
                                  size_t config_bytes,
                                  lora_error *error)
 {
-    lora__opening opening = {adapter, error};
+    lora__opening opening = {adapter, error, LORA_OK};
 
     TRY(adapter_read_names(adapter, error));
     TRY(adapter_read_config(adapter, config, config_bytes, error));
     TRY(adapter_group(adapter, error));
     for (size_t m = 0; m < adapter->module_count; m++) {
         TRY(adapter_parse_module(&opening, &adapter->modules[m], error));
+        TRY(opening.status);
     }
     TRY(adapter_index_modules(&opening));
     return adapter_note_problems(adapter, error);

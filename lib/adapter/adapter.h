@@ -78,6 +78,8 @@ struct lora_adapter {
 typedef struct lora__opening {
     lora_adapter *adapter;
     lora_error *error;
+    lora_status status; /* MEMORY where a rejection could not be written down,
+                         * whatever became of what reject returned */
 } lora__opening;
 
 /* Make an adapter of a container, which is owned from here on, also on

@@ -457,10 +457,10 @@ LORA_API lora_status lora_builder_finish(lora_adapter **out,
         count += !builder->items[i].removed;
     }
     if (count > limit) {
-        status = lora__fail(error, LORA_ERROR_LIMIT, LORA_NO_OFFSET, NULL,
-                            "%llu tensors, over the limit of %llu",
-                            (unsigned long long)count,
-                            (unsigned long long)limit);
+        status =
+            lora__fail(error, LORA_ERROR_LIMIT, LORA_NO_OFFSET, NULL,
+                       "%llu tensors, over the limit of %llu",
+                       (unsigned long long)count, (unsigned long long)limit);
         goto done;
     }
     TRY_OR_DONE(lora__container_create(&container, builder->context, "memory",

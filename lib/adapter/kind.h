@@ -96,6 +96,13 @@ LORA_PRIVATE lora_status lora__factors_alloc(lora__factors *out,
                                              lora_error *error);
 LORA_PRIVATE void lora__factors_destroy(lora__factors *factors);
 
+/* Factors of the state's sizes and scale, whose down is a block of the state,
+ * taken from it; up_t is there to be filled. */
+LORA_PRIVATE lora_status lora__factors_take(lora__factors *out,
+                                            lora__rows *state,
+                                            size_t block,
+                                            lora_error *error);
+
 /* OK, or why rows of a part cannot be computed. */
 LORA_PRIVATE lora_status lora__rows_check(const lora__module *module,
                                           lora_part part,

@@ -49,6 +49,29 @@ LORA_PRIVATE void lora__factors_destroy(lora__factors *f)
     memset(f, 0, sizeof *f);
 }
 
+LORA_PRIVATE lora_status lora__factors_take(lora__factors *out,
+                                            lora__rows *state,
+                                            size_t block,
+                                            lora_error *error)
+{
+    size_t bytes = state->rows * state->rank * sizeof(double);
+
+    memset(out, 0, sizeof *out);
+    out->context = state->context;
+    out->rows = state->rows;
+    out->cols = state->cols;
+    out->rank = state->rank;
+    out->scale = state->multiplier;
+    out->down = state->blocks[block];
+    state->blocks[block] = NULL;
+    out->up_t = lora__alloc(state->context, bytes, LORA__ALIGN_NUMERIC);
+    if (out->up_t == NULL) {
+        lora__factors_destroy(out);
+        return lora__fail_memory(error, bytes);
+    }
+    return LORA_OK;
+}
+
 LORA_PRIVATE lora_status lora__module_has_factors(const lora__module *module,
                                                   lora_error *error)
 {

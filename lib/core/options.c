@@ -45,10 +45,9 @@ LORA_PRIVATE lora_status lora__options_read(void *ours,
 LORA_PRIVATE lora_status lora__options_reserved(uint32_t reserved,
                                                 lora_error *error)
 {
-    return reserved == 0
-               ? LORA_OK
-               : lora__fail(error, LORA_ERROR_OPTION, LORA_NO_OFFSET, NULL,
-                            "a reserved field is not 0");
+    return reserved == 0 ? LORA_OK
+                         : lora__fail(error, LORA_ERROR_OPTION, LORA_NO_OFFSET,
+                                      NULL, "a reserved field is not 0");
 }
 
 LORA_PRIVATE void lora__options_init(void *options, size_t bytes)

@@ -1,4 +1,8 @@
-/* The default executor: a fixed set of threads that take indices in turn. */
+/* The default executor: a fixed set of threads that take indices in turn.
+ *
+ * They are started by the first call that has work for them: many a context
+ * only opens a file. A thread that cannot be started is done without.
+ */
 #include "core/pool.h"
 
 #include "platform/thread.h"
@@ -31,6 +35,7 @@ struct lora__pool {
     size_t running; /* tasks that have not returned */
     int busy;
     int stop;
+    int tried; /* to start the threads */
 };
 
 /* Take indices until none is left; called and returns with the lock held. */
@@ -75,6 +80,21 @@ static uint32_t pool_concurrency(void *user)
     return pool->count;
 }
 
+/* Called with the lock held; a new thread waits for it. */
+static void pool_start(lora__pool *pool)
+{
+    pool->tried = 1;
+    for (uint32_t i = 0; i + 1 < pool->count; i++) {
+        pool->workers[i].pool = pool;
+        pool->workers[i].index = i + 1;
+        if (!lora__thread_start(&pool->workers[i].thread, pool_thread,
+                                &pool->workers[i])) {
+            return;
+        }
+        pool->started++;
+    }
+}
+
 /* A second caller at the same time does its work alone. */
 static void
 pool_parallel_for(void *user, lora_task_fn fn, void *arg, size_t count)
@@ -90,6 +110,9 @@ pool_parallel_for(void *user, lora_task_fn fn, void *arg, size_t count)
         return;
     }
     pool->busy = 1;
+    if (!pool->tried) {
+        pool_start(pool);
+    }
     pool->fn = fn;
     pool->arg = arg;
     pool->next = 0;
@@ -180,17 +203,6 @@ LORA_PRIVATE lora_status lora__pool_create(lora__pool **out,
         a->free(a->user, pool, sizeof *pool, LORA__ALIGN);
         return lora__fail(error, LORA_ERROR_THREAD, LORA_NO_OFFSET, NULL,
                           "a lock could not be made");
-    }
-    for (uint32_t i = 0; i + 1 < threads; i++) {
-        pool->workers[i].pool = pool;
-        pool->workers[i].index = i + 1;
-        if (!lora__thread_start(&pool->workers[i].thread, pool_thread,
-                                &pool->workers[i])) {
-            lora__pool_destroy(pool);
-            return lora__fail(error, LORA_ERROR_THREAD, LORA_NO_OFFSET, NULL,
-                              "thread %u could not be started", i + 1);
-        }
-        pool->started++;
     }
     *out = pool;
     return LORA_OK;

@@ -140,7 +140,8 @@ static lora_status resize_error(double *out,
     return LORA_OK;
 }
 
-/* Round to the file's type and back, in place: what readers will see. */
+/* Round to the file's type and back, in place: what readers will see.
+ * NONFINITE where a value does not fit. */
 static lora_status resize_round(double *values,
                                 size_t count,
                                 lora_dtype dtype,

@@ -171,10 +171,10 @@ static lora_status lora_kind_prepare(lora__rows *state,
     return lora_kind_prepare_core(state, &entries[down->entry], error);
 }
 
-static const void *lora_kind_down(const lora__rows *state,
-                                  const lora__module *module)
+/* The block that is down, the core multiplied in where there is one. */
+static size_t lora_kind_down(const lora__module *module)
 {
-    return state->blocks[module->tucker ? LORA_BLOCK_CORED : LORA_BLOCK_DOWN];
+    return module->tucker ? LORA_BLOCK_CORED : LORA_BLOCK_DOWN;
 }
 
 static void lora_kind_rows(const lora__rows *state,
@@ -184,7 +184,7 @@ static void lora_kind_rows(const lora__rows *state,
                            void *out)
 {
     size_t step = state->cols * lora__rows_size(state);
-    const unsigned char *down = lora_kind_down(state, module);
+    const unsigned char *down = state->blocks[lora_kind_down(module)];
     unsigned char *row = out;
 
     for (size_t i = begin; i < end; i++) {
@@ -221,21 +221,17 @@ static lora_status lora_kind_factors(lora__factors *out,
                                      lora_error *error)
 {
     lora__rows state;
+    lora_status status;
 
     TRY(lora__rows_create(&state, adapter, module, LORA_PART_WEIGHT, 1.0,
                           LORA_DTYPE_F64, error));
-    if (lora__factors_alloc(out, adapter->context, state.rows, state.cols,
-                            state.rank, error) != LORA_OK) {
-        lora__rows_destroy(&state);
-        return LORA_ERROR_MEMORY;
+    status = lora__factors_take(out, &state, lora_kind_down(module), error);
+    if (status == LORA_OK) {
+        lora_kind_transpose(out->up_t, state.blocks[LORA_BLOCK_UP], state.rows,
+                            state.rank);
     }
-    lora_kind_transpose(out->up_t, state.blocks[LORA_BLOCK_UP], state.rows,
-                        state.rank);
-    out->scale = state.multiplier;
-    memcpy(out->down, lora_kind_down(&state, module),
-           state.rank * state.cols * sizeof *out->down);
     lora__rows_destroy(&state);
-    return LORA_OK;
+    return status;
 }
 
 LORA_PRIVATE const lora__kind lora__kind_lora = {
