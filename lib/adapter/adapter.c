@@ -98,6 +98,7 @@ LORA_PRIVATE lora_status lora__module_reject(lora__opening *opening,
     lora_adapter *adapter = opening->adapter;
     char message[256];
     va_list args;
+    lora_status made;
 
     if (module->status != LORA_OK) {
         return LORA_OK; /* the first reason is the one to mend */
@@ -106,16 +107,15 @@ LORA_PRIVATE lora_status lora__module_reject(lora__opening *opening,
     vsnprintf(message, sizeof message, format, args);
     va_end(args);
     module->status = status;
-    module->reason = "";
-    status = lora__arena_string(&module->reason, &adapter->arena, message,
-                                strlen(message), opening->error);
-    if (status == LORA_OK) {
-        status = adapter_add_problem(&adapter->problems, LORA_SEVERITY_ERROR,
-                                     module->status, code, module->name,
-                                     message, opening->error);
+    made = lora__arena_string(&module->reason, &adapter->arena, message,
+                              strlen(message), opening->error);
+    if (made == LORA_OK) {
+        made =
+            adapter_add_problem(&adapter->problems, LORA_SEVERITY_ERROR, status,
+                                code, module->name, message, opening->error);
     }
-    opening->status = opening->status == LORA_OK ? status : opening->status;
-    return status;
+    opening->status = opening->status == LORA_OK ? made : opening->status;
+    return made;
 }
 
 LORA_PRIVATE lora_status lora__module_check(const lora__module *module,
@@ -182,14 +182,12 @@ static lora_status adapter_module_scalar(double *out,
 }
 
 LORA_PRIVATE lora_status lora__module_resolve_scale(lora__opening *opening,
-                                                    lora__module *module,
-                                                    lora_error *error)
+                                                    lora__module *module)
 {
     const lora_adapter *adapter = opening->adapter;
     double gate = 1.0;
     int rslora = 0;
 
-    (void)error;
     module->scale = 1.0;
     if (lora__module_find(module, LORA__ROLE_ALPHA) != NULL) {
         TRY(adapter_module_scalar(&module->alpha, opening, module,
@@ -350,8 +348,7 @@ static lora_status adapter_check_roles(lora__opening *opening,
 }
 
 static lora_status adapter_parse_module(lora__opening *opening,
-                                        lora__module *module,
-                                        lora_error *error)
+                                        lora__module *module)
 {
     int best = 0;
 
@@ -372,7 +369,7 @@ static lora_status adapter_parse_module(lora__opening *opening,
     if (module->status != LORA_OK) {
         return LORA_OK;
     }
-    return module->kind->parse(opening, module, error);
+    return module->kind->parse(opening, module);
 }
 
 /* Two modules for one weight are both refused, since applying both would do
@@ -494,7 +491,7 @@ static lora_status adapter_build(lora_adapter *adapter,
     TRY(adapter_read_config(adapter, config, config_bytes, error));
     TRY(adapter_group(adapter, error));
     for (size_t m = 0; m < adapter->module_count; m++) {
-        TRY(adapter_parse_module(&opening, &adapter->modules[m], error));
+        TRY(adapter_parse_module(&opening, &adapter->modules[m]));
         TRY(opening.status);
     }
     TRY(adapter_index_modules(&opening));

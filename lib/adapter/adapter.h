@@ -97,7 +97,8 @@ LORA_PRIVATE const lora__entry *lora__module_entry(const lora_adapter *adapter,
                                                    const lora__module *module,
                                                    lora__role role);
 
-/* Mark a module as unusable and list the problem. */
+/* Mark a module as unusable and list the problem. OK, unless memory ran out;
+ * that is also kept in the opening, so callers need not pass it on. */
 LORA_PRIVATE lora_status lora__module_reject(lora__opening *opening,
                                              lora__module *module,
                                              lora_status status,
@@ -119,8 +120,7 @@ LORA_PRIVATE lora_status lora__adapter_read_scalar(double *out,
 /* Set has_alpha, alpha and scale from the module's tensors and the PEFT
  * configuration (formats.md 5.4); rank must be set. */
 LORA_PRIVATE lora_status lora__module_resolve_scale(lora__opening *opening,
-                                                    lora__module *module,
-                                                    lora_error *error);
+                                                    lora__module *module);
 
 LORA_PRIVATE void lora__problems_init(lora__problems *problems,
                                       lora__arena *arena);

@@ -47,9 +47,7 @@ struct lora__kind {
     /* Check the module and set rank, shape, dtype, scale, changes, flags. A
      * module that cannot be used is marked by lora__module_reject() and is no
      * failure of the call. */
-    lora_status (*parse)(lora__opening *opening,
-                         lora__module *module,
-                         lora_error *error);
+    lora_status (*parse)(lora__opening *opening, lora__module *module);
 
     /* The rank of the exact factors of the weight change, and the factors;
      * both NULL where the kind has none. */

@@ -15,8 +15,7 @@ static int embedding_kind_claim(const lora_adapter *adapter,
 }
 
 static lora_status embedding_kind_parse(lora__opening *opening,
-                                        lora__module *module,
-                                        lora_error *error)
+                                        lora__module *module)
 {
     const lora__entry *a =
         lora__kind_require(opening, module, LORA__ROLE_EMBEDDING_DOWN, 2);
@@ -35,10 +34,11 @@ static lora_status embedding_kind_parse(lora__opening *opening,
     if (module->status != LORA_OK) {
         return LORA_OK;
     }
-    return lora__module_resolve_scale(opening, module, error);
+    return lora__module_resolve_scale(opening, module);
 }
 
 LORA_PRIVATE const lora__kind lora__kind_embedding = {
-    "embedding", embedding_kind_claim, embedding_kind_parse, NULL, NULL, NULL,
-    NULL,
+    .id = "embedding",
+    .claim = embedding_kind_claim,
+    .parse = embedding_kind_parse,
 };

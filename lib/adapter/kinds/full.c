@@ -62,18 +62,14 @@ static lora_status full_kind_parse_parts(lora__opening *opening,
                             module->shape[0], (int64_t)bias->elements);
 }
 
-static lora_status
-full_kind_parse(lora__opening *opening, lora__module *module, lora_error *error)
+static lora_status full_kind_parse(lora__opening *opening, lora__module *module)
 {
-    (void)error;
     return full_kind_parse_parts(opening, module, LORA__ROLE_DIFF,
                                  LORA__ROLE_DIFF_BIAS);
 }
 
-static lora_status
-norm_kind_parse(lora__opening *opening, lora__module *module, lora_error *error)
+static lora_status norm_kind_parse(lora__opening *opening, lora__module *module)
 {
-    (void)error;
     return full_kind_parse_parts(opening, module, LORA__ROLE_NORM_WEIGHT,
                                  LORA__ROLE_NORM_BIAS);
 }
@@ -106,11 +102,17 @@ static void full_kind_rows(const lora__rows *state,
 }
 
 LORA_PRIVATE const lora__kind lora__kind_full = {
-    "full", full_kind_claim,   full_kind_parse, NULL,
-    NULL,   full_kind_prepare, full_kind_rows,
+    .id = "full",
+    .claim = full_kind_claim,
+    .parse = full_kind_parse,
+    .prepare = full_kind_prepare,
+    .rows = full_kind_rows,
 };
 
 LORA_PRIVATE const lora__kind lora__kind_norm = {
-    "norm", norm_kind_claim,   norm_kind_parse, NULL,
-    NULL,   full_kind_prepare, full_kind_rows,
+    .id = "norm",
+    .claim = norm_kind_claim,
+    .parse = norm_kind_parse,
+    .prepare = full_kind_prepare,
+    .rows = full_kind_rows,
 };

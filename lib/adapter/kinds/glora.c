@@ -17,8 +17,7 @@ static int glora_kind_claim(const lora_adapter *adapter,
 }
 
 static lora_status glora_kind_parse(lora__opening *opening,
-                                    lora__module *module,
-                                    lora_error *error)
+                                    lora__module *module)
 {
     const lora__entry *a1 =
         lora__kind_require(opening, module, LORA__ROLE_GLORA_A1, 2);
@@ -43,9 +42,11 @@ static lora_status glora_kind_parse(lora__opening *opening,
     if (module->status != LORA_OK) {
         return LORA_OK;
     }
-    return lora__module_resolve_scale(opening, module, error);
+    return lora__module_resolve_scale(opening, module);
 }
 
 LORA_PRIVATE const lora__kind lora__kind_glora = {
-    "glora", glora_kind_claim, glora_kind_parse, NULL, NULL, NULL, NULL,
+    .id = "glora",
+    .claim = glora_kind_claim,
+    .parse = glora_kind_parse,
 };

@@ -15,14 +15,12 @@ static int ia3_kind_claim(const lora_adapter *adapter,
                                                  : 0;
 }
 
-static lora_status
-ia3_kind_parse(lora__opening *opening, lora__module *module, lora_error *error)
+static lora_status ia3_kind_parse(lora__opening *opening, lora__module *module)
 {
     lora__role role =
         kind_has(module, LORA__ROLE_IA3) ? LORA__ROLE_IA3 : LORA__ROLE_WEIGHT;
     const lora__entry *weight = lora__kind_require(opening, module, role, 1);
 
-    (void)error;
     if (weight == NULL) {
         return LORA_OK;
     }
@@ -33,5 +31,7 @@ ia3_kind_parse(lora__opening *opening, lora__module *module, lora_error *error)
 }
 
 LORA_PRIVATE const lora__kind lora__kind_ia3 = {
-    "ia3", ia3_kind_claim, ia3_kind_parse, NULL, NULL, NULL, NULL,
+    .id = "ia3",
+    .claim = ia3_kind_claim,
+    .parse = ia3_kind_parse,
 };

@@ -18,8 +18,7 @@ static int light_kind_claim(const lora_adapter *adapter,
 }
 
 static lora_status light_kind_parse(lora__opening *opening,
-                                    lora__module *module,
-                                    lora_error *error)
+                                    lora__module *module)
 {
     const lora__entry *down =
         lora__kind_optional(opening, module, LORA__ROLE_DOWN, 2);
@@ -43,9 +42,11 @@ static lora_status light_kind_parse(lora__opening *opening,
         return LORA_OK;
     }
     TRY(lora__kind_set_rank(opening, module, down->shape[0]));
-    return lora__module_resolve_scale(opening, module, error);
+    return lora__module_resolve_scale(opening, module);
 }
 
 LORA_PRIVATE const lora__kind lora__kind_light = {
-    "light", light_kind_claim, light_kind_parse, NULL, NULL, NULL, NULL,
+    .id = "light",
+    .claim = light_kind_claim,
+    .parse = light_kind_parse,
 };

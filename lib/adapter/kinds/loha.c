@@ -18,8 +18,7 @@ static int loha_kind_claim(const lora_adapter *adapter,
     return count == 0 ? 0 : 20 + count;
 }
 
-static lora_status
-loha_kind_parse(lora__opening *opening, lora__module *module, lora_error *error)
+static lora_status loha_kind_parse(lora__opening *opening, lora__module *module)
 {
     const lora__entry *w1a =
         lora__kind_require(opening, module, LORA__ROLE_HADA_W1_A, 2);
@@ -62,9 +61,11 @@ loha_kind_parse(lora__opening *opening, lora__module *module, lora_error *error)
         return LORA_OK;
     }
     TRY(lora__kind_check_dora(opening, module));
-    return lora__module_resolve_scale(opening, module, error);
+    return lora__module_resolve_scale(opening, module);
 }
 
 LORA_PRIVATE const lora__kind lora__kind_loha = {
-    "loha", loha_kind_claim, loha_kind_parse, NULL, NULL, NULL, NULL,
+    .id = "loha",
+    .claim = loha_kind_claim,
+    .parse = loha_kind_parse,
 };

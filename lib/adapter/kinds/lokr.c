@@ -51,8 +51,7 @@ static lora_status lokr_kind_side(lora__opening *opening,
                             a->shape[1 - transposed], b->shape[0]);
 }
 
-static lora_status
-lokr_kind_parse(lora__opening *opening, lora__module *module, lora_error *error)
+static lora_status lokr_kind_parse(lora__opening *opening, lora__module *module)
 {
     const lora__entry *core =
         lora__kind_optional(opening, module, LORA__ROLE_LOKR_T2, 2);
@@ -88,9 +87,11 @@ lokr_kind_parse(lora__opening *opening, lora__module *module, lora_error *error)
         return LORA_OK;
     }
     TRY(lora__kind_set_rank(opening, module, rank));
-    return lora__module_resolve_scale(opening, module, error);
+    return lora__module_resolve_scale(opening, module);
 }
 
 LORA_PRIVATE const lora__kind lora__kind_lokr = {
-    "lokr", lokr_kind_claim, lokr_kind_parse, NULL, NULL, NULL, NULL,
+    .id = "lokr",
+    .claim = lokr_kind_claim,
+    .parse = lokr_kind_parse,
 };

@@ -73,8 +73,7 @@ static lora_status lora_kind_parse_core(lora__opening *opening,
                                 mid);
 }
 
-static lora_status
-lora_kind_parse(lora__opening *opening, lora__module *module, lora_error *error)
+static lora_status lora_kind_parse(lora__opening *opening, lora__module *module)
 {
     const lora__entry *down =
         lora__kind_require(opening, module, LORA__ROLE_DOWN, 2);
@@ -108,7 +107,7 @@ lora_kind_parse(lora__opening *opening, lora__module *module, lora_error *error)
         return LORA_OK;
     }
     TRY(lora__kind_check_dora(opening, module));
-    return lora__module_resolve_scale(opening, module, error);
+    return lora__module_resolve_scale(opening, module);
 }
 
 /* ---- numbers ----------------------------------------------------------- */
@@ -235,18 +234,21 @@ static lora_status lora_kind_factors(lora__factors *out,
 }
 
 LORA_PRIVATE const lora__kind lora__kind_lora = {
-    "lora",
-    lora_kind_claim,
-    lora_kind_parse,
-    lora_kind_factor_rank,
-    lora_kind_factors,
-    lora_kind_prepare,
-    lora_kind_rows,
+    .id = "lora",
+    .claim = lora_kind_claim,
+    .parse = lora_kind_parse,
+    .factor_rank = lora_kind_factor_rank,
+    .factors = lora_kind_factors,
+    .prepare = lora_kind_prepare,
+    .rows = lora_kind_rows,
 };
 
 LORA_PRIVATE const lora__kind lora__kind_locon = {
-    "locon",           locon_kind_claim,
-    lora_kind_parse,   lora_kind_factor_rank,
-    lora_kind_factors, lora_kind_prepare,
-    lora_kind_rows,
+    .id = "locon",
+    .claim = locon_kind_claim,
+    .parse = lora_kind_parse,
+    .factor_rank = lora_kind_factor_rank,
+    .factors = lora_kind_factors,
+    .prepare = lora_kind_prepare,
+    .rows = lora_kind_rows,
 };

@@ -34,15 +34,13 @@ static int boft_kind_claim(const lora_adapter *adapter,
     return oft_kind_is_butterfly(adapter, module) ? 20 : 0;
 }
 
-static lora_status
-oft_kind_parse(lora__opening *opening, lora__module *module, lora_error *error)
+static lora_status oft_kind_parse(lora__opening *opening, lora__module *module)
 {
     static const lora__role roles[] = {LORA__ROLE_OFT_BLOCKS, LORA__ROLE_OFT_R,
                                        LORA__ROLE_OFT_DIAG, LORA__ROLE_BOFT_R};
     const lora__entry *blocks = NULL;
     lora__role role = LORA__ROLE_UNKNOWN;
 
-    (void)error;
     for (size_t i = 0; i < LORA__COUNT(roles) && blocks == NULL; i++) {
         if (kind_has(module, roles[i])) {
             role = roles[i];
@@ -64,9 +62,13 @@ oft_kind_parse(lora__opening *opening, lora__module *module, lora_error *error)
 }
 
 LORA_PRIVATE const lora__kind lora__kind_oft = {
-    "oft", oft_kind_claim, oft_kind_parse, NULL, NULL, NULL, NULL,
+    .id = "oft",
+    .claim = oft_kind_claim,
+    .parse = oft_kind_parse,
 };
 
 LORA_PRIVATE const lora__kind lora__kind_boft = {
-    "boft", boft_kind_claim, oft_kind_parse, NULL, NULL, NULL, NULL,
+    .id = "boft",
+    .claim = boft_kind_claim,
+    .parse = oft_kind_parse,
 };

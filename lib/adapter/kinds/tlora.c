@@ -15,8 +15,7 @@ static int tlora_kind_claim(const lora_adapter *adapter,
 }
 
 static lora_status tlora_kind_parse(lora__opening *opening,
-                                    lora__module *module,
-                                    lora_error *error)
+                                    lora__module *module)
 {
     const lora__entry *q =
         lora__kind_require(opening, module, LORA__ROLE_TLORA_Q, 2);
@@ -39,9 +38,11 @@ static lora_status tlora_kind_parse(lora__opening *opening,
     if (module->status != LORA_OK) {
         return LORA_OK;
     }
-    return lora__module_resolve_scale(opening, module, error);
+    return lora__module_resolve_scale(opening, module);
 }
 
 LORA_PRIVATE const lora__kind lora__kind_tlora = {
-    "tlora", tlora_kind_claim, tlora_kind_parse, NULL, NULL, NULL, NULL,
+    .id = "tlora",
+    .claim = tlora_kind_claim,
+    .parse = tlora_kind_parse,
 };
