@@ -84,7 +84,7 @@ def check_ids(checks):
             for row in text.splitlines() if row.startswith("|")}
     kinds = set()
     for path in (checklib.ROOT / "lib/adapter/kinds").glob("*.c"):
-        kinds |= set(re.findall(r'lora__kind lora__kind_\w+ = \{\s*"(\w+)"',
+        kinds |= set(re.findall(r'lora__kind lora__kind_\w+ = \{\s*\.id = "(\w+)"',
                                 path.read_text("utf-8")))
     same(checks, "kinds", rows["kinds"], kinds)
     dialects = set(re.findall(r'\[LORA__DIALECT_\w+\]\s*=\s*\{\s*"([^"]+)"',
