@@ -311,6 +311,7 @@ static lora_status adapter_group(lora_adapter *adapter, lora_error *error)
             module->dialect = key->dialect;
             module->layer = key->layer;
             module->known = key->known;
+            module->scale = 1.0;
         }
     }
     for (size_t m = 0; m < adapter->module_count; m++) {

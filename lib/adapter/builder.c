@@ -132,6 +132,40 @@ static lora_status builder_add(builder_item **out,
     return LORA_OK;
 }
 
+LORA_PRIVATE lora_status lora__builder_add_derived(lora_builder *builder,
+                                                   const char *name,
+                                                   lora__container *container,
+                                                   size_t index,
+                                                   int32_t ndim,
+                                                   const int64_t *shape,
+                                                   lora_dtype dtype,
+                                                   lora__derive_fn derive,
+                                                   double factor,
+                                                   lora_error *error)
+{
+    const lora__entry *source = &container->entries[index];
+    builder_item *item;
+    lora__entry *entry;
+
+    TRY(builder_add(&item, builder, name, error));
+    entry = &item->entry;
+    entry->dtype = dtype;
+    entry->ndim = ndim >= 0 ? ndim : source->ndim;
+    memcpy(entry->shape, ndim >= 0 ? shape : source->shape,
+           sizeof entry->shape);
+    entry->elements = source->elements;
+    entry->bytes = derive == NULL
+                       ? source->bytes
+                       : source->elements * (lora_dtype_bits(dtype) / 8);
+    entry->parent = container;
+    entry->parent_index = index;
+    entry->derive = derive;
+    entry->factor = factor;
+    lora__container_retain(container);
+    item->removed = 0;
+    return LORA_OK;
+}
+
 LORA_PRIVATE lora_status lora__builder_add_entry(lora_builder *builder,
                                                  const char *name,
                                                  lora__container *container,
@@ -140,23 +174,9 @@ LORA_PRIVATE lora_status lora__builder_add_entry(lora_builder *builder,
                                                  const int64_t *shape,
                                                  lora_error *error)
 {
-    const lora__entry *source = &container->entries[index];
-    builder_item *item;
-    lora__entry *entry;
-
-    TRY(builder_add(&item, builder, name, error));
-    entry = &item->entry;
-    entry->dtype = source->dtype;
-    entry->ndim = ndim >= 0 ? ndim : source->ndim;
-    memcpy(entry->shape, ndim >= 0 ? shape : source->shape,
-           sizeof entry->shape);
-    entry->bytes = source->bytes;
-    entry->elements = source->elements;
-    entry->parent = container;
-    entry->parent_index = index;
-    lora__container_retain(container);
-    item->removed = 0;
-    return LORA_OK;
+    return lora__builder_add_derived(builder, name, container, index, ndim,
+                                     shape, container->entries[index].dtype,
+                                     NULL, 1.0, error);
 }
 
 LORA_PRIVATE lora_status lora__builder_adopt(lora_builder *builder,

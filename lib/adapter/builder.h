@@ -16,6 +16,19 @@ LORA_PRIVATE lora_status lora__builder_add_entry(lora_builder *builder,
                                                  const int64_t *shape,
                                                  lora_error *error);
 
+/* The same, but in another type and computed by `derive` when it is read; the
+ * number of elements stays. */
+LORA_PRIVATE lora_status lora__builder_add_derived(lora_builder *builder,
+                                                   const char *name,
+                                                   lora__container *container,
+                                                   size_t index,
+                                                   int32_t ndim,
+                                                   const int64_t *shape,
+                                                   lora_dtype dtype,
+                                                   lora__derive_fn derive,
+                                                   double factor,
+                                                   lora_error *error);
+
 /* Add a tensor whose data was made by lora__alloc(context, bytes,
  * LORA__ALIGN_NUMERIC); the data is owned from here on, also on failure. */
 LORA_PRIVATE lora_status lora__builder_adopt(lora_builder *builder,

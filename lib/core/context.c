@@ -294,11 +294,12 @@ static int context_is_cancelled(const lora_context *c)
     return c->cancel != NULL && lora__atomic_load_u32(&c->cancel->cancelled);
 }
 
-LORA_PRIVATE lora_status lora__progress(lora_context *c,
-                                        const char *stage,
-                                        uint64_t done,
-                                        uint64_t total,
-                                        lora_error *error)
+/* Tell progress, with the lock held. */
+static lora_status context_tell(const lora_context *c,
+                                const char *stage,
+                                uint64_t done,
+                                uint64_t total,
+                                lora_error *error)
 {
     int32_t stop = context_is_cancelled(c);
 
@@ -309,6 +310,20 @@ LORA_PRIVATE lora_status lora__progress(lora_context *c,
     return stop ? lora__fail(error, LORA_ERROR_CANCELLED, LORA_NO_OFFSET, NULL,
                              "cancelled")
                 : LORA_OK;
+}
+
+LORA_PRIVATE lora_status lora__progress(lora_context *c,
+                                        const char *stage,
+                                        uint64_t done,
+                                        uint64_t total,
+                                        lora_error *error)
+{
+    lora_status status;
+
+    lora__mutex_lock(&c->talk);
+    status = context_tell(c, stage, done, total, error);
+    lora__mutex_unlock(&c->talk);
+    return status;
 }
 
 LORA_PRIVATE void
@@ -367,8 +382,8 @@ static void context_run_job(void *arg, size_t index, uint32_t worker)
     lora__mutex_lock(&jobs->context->talk);
     if (status == LORA_OK) {
         jobs->done++;
-        status = lora__progress(jobs->context, jobs->stage, jobs->done,
-                                jobs->count, &error);
+        status = context_tell(jobs->context, jobs->stage, jobs->done,
+                              jobs->count, &error);
     }
     if (status != LORA_OK) {
         context_job_failed(jobs, index, status, &error);

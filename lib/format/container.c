@@ -133,13 +133,13 @@ LORA_PRIVATE void lora__container_release(lora__container *container)
     lora_context_destroy(context);
 }
 
-/* Follow an entry to the container that has its bytes. */
+/* Follow an entry to the container that has its bytes, or derives them. */
 static const lora__entry *container_resolve(const lora__container **container,
                                             size_t index)
 {
     const lora__entry *entry = &(*container)->entries[index];
 
-    while (entry->parent != NULL) {
+    while (entry->parent != NULL && entry->derive == NULL) {
         *container = entry->parent;
         entry = &(*container)->entries[entry->parent_index];
     }
@@ -162,6 +162,9 @@ LORA_PRIVATE lora_status lora__container_read(const lora__container *container,
     if (bytes == 0) {
         return LORA_OK;
     }
+    if (entry->derive != NULL) {
+        return entry->derive(entry, offset, buffer, bytes, error);
+    }
     if (entry->data != NULL) {
         memcpy(buffer, (const unsigned char *)entry->data + (size_t)offset,
                bytes);
@@ -179,7 +182,7 @@ LORA_PRIVATE const void *lora__container_view(const lora__container *container,
     const lora_reader *reader = &container->reader;
     const void *data = entry->data;
 
-    if (data == NULL && reader->map != NULL &&
+    if (data == NULL && entry->derive == NULL && reader->map != NULL &&
         reader->map(reader->user, entry->offset, entry->bytes, &data) !=
             LORA_OK) {
         data = NULL;

@@ -1,8 +1,9 @@
 /* A container: named tensors and metadata, wherever they come from.
  *
  * Immutable and reference-counted. A tensor's data is read through the
- * container's reader, lies in memory, or belongs to another container (a
- * result that passes tensors through keeps its source alive).
+ * container's reader, lies in memory, belongs to another container (a result
+ * that passes tensors through keeps its source alive), or is derived from such
+ * data whenever it is read (so that another number type takes no memory).
  */
 #ifndef LORA__FORMAT_CONTAINER_H
 #define LORA__FORMAT_CONTAINER_H
@@ -16,7 +17,16 @@
 
 typedef struct lora__container lora__container;
 
-typedef struct lora__entry {
+typedef struct lora__entry lora__entry;
+
+/* Make some bytes of a derived tensor from those of its parent. */
+typedef lora_status (*lora__derive_fn)(const lora__entry *entry,
+                                       uint64_t offset,
+                                       void *buffer,
+                                       size_t bytes,
+                                       lora_error *error);
+
+struct lora__entry {
     const char *name; /* UTF-8, no NUL inside */
     size_t name_bytes;
     lora_dtype dtype;
@@ -28,9 +38,11 @@ typedef struct lora__entry {
     const void *data;        /* or NULL: see above */
     lora__container *parent; /* or NULL; each entry holds a reference */
     size_t parent_index;
-    size_t owned_bytes; /* not 0: data came from lora__alloc(context,
-                         * owned_bytes, LORA__ALIGN_NUMERIC), freed with us */
-} lora__entry;
+    size_t owned_bytes;     /* not 0: data came from lora__alloc(context,
+                             * owned_bytes, LORA__ALIGN_NUMERIC), freed with us */
+    lora__derive_fn derive; /* or NULL: the parent's bytes are ours */
+    double factor;          /* for derive */
+};
 
 typedef struct lora__metadata {
     const char *key;
@@ -82,8 +94,8 @@ LORA_PRIVATE lora_status lora__container_read(const lora__container *container,
                                               size_t bytes,
                                               lora_error *error);
 
-/* The stored bytes in place, unaligned, or NULL where they are not in memory;
- * also where there are none. */
+/* The stored bytes in place, unaligned, or NULL where they are not in memory
+ * as they are; also where there are none. */
 LORA_PRIVATE const void *lora__container_view(const lora__container *container,
                                               size_t index);
 

@@ -1,6 +1,8 @@
 /* Emitting tensors and alphas. */
 #include "op/emit.h"
 
+#include "op/derive.h"
+
 #include <string.h>
 
 LORA_PRIVATE lora_status lora__emit_begin(lora__emit *emit,
@@ -166,12 +168,8 @@ LORA_PRIVATE lora_status lora__emit_entry(lora__emit *emit,
                                           const int64_t *shape,
                                           lora_error *error)
 {
-    lora_context *context = emit->source->context;
     lora__container *container = emit->source->container;
     const lora__entry *entry = &container->entries[index];
-    size_t bytes = (size_t)entry->elements * sizeof(double);
-    double *values;
-    lora_status status;
 
     dtype = dtype == LORA_DTYPE_NONE || !lora__dtype_is_float(entry->dtype)
                 ? entry->dtype
@@ -180,23 +178,10 @@ LORA_PRIVATE lora_status lora__emit_entry(lora__emit *emit,
         return lora__builder_add_entry(emit->builder, name, container, index,
                                        ndim, shape, error);
     }
-    if (entry->elements > SIZE_MAX / sizeof(double)) {
-        return lora__fail_memory(error, UINT64_MAX);
-    }
-    values = lora__alloc(context, bytes, LORA__ALIGN_NUMERIC);
-    if (values == NULL) {
-        return lora__fail_memory(error, bytes);
-    }
-    TRY_OR_DONE(lora_adapter_read_tensor(values, bytes, emit->source, index,
-                                         LORA_DTYPE_F64, error));
-    for (size_t i = 0; factor != 1.0 && i < (size_t)entry->elements; i++) {
-        values[i] *= factor;
-    }
-    status = lora__emit_f64(emit, name, dtype, ndim < 0 ? entry->ndim : ndim,
-                            ndim < 0 ? entry->shape : shape, values, error);
-done:
-    lora__free(context, values, bytes, LORA__ALIGN_NUMERIC);
-    return status;
+    TRY(lora__derive_check(emit->source, index, factor, dtype, error));
+    return lora__builder_add_derived(emit->builder, name, container, index,
+                                     ndim, shape, dtype, lora__derive_scaled,
+                                     factor, error);
 }
 
 /* The type to store alpha in: the one wanted, unless rounding to it would

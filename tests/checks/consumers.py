@@ -101,14 +101,17 @@ def main():
     arguments = checklib.arguments()
     checks = checklib.Checks()
     folder = checklib.scratch(arguments.build, "consumers")
-    compiler = checklib.compilers()[0][0]
+    compiler, has_cpp = checklib.compilers()[0]
     prefix = install(checks, arguments.build, folder)
     checks.run("the installed program", [prefix / "bin/lora", "version"])
 
     cmake_project(checks, "find_package", CONSUMERS / "installed",
                   folder / "find_package", f"-DCMAKE_PREFIX_PATH={prefix}",
                   programs=["consumer_lora", "consumer_shared",
-                            "consumer_static", "consumer_cpp"])
+                            "consumer_static"] +
+                  ["consumer_cpp"] * bool(has_cpp))
+    if not has_cpp:
+        checks.skip("a C++ compiler is not installed")
     cmake_project(checks, "examples/cmake", EXAMPLES / "cmake",
                   folder / "example", f"-DCMAKE_PREFIX_PATH={prefix}",
                   programs=["hello"])
