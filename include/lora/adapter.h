@@ -152,8 +152,7 @@ lora_adapter_delta_options_init(lora_adapter_delta_options *options,
  *  @param error    may be NULL.
  *  @return LORA_OK; LORA_ERROR_IO; LORA_ERROR_FORMAT, LORA_ERROR_TRUNCATED,
  *          LORA_ERROR_DUPLICATE (offset set); LORA_ERROR_LIMIT;
- *          LORA_ERROR_UNSUPPORTED; LORA_ERROR_MEMORY; LORA_ERROR_ARGUMENT;
- *          LORA_ERROR_OPTION.
+ *          LORA_ERROR_MEMORY; LORA_ERROR_ARGUMENT; LORA_ERROR_OPTION.
  *  @threads safe with the same context.
  *  @since 0.1
  */
@@ -183,7 +182,8 @@ lora_adapter_open_memory(lora_adapter **out,
 /** Open an adapter through the host's own reader.
  *
  *  @param reader  copied; its destroy is called when the adapter and all that
- *                 was made from it are gone, and also when opening fails.
+ *                 was made from it are gone, and also when opening fails,
+ *                 unless the table itself is refused.
  *  Otherwise as lora_adapter_open().
  *  @since 0.1
  */
@@ -369,7 +369,8 @@ LORA_API const char *lora_adapter_find_metadata(const lora_adapter *adapter,
  *  @param options  NULL for defaults.
  *  @param error    may be NULL.
  *  @return LORA_OK; LORA_ERROR_ARGUMENT; LORA_ERROR_OPTION;
- *          LORA_ERROR_MEMORY; LORA_ERROR_IO (hashes).
+ *          LORA_ERROR_MEMORY; with hashes also LORA_ERROR_IO,
+ *          LORA_ERROR_TRUNCATED and LORA_ERROR_CANCELLED.
  *  @threads safe.
  *  @since 0.1
  */
@@ -495,8 +496,8 @@ lora_adapter_save_memory(void *buffer,
 
 /** Save through the host's own writer.
  *
- *  @param writer  must not be NULL; finish or abort is called exactly once
- *                 unless an argument is refused.
+ *  @param writer  must not be NULL; unless an argument is refused it is
+ *                 either finished or aborted, as io.h says.
  *  Otherwise as lora_adapter_save().
  *  @since 0.1
  */

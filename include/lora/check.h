@@ -27,7 +27,8 @@ lora_adapter_check_options_init(lora_adapter_check_options *options,
  *  @param adapter  must not be NULL.
  *  @param options  NULL for defaults.
  *  @param error    may be NULL.
- *  @return LORA_OK, also when problems were found; LORA_ERROR_ARGUMENT;
+ *  @return LORA_OK, also when problems were found; LORA_ERROR_ARGUMENT (also
+ *          for an unknown family);
  *          LORA_ERROR_OPTION; LORA_ERROR_IO; LORA_ERROR_TRUNCATED;
  *          LORA_ERROR_MEMORY; LORA_ERROR_CANCELLED.
  *  @threads safe.

@@ -117,8 +117,9 @@ enum {
 typedef void (*lora_log_fn)(void *user, lora_log_level level, const char *line);
 
 /** Told how far an operation is, between its jobs, by whichever thread
- *  finished one (one call at a time). `stage` is a static word such as
- *  "resize". A non-zero result cancels the operation.
+ *  finished one (one call at a time: it must not call operations on the same
+ *  context). `stage` is a static word such as "resize". A non-zero result
+ *  cancels the operation.
  */
 typedef int32_t (*lora_progress_fn)(void *user,
                                     const char *stage,
@@ -206,8 +207,8 @@ LORA_API void lora_context_destroy(lora_context *context);
 
 /** The most memory that was live at once, in bytes.
  *
- *  Counts what went through the allocator; a backend's own memory and mapped
- *  files are not in it.
+ *  Counts what handles and operations took from the allocator; the context
+ *  itself, a backend's own memory and mapped files are not in it.
  *
  *  @param context  NULL gives 0.
  *  @threads safe.

@@ -35,10 +35,12 @@ lora_adapter_convert_options_init(lora_adapter_convert_options *options,
  *  @param options  NULL for defaults, which change nothing.
  *  @param error    may be NULL.
  *  @return LORA_OK; LORA_ERROR_ARGUMENT (unknown dialect or family);
- *          LORA_ERROR_OPTION; LORA_ERROR_UNSUPPORTED (the dialect cannot
- *          spell the kind); LORA_ERROR_KEY (no family knows a name that must
- *          be respelled); a module's own status; LORA_ERROR_NONFINITE (a
- *          value overflows the type); LORA_ERROR_IO; LORA_ERROR_MEMORY;
+ *          LORA_ERROR_OPTION; LORA_ERROR_DTYPE (no type for factors);
+ *          LORA_ERROR_UNSUPPORTED (the dialect cannot spell the kind);
+ *          LORA_ERROR_KEY (there is no module, or no family knows a name
+ *          that must be respelled); a module's own status;
+ *          LORA_ERROR_NONFINITE (a value is not finite, or overflows the
+ *          type); LORA_ERROR_IO; LORA_ERROR_TRUNCATED; LORA_ERROR_MEMORY;
  *          LORA_ERROR_CANCELLED.
  *  @threads safe.
  *  @since 0.1

@@ -68,7 +68,8 @@ lora_adapter_resize_options_init(lora_adapter_resize_options *options,
  *  @param options     NULL for defaults.
  *  @param error       may be NULL.
  *  @return LORA_OK; LORA_ERROR_ARGUMENT; LORA_ERROR_RANGE (rule value);
- *          LORA_ERROR_OPTION; LORA_ERROR_KEY (no module); a module's own
+ *          LORA_ERROR_OPTION; LORA_ERROR_DTYPE (no type for factors);
+ *          LORA_ERROR_KEY (no module); a module's own
  *          status; LORA_ERROR_UNSUPPORTED (kind); LORA_ERROR_NONFINITE;
  *          LORA_ERROR_CONVERGENCE; LORA_ERROR_IO; LORA_ERROR_MEMORY;
  *          LORA_ERROR_CANCELLED.

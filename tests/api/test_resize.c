@@ -1,0 +1,530 @@
+/* Ranks: spectra that are known beforehand, every rule and option, refusals. */
+#include "api/reader.h"
+
+static lora_context *context;
+
+enum { N = 6, RANK = 3 };
+
+#define MODULE "lora_unet_m"
+#define CONV "lora_unet_n"
+
+/* dW = scale * sum of sigma_k * e_k e_k^T: up has sigma, down ones. The order
+ * of the directions in the file is not that of their size. */
+static void image_spectrum(image *im, const double *sigma, float alpha)
+{
+    static const int order[RANK] = {1, 2, 0};
+    float up[N * RANK] = {0};
+    float down[RANK * N] = {0};
+
+    for (int k = 0; k < RANK; k++) {
+        up[k * RANK + order[k]] = (float)sigma[k];
+        down[order[k] * N + k] = 1.0f;
+    }
+    image_begin(im, NULL);
+    image_f32(im, MODULE ".alpha", "", &alpha, 1);
+    image_f32(im, MODULE ".lora_down.weight", "3,6", down, COUNT(down));
+    image_f32(im, MODULE ".lora_up.weight", "6,3", up, COUNT(up));
+    image_f32(im, CONV ".alpha", "", &alpha, 1);
+    image_f32(im, CONV ".lora_down.weight", "3,1,3,2", down, COUNT(down));
+    image_f32(im, CONV ".lora_up.weight", "6,3,1,1", up, COUNT(up));
+    image_end(im);
+}
+
+static int64_t rank_of(const lora_adapter *adapter, const char *name)
+{
+    lora_module_info info = {.struct_size = sizeof info};
+
+    assert_int_equal(
+        lora_adapter_get_module(&info, adapter, module_at(adapter, name), NULL),
+        LORA_OK);
+    assert_true(info.alpha == (double)info.rank || info.scale == 0.5);
+    return info.rank;
+}
+
+static void delta_of(double *out, const lora_adapter *adapter, const char *name)
+{
+    assert_int_equal(lora_adapter_delta(out, N * N * sizeof *out, adapter,
+                                        module_at(adapter, name),
+                                        LORA_PART_WEIGHT, 1.0, LORA_DTYPE_F64,
+                                        0, N, NULL),
+                     LORA_OK);
+}
+
+static const double steps[RANK] = {4.0, 2.0, 1.0};
+
+/* The layer's numbers, with scale 0.5: sigma 2, 1, 0.5. */
+static void check_numbers(const lora_report *report,
+                          const char *name,
+                          size_t index,
+                          int64_t rank)
+{
+    lora_report_module m = {.struct_size = sizeof m};
+    double total = 0.0;
+    double dropped = 0.0;
+
+    assert_int_equal(lora_report_get_module(&m, report, index, NULL), LORA_OK);
+    assert_string_equal(m.name, name);
+    assert_int_equal(m.sigma_count, RANK);
+    assert_int_equal(m.rank_in, RANK);
+    assert_int_equal(m.rank_out, rank);
+    for (int k = 0; k < RANK; k++) {
+        double s = 0.5 * steps[k];
+        assert_true(fabs(m.sigma[k] - s) < 1e-12);
+        total += s * s;
+        dropped += k >= rank ? s * s : 0.0;
+    }
+    /* Results are F32: half an ulp of factors of about 1 in each element. */
+    assert_true(fabs(m.energy - (1.0 - dropped / total)) < 1e-6);
+    assert_true(fabs(m.error - sqrt(dropped)) < 1e-6);
+    assert_true(fabs(m.spectral - (rank < RANK ? 0.5 * steps[rank] : 0.0)) <
+                1e-12);
+}
+
+static void test_rules(void **state)
+{
+    static const struct {
+        lora_rank_rule rule;
+        int64_t rank;
+    } cases[] = {
+        {{LORA_RANK_FIXED, 1, 0.0}, 1},
+        {{LORA_RANK_FIXED, 2, 0.0}, 2},
+        {{LORA_RANK_FIXED, 3, 0.0}, 3},
+        {{LORA_RANK_FIXED, 4, 0.0}, 3},
+        /* squares 4, 1, 0.25 of 5.25: 0.762, 0.952, 1 */
+        {{LORA_RANK_ENERGY, 0, 0.76}, 1},
+        {{LORA_RANK_ENERGY, 0, 0.77}, 2},
+        {{LORA_RANK_ENERGY, 0, 0.96}, 3},
+        {{LORA_RANK_ENERGY, 0, 1.0}, 3},
+        /* above 2 / value */
+        {{LORA_RANK_RATIO, 0, 1.9}, 1},
+        {{LORA_RANK_RATIO, 0, 2.1}, 2},
+        {{LORA_RANK_RATIO, 0, 1e9}, 3},
+        {{LORA_RANK_RATIO, 0, 1.0}, 1}, /* none is; one is kept always */
+        {{LORA_RANK_THRESHOLD, 0, 0.6}, 2},
+        {{LORA_RANK_THRESHOLD, 0, 0.0}, 3},
+        {{LORA_RANK_THRESHOLD, 0, 7.0}, 1},
+        /* sums 2, 3, 3.5: 0.571, 0.857, 1 */
+        {{LORA_RANK_CUMULATIVE, 0, 0.57}, 1},
+        {{LORA_RANK_CUMULATIVE, 0, 0.58}, 2},
+        {{LORA_RANK_CUMULATIVE, 0, 0.86}, 3},
+    };
+    image im;
+    lora_adapter *adapter;
+    lora_error error;
+
+    (void)state;
+    image_spectrum(&im, steps, 1.5f);
+    adapter = open_image(context, &im);
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        lora_adapter *out = JUNK(lora_adapter);
+        lora_report *report = JUNK(lora_report);
+        CHECK(LORA_OK, LORA_NO_OFFSET, "",
+              lora_adapter_resize(&out, &report, adapter, &cases[i].rule, NULL,
+                                  &error));
+        assert_int_equal(lora_report_module_count(report), 2);
+        assert_int_equal(lora_report_problem_count(report), 0);
+        for (size_t m = 0; m < 2; m++) {
+            const char *name = m == 0 ? MODULE : CONV;
+            double dense[N * N];
+            assert_int_equal(rank_of(out, name), cases[i].rank);
+            check_numbers(report, name, m, cases[i].rank);
+            delta_of(dense, out, name);
+            for (int k = 0; k < N * N; k++) {
+                int d = k / N;
+                double expected =
+                    k % N == d && d < cases[i].rank ? 0.5 * steps[d] : 0.0;
+                assert_true(fabs(dense[k] - expected) < 1e-6);
+            }
+        }
+        lora_report_destroy(report);
+        lora_adapter_destroy(out);
+    }
+    lora_adapter_destroy(adapter);
+    image_free(&im);
+}
+
+/* A negative scale, a zero layer, and a rank that is not there. */
+static void test_spectra(void **state)
+{
+    static const double nothing[RANK] = {0.0, 0.0, 0.0};
+    static const double one[RANK] = {3.0, 0.0, 0.0};
+    const lora_rank_rule fixed = {LORA_RANK_FIXED, 1, 0.0};
+    const lora_rank_rule all = {LORA_RANK_ENERGY, 0, 1.0};
+    image im;
+    lora_adapter *adapter;
+    lora_adapter *out;
+    lora_report *report;
+    lora_report_module m = {.struct_size = sizeof m};
+    double dense[N * N];
+
+    (void)state;
+    image_spectrum(&im, steps, -3.0f);
+    adapter = open_image(context, &im);
+    assert_int_equal(
+        lora_adapter_resize(&out, NULL, adapter, &fixed, NULL, NULL), LORA_OK);
+    delta_of(dense, out, MODULE);
+    assert_true(fabs(dense[0] + 4.0) < 1e-6);
+    lora_adapter_destroy(out);
+    lora_adapter_destroy(adapter);
+    image_free(&im);
+
+    image_spectrum(&im, nothing, 3.0f);
+    adapter = open_image(context, &im);
+    assert_int_equal(
+        lora_adapter_resize(&out, &report, adapter, &fixed, NULL, NULL),
+        LORA_OK);
+    assert_int_equal(rank_of(out, MODULE), 1);
+    assert_int_equal(lora_report_get_module(&m, report, 0, NULL), LORA_OK);
+    assert_true(m.energy == 1.0 && m.error == 0.0 && m.spectral == 0.0);
+    lora_report_destroy(report);
+    lora_adapter_destroy(out);
+    lora_adapter_destroy(adapter);
+    image_free(&im);
+
+    image_spectrum(&im, one, 3.0f);
+    adapter = open_image(context, &im);
+    assert_int_equal(lora_adapter_resize(&out, NULL, adapter, &all, NULL, NULL),
+                     LORA_OK);
+    assert_int_equal(rank_of(out, MODULE), 1);
+    lora_adapter_destroy(out);
+    lora_adapter_destroy(adapter);
+    image_free(&im);
+}
+
+static void resize_with(const lora_adapter *adapter,
+                        const lora_rank_rule *rule,
+                        const lora_adapter_resize_options *options,
+                        int64_t linear,
+                        int64_t conv)
+{
+    lora_adapter *out;
+    lora_error error;
+
+    CHECK(LORA_OK, LORA_NO_OFFSET, "",
+          lora_adapter_resize(&out, NULL, adapter, rule, options, &error));
+    assert_int_equal(rank_of(out, MODULE), linear);
+    assert_int_equal(rank_of(out, CONV), conv);
+    lora_adapter_destroy(out);
+}
+
+static void test_options(void **state)
+{
+    const lora_rank_rule one = {LORA_RANK_FIXED, 1, 0.0};
+    const lora_rank_rule two = {LORA_RANK_FIXED, 2, 0.0};
+    const lora_rank_rule energy = {LORA_RANK_ENERGY, 0, 0.9};
+    const lora_rank_override overrides[] = {
+        {"*", {LORA_RANK_FIXED, 3, 0.0}},
+        {"lora_unet_?", {LORA_RANK_FIXED, 2, 0.0}},
+        {"*_m", {LORA_RANK_FIXED, 1, 0.0}},
+        {"*_x", {LORA_RANK_FIXED, 3, 0.0}},
+    };
+    image im;
+    lora_adapter *adapter;
+    lora_adapter_resize_options o;
+
+    (void)state;
+    image_spectrum(&im, steps, 1.5f);
+    adapter = open_image(context, &im);
+    lora_adapter_resize_options_init(&o, sizeof o);
+    o.conv_rule = &two;
+    resize_with(adapter, &one, &o, 1, 2);
+    o.overrides = overrides;
+    o.override_count = 1;
+    resize_with(adapter, &one, &o, 3, 3);
+    o.override_count = COUNT(overrides);
+    resize_with(adapter, &one, &o, 1, 2);
+
+    lora_adapter_resize_options_init(&o, sizeof o);
+    o.max_rank = 1;
+    resize_with(adapter, &energy, &o, 1, 1);
+    o.max_rank = 3;
+    o.min_rank = 3;
+    resize_with(adapter, &one, &o, 3, 3);
+    o.min_rank = 9; /* more than there is, and more than the cap */
+    o.max_rank = 0;
+    resize_with(adapter, &one, &o, 3, 3);
+    lora_adapter_destroy(adapter);
+    image_free(&im);
+}
+
+/* Directions that are not there are filled up with zeros. */
+static void test_pad(void **state)
+{
+    const lora_rank_rule five = {LORA_RANK_FIXED, 5, 0.0};
+    image im;
+    lora_adapter *adapter;
+    lora_adapter *out;
+    lora_adapter_resize_options o;
+    double before[N * N];
+    double after[N * N];
+
+    (void)state;
+    image_spectrum(&im, steps, 1.5f);
+    adapter = open_image(context, &im);
+    lora_adapter_resize_options_init(&o, sizeof o);
+    o.pad = 1;
+    assert_int_equal(lora_adapter_resize(&out, NULL, adapter, &five, &o, NULL),
+                     LORA_OK);
+    assert_int_equal(rank_of(out, MODULE), 5);
+    delta_of(before, adapter, MODULE);
+    delta_of(after, out, MODULE);
+    for (int i = 0; i < N * N; i++) {
+        assert_true(fabs(before[i] - after[i]) < 1e-6);
+    }
+    lora_adapter_destroy(out);
+    lora_adapter_destroy(adapter);
+    image_free(&im);
+}
+
+/* Types of the result; a core is multiplied out. */
+static void test_dtype_and_core(void **state)
+{
+    const lora_rank_rule one = {LORA_RANK_FIXED, 1, 0.0};
+    image im;
+    lora_adapter *adapter;
+    lora_adapter *out;
+    lora_adapter_resize_options o;
+    lora_module_info info = {.struct_size = sizeof info};
+
+    (void)state;
+    image_sample(&im);
+    adapter = open_image(context, &im);
+    lora_adapter_resize_options_init(&o, sizeof o);
+    o.dtype = LORA_DTYPE_BF16;
+    assert_int_equal(lora_adapter_resize(&out, NULL, adapter, &one, &o, NULL),
+                     LORA_OK);
+    assert_int_equal(lora_adapter_module_count(out), 4);
+    for (size_t m = 0; m < 4; m++) {
+        assert_int_equal(lora_adapter_get_module(&info, out, m, NULL), LORA_OK);
+        assert_int_equal(info.dtype, LORA_DTYPE_BF16);
+        assert_int_equal(info.rank, 1);
+        assert_int_equal(info.tucker, 0);
+        assert_int_equal(info.status, LORA_OK);
+    }
+    lora_adapter_destroy(out);
+    lora_adapter_destroy(adapter);
+    image_free(&im);
+}
+
+static void test_metadata(void **state)
+{
+    const lora_rank_rule one = {LORA_RANK_FIXED, 1, 0.0};
+    const lora_rank_rule two = {LORA_RANK_THRESHOLD, 0, 0.6};
+    image im;
+    lora_adapter *adapter;
+    lora_adapter *out;
+    const char *hash;
+
+    (void)state;
+    image_sample(&im);
+    adapter = open_image(context, &im);
+    assert_int_equal(lora_adapter_resize(&out, NULL, adapter, &one, NULL, NULL),
+                     LORA_OK);
+    assert_string_equal(lora_adapter_find_metadata(out, "ss_network_dim"), "1");
+    assert_string_equal(lora_adapter_find_metadata(out, "note"), "a b");
+    hash = lora_adapter_find_metadata(out, "sshs_model_hash");
+    assert_non_null(hash);
+    assert_int_equal(strlen(hash), 64); /* the stale one was "00" */
+    lora_adapter_destroy(out);
+    assert_int_equal(lora_adapter_resize(&out, NULL, adapter, &two, NULL, NULL),
+                     LORA_OK);
+    lora_adapter_destroy(out);
+    lora_adapter_destroy(adapter);
+    image_free(&im);
+}
+
+/* Refusals --------------------------------------------------------------- */
+
+static void expect(lora_status expected,
+                   const char *subject,
+                   const lora_adapter *adapter,
+                   const lora_rank_rule *rule,
+                   const lora_adapter_resize_options *options)
+{
+    lora_adapter *out = JUNK(lora_adapter);
+    lora_report *report = JUNK(lora_report);
+    lora_error error;
+
+    CHECK(expected, ANY_OFFSET, subject,
+          lora_adapter_resize(&out, &report, adapter, rule, options, &error));
+    assert_null(out);
+    assert_null(report);
+}
+
+static void test_refused(void **state)
+{
+    static const lora_rank_rule out_of_range[] = {
+        {LORA_RANK_FIXED, 0, 0.0},          {LORA_RANK_FIXED, -1, 0.0},
+        {LORA_RANK_ENERGY, 1, 0.0},         {LORA_RANK_ENERGY, 1, 1.0001},
+        {LORA_RANK_ENERGY, 1, NAN},         {LORA_RANK_RATIO, 1, 0.5},
+        {LORA_RANK_RATIO, 1, NAN},          {LORA_RANK_THRESHOLD, 1, -1.0},
+        {LORA_RANK_THRESHOLD, 1, NAN},      {LORA_RANK_CUMULATIVE, 1, -0.5},
+        {LORA_RANK_CUMULATIVE, 1, HUGE_VAL}};
+    const lora_rank_rule one = {LORA_RANK_FIXED, 1, 0.0};
+    const lora_rank_rule unknown = {6, 1, 0.5};
+    const lora_rank_override nameless = {NULL, {LORA_RANK_FIXED, 1, 0.0}};
+    const lora_rank_override bad = {"a*", {LORA_RANK_FIXED, 0, 0.0}};
+    lora_adapter_resize_options o;
+    image im;
+    lora_adapter *adapter;
+    lora_error error;
+
+    (void)state;
+    image_spectrum(&im, steps, 1.0f);
+    adapter = open_image(context, &im);
+    CHECK_ARGUMENT(
+        lora_adapter_resize(NULL, NULL, adapter, &one, NULL, &error));
+    expect(LORA_ERROR_ARGUMENT, NULL, NULL, &one, NULL);
+    expect(LORA_ERROR_ARGUMENT, NULL, adapter, NULL, NULL);
+    expect(LORA_ERROR_ARGUMENT, NULL, adapter, &unknown, NULL);
+    for (size_t i = 0; i < COUNT(out_of_range); i++) {
+        expect(LORA_ERROR_RANGE, NULL, adapter, &out_of_range[i], NULL);
+    }
+    lora_adapter_resize_options_init(&o, sizeof o);
+    o.conv_rule = &out_of_range[0];
+    expect(LORA_ERROR_RANGE, NULL, adapter, &one, &o);
+    lora_adapter_resize_options_init(&o, sizeof o);
+    o.override_count = 1;
+    expect(LORA_ERROR_ARGUMENT, NULL, adapter, &one, &o);
+    o.overrides = &nameless;
+    expect(LORA_ERROR_ARGUMENT, NULL, adapter, &one, &o);
+    o.overrides = &bad;
+    expect(LORA_ERROR_RANGE, "a*", adapter, &one, &o);
+    lora_adapter_resize_options_init(&o, sizeof o);
+    o.max_rank = -1;
+    expect(LORA_ERROR_RANGE, NULL, adapter, &one, &o);
+    o.max_rank = 2;
+    o.min_rank = 3;
+    expect(LORA_ERROR_RANGE, NULL, adapter, &one, &o);
+    lora_adapter_resize_options_init(&o, sizeof o);
+    o.dtype = LORA_DTYPE_U8;
+    expect(LORA_ERROR_DTYPE, "dtype", adapter, &one, &o);
+    lora_adapter_resize_options_init(&o, sizeof o);
+    o.reserved1 = 1;
+    expect(LORA_ERROR_OPTION, NULL, adapter, &one, &o);
+    lora_adapter_destroy(adapter);
+    image_free(&im);
+}
+
+static void test_refused_modules(void **state)
+{
+    const lora_rank_rule one = {LORA_RANK_FIXED, 1, 0.0};
+    const float bad[4] = {1.0f, NAN, 3.0f, 4.0f};
+    const float large[4] = {3e38f, 0.0f, 0.0f, 1.0f};
+    lora_adapter_resize_options o;
+    lora_adapter *adapter;
+    lora_adapter *out;
+    image im;
+    lora_error error;
+
+    (void)state;
+    image_begin(&im, NULL);
+    image_end(&im);
+    adapter = open_image(context, &im);
+    expect(LORA_ERROR_KEY, NULL, adapter, &one, NULL);
+    lora_adapter_destroy(adapter);
+    image_free(&im);
+
+    image_begin(&im, NULL);
+    image_some(&im, "lora_unet_a.lora_down.weight", "2,2", 4, 1);
+    image_some(&im, "lora_unet_b.lora_down.weight", "2,2", 4, 1);
+    image_some(&im, "lora_unet_b.lora_up.weight", "2,2", 4, 2);
+    image_end(&im);
+    adapter = open_image(context, &im);
+    expect(LORA_ERROR_KEY, "lora_unet_a", adapter, &one, NULL);
+    lora_adapter_resize_options_init(&o, sizeof o);
+    o.skip_bad = 1;
+    CHECK(LORA_OK, LORA_NO_OFFSET, "",
+          lora_adapter_resize(&out, NULL, adapter, &one, &o, &error));
+    assert_int_equal(lora_adapter_module_count(out), 1);
+    lora_adapter_destroy(out);
+    lora_adapter_destroy(adapter);
+    image_free(&im);
+
+    image_begin(&im, NULL);
+    image_some(&im, "lora_unet_c.hada_w1_a", "5,2", 10, 1);
+    image_some(&im, "lora_unet_c.hada_w1_b", "2,3", 6, 1);
+    image_some(&im, "lora_unet_c.hada_w2_a", "5,2", 10, 1);
+    image_some(&im, "lora_unet_c.hada_w2_b", "2,3", 6, 1);
+    image_end(&im);
+    adapter = open_image(context, &im);
+    expect(LORA_ERROR_UNSUPPORTED, "lora_unet_c", adapter, &one, NULL);
+    lora_adapter_destroy(adapter);
+    image_free(&im);
+
+    image_begin(&im, NULL);
+    image_f32(&im, "lora_unet_b.lora_down.weight", "2,2", bad, 4);
+    image_some(&im, "lora_unet_b.lora_up.weight", "2,2", 4, 2);
+    image_end(&im);
+    adapter = open_image(context, &im);
+    expect(LORA_ERROR_NONFINITE, NULL, adapter, &one, NULL);
+    lora_adapter_destroy(adapter);
+    image_free(&im);
+
+    /* sqrt(3e38 * 3e38) fits F32 and BF16, not F16. */
+    image_begin(&im, NULL);
+    image_f32(&im, "lora_unet_b.lora_down.weight", "2,2", large, 4);
+    image_f32(&im, "lora_unet_b.lora_up.weight", "2,2", large, 4);
+    image_end(&im);
+    adapter = open_image(context, &im);
+    lora_adapter_resize_options_init(&o, sizeof o);
+    o.dtype = LORA_DTYPE_F16;
+    expect(LORA_ERROR_NONFINITE, NULL, adapter, &one, &o);
+    lora_adapter_destroy(adapter);
+    image_free(&im);
+}
+
+static void test_reading_fails(void **state)
+{
+    const lora_rank_rule one = {LORA_RANK_FIXED, 1, 0.0};
+    lora_adapter *adapter;
+    lora_adapter *out = JUNK(lora_adapter);
+    lora_report *report = JUNK(lora_report);
+    image im;
+    source s;
+    lora_error error;
+
+    (void)state;
+    image_sample(&im);
+    s = source_of(&im);
+    adapter = open_source(context, &s);
+    s.fail_at = s.reads + 4;
+    CHECK(LORA_ERROR_IO, ANY_OFFSET, NULL,
+          lora_adapter_resize(&out, &report, adapter, &one, NULL, &error));
+    assert_true(error.offset != LORA_NO_OFFSET);
+    assert_null(out);
+    assert_null(report);
+    lora_adapter_destroy(adapter);
+    image_free(&im);
+}
+
+static int set_up(void **state)
+{
+    (void)state;
+    context = plain_context();
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    lora_context_destroy(context);
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_rules),
+        cmocka_unit_test(test_spectra),
+        cmocka_unit_test(test_options),
+        cmocka_unit_test(test_pad),
+        cmocka_unit_test(test_dtype_and_core),
+        cmocka_unit_test(test_metadata),
+        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_refused_modules),
+        cmocka_unit_test(test_reading_fails),
+    };
+
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}

@@ -1,0 +1,534 @@
+/* Memory that runs out: for n = 0, 1, 2 ... the nth allocation of a call
+ * fails, once, and then it and all after it. Each time the call must say
+ * MEMORY, leave its outputs NULL and nothing alive or on the disk, and the
+ * same call must then succeed in the same context.
+ *
+ * The allocator of api/support.h moves every block at every realloc, fills
+ * what is fresh and what is freed, and compares what free is told.
+ */
+#ifdef _WIN32
+
+/* Files are made the POSIX way. */
+int main(void)
+{
+    return 77;
+}
+
+#else
+
+#include "api/folder.h"
+
+#include "api/reader.h"
+
+static heap h;
+static lora_context *context;
+static lora_adapter *adapter; /* of the image, for jobs that want one */
+static image im;
+
+/* A call, and what it is called with. */
+typedef struct call {
+    const char *name;
+    void (*make)(image *im);
+    int opens; /* the call opens the image itself */
+    lora_status (*run)(const struct call *job, lora_error *error);
+    const char *dialect;
+    lora_rank_rule rule;
+    lora_dtype dtype;
+    uint32_t flag;    /* the job's own */
+    lora_status last; /* what the call answers when it gets all memory */
+} call;
+
+/* ---- images ------------------------------------------------------------ */
+
+/* Everything that can be wrong with modules, and what is no module. */
+static void image_odd(image *out)
+{
+    const float zero[12] = {0};
+    const float nan[1] = {NAN};
+
+    image_begin(out, "\"lora_adapter_metadata\":\"{\\\"r\\\": [\","
+                     "\"ss_tag_frequency\":\"{\\\"d\\\": {\\\"cat\\\": 3}}\","
+                     "\"trigger_words\":\"one, two\"");
+    image_f32(out, "emb_params", "2,6", zero, 12);
+    image_f32(out, "lora_unet_a.lora_down.weight", "2,6", zero, 12);
+    image_f32(out, "lora_unet_b.lora_down.weight", "2,6", zero, 12);
+    image_f32(out, "lora_unet_b.lora_up.weight", "4,3", zero, 12);
+    image_f32(out, "lora_unet_c.alpha", "2", zero, 2);
+    image_f32(out, "lora_unet_c.lora_down.weight", "2,6", zero, 12);
+    image_f32(out, "lora_unet_c.lora_up.weight", "6,2", zero, 12);
+    image_f32(out, "lora_unet_d.alpha", "", nan, 1);
+    image_f32(out, "lora_unet_d.lora_down.weight", "2,6", zero, 12);
+    image_f32(out, "lora_unet_d.lora_up.weight", "6,2", zero, 12);
+    image_f32(out, "lora_unet_e.lora_down.weight", "12", zero, 12);
+    image_f32(out, "lora_unet_e.lora_up.weight", "6,2", zero, 12);
+    image_f32(out, "lora_unet_f.lora_down.weight", "0,6", zero, 0);
+    image_f32(out, "lora_unet_f.lora_up.weight", "6,0", zero, 0);
+    image_f32(out, SAMPLE_Q ".lora_A.weight", "2,6", zero, 12);
+    image_f32(out, SAMPLE_Q ".lora_down.weight", "2,6", zero, 12);
+    image_f32(out, SAMPLE_K ".lora_down.weight", "2,6", zero, 12);
+    image_f32(out, SAMPLE_K ".lora_up.weight", "6,2", zero, 12);
+    image_f32(out, SAMPLE_K_TARGET ".lora_A.weight", "2,6", zero, 12);
+    image_f32(out, SAMPLE_K_TARGET ".lora_B.weight", "6,2", zero, 12);
+    image_f32(out, "something.else", "12", zero, 12);
+    image_raw(out, "lora_unet_g.lora_down.weight", "I32", "2,6", zero, 48);
+    image_raw(out, "lora_unet_g.lora_up.weight", "I32", "6,2", zero, 48);
+    image_end(out);
+}
+
+static void image_peft(image *out)
+{
+    image_begin(out, NULL);
+    image_some(out, "base_model.model.a.lora_A.weight", "2,6", 12, 1);
+    image_some(out, "base_model.model.a.lora_B.weight", "4,2", 8, 2);
+    image_end(out);
+}
+
+/* Many of everything, so that tables grow. */
+static void image_many(image *out)
+{
+    image_begin(out, NULL);
+    for (int i = 0; i < 90; i++) {
+        char name[80];
+        snprintf(name, sizeof name, "lora_unet_layer_%d.lora_down.weight", i);
+        image_some(out, name, "1,2", 2, 1);
+        snprintf(name, sizeof name, "lora_unet_layer_%d.lora_up.weight", i);
+        image_some(out, name, "2,1", 2, 2);
+    }
+    image_end(out);
+}
+
+/* Halves of pairs with long names: each is copied into what is said about it,
+ * so that the problems take more than what was there before them. */
+static void image_halves(image *out)
+{
+    image_begin(out, NULL);
+    for (int i = 0; i < 20; i++) {
+        char name[1200];
+        snprintf(name, sizeof name, "lora_unet_%01000d.lora_down.weight", i);
+        image_some(out, name, "1,2", 2, 1);
+    }
+    image_end(out);
+}
+
+/* ---- jobs -------------------------------------------------------------- */
+
+static lora_status end_adapter(lora_adapter *out, lora_status status)
+{
+    if (status != LORA_OK) {
+        assert_null(out);
+    }
+    lora_adapter_destroy(out);
+    return status;
+}
+
+static lora_status end_report(lora_report *out, lora_status status)
+{
+    if (status != LORA_OK) {
+        assert_null(out);
+    }
+    lora_report_destroy(out);
+    return status;
+}
+
+static lora_status open_file(const call *job, lora_error *error)
+{
+    lora_adapter *out = JUNK(lora_adapter);
+    lora_adapter_open_options options;
+    lora_status status;
+
+    lora_adapter_open_options_init(&options, sizeof options);
+    options.flags = job->flag;
+    status = lora_adapter_open(&out, context, in_folder("in.safetensors"),
+                               &options, error);
+    return end_adapter(out, status);
+}
+
+static lora_status open_memory(const call *job, lora_error *error)
+{
+    lora_adapter *out = JUNK(lora_adapter);
+    lora_adapter_open_options options;
+    lora_status status;
+
+    lora_adapter_open_options_init(&options, sizeof options);
+    if (job->flag) {
+        options.config = "{\"r\": 2, \"lora_alpha\": 3, \"rank_pattern\": "
+                         "{\"a\": 2}, \"alpha_pattern\": {\"b\": 1, \"a\": 7}}";
+        options.config_bytes = strlen(options.config);
+    }
+    status = lora_adapter_open_memory(&out, context, im.file, im.bytes,
+                                      &options, error);
+    return end_adapter(out, status);
+}
+
+static lora_status open_reader(const call *job, lora_error *error)
+{
+    lora_adapter *out = JUNK(lora_adapter);
+    source s = source_of(&im);
+    lora_reader reader = source_reader(&s);
+    lora_status status =
+        lora_adapter_open_reader(&out, context, &reader, NULL, error);
+
+    (void)job;
+    status = end_adapter(out, status);
+    assert_int_equal(s.destroyed, 1);
+    return status;
+}
+
+static lora_status describe(const call *job, lora_error *error)
+{
+    lora_report *out = JUNK(lora_report);
+    lora_adapter_describe_options options;
+    lora_status status;
+
+    lora_adapter_describe_options_init(&options, sizeof options);
+    options.modules = job->flag;
+    options.hashes = job->flag;
+    status = lora_adapter_describe(&out, adapter, &options, error);
+    return end_report(out, status);
+}
+
+static lora_status check(const call *job, lora_error *error)
+{
+    lora_report *out = JUNK(lora_report);
+    lora_status status = lora_adapter_check(&out, adapter, NULL, error);
+
+    (void)job;
+    return end_report(out, status);
+}
+
+static lora_status delta(const call *job, lora_error *error)
+{
+    unsigned char buffer[4 * 3 * 9 * 8];
+    size_t size = lora_dtype_bits(job->dtype) / 8;
+
+    return lora_adapter_delta(buffer, 4 * 3 * 9 * size, adapter,
+                              module_at(adapter, SAMPLE_CORE), LORA_PART_WEIGHT,
+                              1.0, job->dtype, 0, 4, error);
+}
+
+static lora_status factors(const call *job, lora_error *error)
+{
+    float up[4 * 2];
+    float down[2 * 3 * 9];
+
+    (void)job;
+    return lora_adapter_factors(NULL, NULL, NULL, NULL, up, down,
+                                LORA_DTYPE_F32, adapter,
+                                module_at(adapter, SAMPLE_CORE), error);
+}
+
+static lora_status convert(const call *job, lora_error *error)
+{
+    lora_adapter *out = JUNK(lora_adapter);
+    lora_adapter_convert_options options;
+    lora_status status;
+
+    lora_adapter_convert_options_init(&options, sizeof options);
+    options.dialect = job->dialect;
+    options.dtype = job->dtype;
+    options.bake_alpha = job->flag;
+    status = lora_adapter_convert(&out, adapter, &options, error);
+    return end_adapter(out, status);
+}
+
+/* To metadata and back, so that the record of alphas is read too. */
+static lora_status convert_back(const call *job, lora_error *error)
+{
+    lora_adapter *there;
+    lora_adapter *back = JUNK(lora_adapter);
+    lora_adapter_convert_options options;
+    lora_status status;
+
+    lora_adapter_convert_options_init(&options, sizeof options);
+    options.dialect = job->dialect;
+    status = lora_adapter_convert(&there, adapter, &options, error);
+    if (status == LORA_OK) {
+        options.dialect = "kohya";
+        status = lora_adapter_convert(&back, there, &options, error);
+        end_adapter(back, status);
+    }
+    lora_adapter_destroy(there);
+    return status;
+}
+
+static lora_status resize(const call *job, lora_error *error)
+{
+    const lora_rank_override override = {"*conv1", {LORA_RANK_FIXED, 2, 0.0}};
+    const lora_rank_rule one = {LORA_RANK_FIXED, 1, 0.0};
+    lora_adapter *out = JUNK(lora_adapter);
+    lora_report *report = JUNK(lora_report);
+    lora_adapter_resize_options options;
+    lora_status status;
+
+    lora_adapter_resize_options_init(&options, sizeof options);
+    options.dtype = job->dtype;
+    options.pad = job->flag;
+    if (job->flag) {
+        options.conv_rule = &one;
+        options.overrides = &override;
+        options.override_count = 1;
+    }
+    status = lora_adapter_resize(&out, &report, adapter, &job->rule, &options,
+                                 error);
+    end_report(report, status);
+    return end_adapter(out, status);
+}
+
+static lora_status build(const call *job, lora_error *error)
+{
+    const float values[2] = {1.0f, 2.0f};
+    const lora_tensor view = {values, sizeof values, {1, 2}, 2, LORA_DTYPE_F32};
+    lora_builder *builder = JUNK(lora_builder);
+    lora_adapter *out = JUNK(lora_adapter);
+    lora_status status = lora_builder_create(&builder, context,
+                                             job->flag ? adapter : NULL, error);
+
+    if (status != LORA_OK) {
+        assert_null(builder);
+        return status;
+    }
+    for (int i = 0; i < 70 && status == LORA_OK; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "tensor %d", i);
+        status = lora_builder_add_tensor(builder, name, &view, error);
+    }
+    for (int i = 0; i < 40 && status == LORA_OK; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "key %d", i);
+        status = lora_builder_set_metadata(builder, name, "value", error);
+    }
+    if (status == LORA_OK) {
+        status = lora_builder_finish(&out, builder, error);
+        end_adapter(out, status);
+    }
+    lora_builder_destroy(builder);
+    return status;
+}
+
+/* Over a file that must stay what it was. */
+static lora_status save_file(const call *job, lora_error *error)
+{
+    lora_adapter_save_options options;
+    lora_status status;
+
+    (void)job;
+    folder_put("out.safetensors", "old", 3);
+    lora_adapter_save_options_init(&options, sizeof options);
+    options.overwrite = 1;
+    status = lora_adapter_save(adapter, in_folder("out.safetensors"), &options,
+                               error);
+    if (status == LORA_OK) {
+        folder_check("out.safetensors", im.file, im.bytes);
+    } else {
+        folder_check("out.safetensors", "old", 3);
+    }
+    assert_int_equal(remove(in_folder("out.safetensors")), 0);
+    return status;
+}
+
+static lora_status save_memory(const call *job, lora_error *error)
+{
+    unsigned char buffer[1 << 16];
+    size_t bytes = 77;
+    lora_status status;
+
+    (void)job;
+    status =
+        lora_adapter_save_memory(buffer, sizeof buffer, &bytes, adapter, error);
+    assert_int_equal(bytes, status == LORA_OK ? im.bytes : 77);
+    return status;
+}
+
+static lora_status save_writer(const call *job, lora_error *error)
+{
+    static sink s;
+    lora_writer writer = sink_writer(&s);
+    lora_status status;
+
+    (void)job;
+    sink_init(&s);
+    status = lora_adapter_save_writer(adapter, &writer, error);
+    assert_int_equal(s.finished, status == LORA_OK);
+    assert_int_equal(s.aborted, status != LORA_OK);
+    return status;
+}
+
+static lora_status save_delta(const call *job, lora_error *error)
+{
+    const char *path = in_folder("delta.safetensors");
+    lora_adapter_delta_options options;
+    lora_status status;
+
+    lora_adapter_delta_options_init(&options, sizeof options);
+    options.dtype = job->dtype;
+    status = lora_adapter_save_delta(adapter, path, 1.0, &options, error);
+    assert_int_equal(remove(path) == 0, status == LORA_OK);
+    return status;
+}
+
+static lora_status hash(const call *job, lora_error *error)
+{
+    lora_hashes hashes = {.struct_size = sizeof hashes};
+
+    (void)job;
+    return lora_hash_file(&hashes, context, in_folder("in.safetensors"), error);
+}
+
+/* ---- the loop ---------------------------------------------------------- */
+
+static void begin(const call *job)
+{
+    context = heap_context(&h, NULL);
+    if (job->opens) {
+        folder_put("in.safetensors", im.file, im.bytes);
+        folder_put("adapter_config.json", "{\"lora_alpha\": 1}", 17);
+    } else {
+        adapter = open_image(context, &im);
+    }
+}
+
+static void end(const call *job)
+{
+    lora_adapter_destroy(adapter);
+    adapter = NULL;
+    heap_end(&h, context);
+    assert_int_equal(folder_count(1), job->opens ? 2 : 0);
+}
+
+static void torture(const call *job, int lasting)
+{
+    size_t n = 0;
+
+    job->make(&im);
+    for (;; n++) {
+        size_t live;
+        size_t met;
+        lora_error error;
+        lora_status status;
+
+        begin(job);
+        live = h.live;
+        h.lasting = lasting;
+        h.fail_at = h.calls + n;
+        error_dirty(&error);
+        status = job->run(job, &error);
+        met = h.met;
+        h.fail_at = SIZE_MAX;
+        h.lasting = 0;
+        if (met == 0) {
+            assert_error(&error, status, job->last, ANY_OFFSET, NULL);
+            assert_int_equal(h.live, live);
+            end(job);
+            break;
+        }
+        if (status != LORA_ERROR_MEMORY) {
+            fail_msg("%s, allocation %u: %s", job->name, (unsigned)n,
+                     lora_status_name(status));
+        }
+        assert_error(&error, status, LORA_ERROR_MEMORY, LORA_NO_OFFSET, NULL);
+        assert_int_equal(h.live, live);
+        error_dirty(&error);
+        status = job->run(job, &error);
+        assert_error(&error, status, job->last, ANY_OFFSET, NULL);
+        assert_int_equal(h.live, live);
+        end(job);
+    }
+    if (n == 0) {
+        fail_msg("%s allocates nothing", job->name);
+    }
+    image_free(&im);
+}
+
+#define FIXED(n)                                                               \
+    {                                                                          \
+        LORA_RANK_FIXED, n, 0.0                                                \
+    }
+#define RULE(kind, value)                                                      \
+    {                                                                          \
+        LORA_RANK_##kind, 0, value                                             \
+    }
+#define NONE                                                                   \
+    {                                                                          \
+        0, 0, 0.0                                                              \
+    }
+
+static const call jobs[] = {
+    {"open", image_sample, 1, open_file, NULL, NONE, 0, 0, 0},
+    {"open map", image_sample, 1, open_file, NULL, NONE, 0, LORA_OPEN_MAP, 0},
+    {"open peft", image_peft, 1, open_file, NULL, NONE, 0, 0, 0},
+    {"open odd", image_odd, 1, open_file, NULL, NONE, 0, 0, 0},
+    {"open many", image_many, 1, open_file, NULL, NONE, 0, 0, 0},
+    {"open halves", image_halves, 1, open_file, NULL, NONE, 0, 0, 0},
+    {"memory", image_sample, 0, open_memory, NULL, NONE, 0, 0, 0},
+    {"memory config", image_peft, 0, open_memory, NULL, NONE, 0, 1, 0},
+    {"reader", image_sample, 0, open_reader, NULL, NONE, 0, 0, 0},
+    {"describe", image_sample, 0, describe, NULL, NONE, 0, 0, 0},
+    {"describe all", image_sample, 0, describe, NULL, NONE, 0, 1, 0},
+    {"describe odd", image_odd, 0, describe, NULL, NONE, 0, 1, 0},
+    {"check", image_sample, 0, check, NULL, NONE, 0, 0, 0},
+    {"check odd", image_odd, 0, check, NULL, NONE, 0, 0, 0},
+    {"check many", image_many, 0, check, NULL, NONE, 0, 0, 0},
+    {"delta", image_sample, 0, delta, NULL, NONE, LORA_DTYPE_F32, 0, 0},
+    {"delta f64", image_sample, 0, delta, NULL, NONE, LORA_DTYPE_F64, 0, 0},
+    {"factors", image_sample, 0, factors, NULL, NONE, 0, 0, 0},
+    {"convert", image_sample, 0, convert, NULL, NONE, 0, 0, 0},
+    {"convert f16", image_sample, 0, convert, NULL, NONE, LORA_DTYPE_F16, 0, 0},
+    {"convert f8", image_sample, 0, convert, NULL, NONE, LORA_DTYPE_F8_E4M3, 0,
+     0},
+    {"convert f64", image_sample, 0, convert, NULL, NONE, LORA_DTYPE_F64, 0, 0},
+    {"convert bake", image_sample, 0, convert, NULL, NONE, LORA_DTYPE_BF16, 1,
+     0},
+    {"to kohya", image_pairs, 0, convert, "kohya", NONE, 0, 0, 0},
+    {"to diffusers", image_pairs, 0, convert, "diffusers", NONE, 0, 0, 0},
+    {"to old", image_pairs, 0, convert, "diffusers-old", NONE, 0, 0, 0},
+    {"to unet", image_pairs, 0, convert, "diffusers-unet", NONE, 0, 0, 0},
+    {"to peft", image_pairs, 0, convert, "peft", NONE, 0, 0, 0},
+    {"to native", image_pairs, 0, convert, "comfy/native", NONE, 0, 0, 0},
+    {"no core in old", image_sample, 0, convert, "diffusers-old", NONE, 0, 0,
+     LORA_ERROR_UNSUPPORTED},
+    {"there and back", image_pairs, 0, convert_back, "diffusers", NONE, 0, 0,
+     0},
+    {"fixed", image_sample, 0, resize, NULL, FIXED(1), 0, 0, 0},
+    {"pad", image_sample, 0, resize, NULL, FIXED(4), LORA_DTYPE_F16, 1, 0},
+    {"energy", image_sample, 0, resize, NULL, RULE(ENERGY, 0.5), 0, 0, 0},
+    {"ratio", image_sample, 0, resize, NULL, RULE(RATIO, 1.5), 0, 0, 0},
+    {"threshold", image_sample, 0, resize, NULL, RULE(THRESHOLD, 9.0), 0, 0, 0},
+    {"cumulative", image_sample, 0, resize, NULL, RULE(CUMULATIVE, 0.5), 0, 0,
+     0},
+    {"build", image_sample, 0, build, NULL, NONE, 0, 0, 0},
+    {"edit", image_sample, 0, build, NULL, NONE, 0, 1, 0},
+    {"save", image_sample, 0, save_file, NULL, NONE, 0, 0, 0},
+    {"save memory", image_sample, 0, save_memory, NULL, NONE, 0, 0, 0},
+    {"save writer", image_sample, 0, save_writer, NULL, NONE, 0, 0, 0},
+    {"save delta", image_sample, 0, save_delta, NULL, NONE, LORA_DTYPE_F32, 0,
+     0},
+    {"hash", image_sample, 1, hash, NULL, NONE, 0, 0, 0},
+};
+
+static void test_once(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < COUNT(jobs); i++) {
+        torture(&jobs[i], 0);
+    }
+}
+
+static void test_for_good(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < COUNT(jobs); i++) {
+        torture(&jobs[i], 1);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup(test_once, folder_clear),
+        cmocka_unit_test_setup(test_for_good, folder_clear),
+    };
+
+    return cmocka_run_group_tests(tests, folder_make, folder_remove);
+}
+
+#endif
