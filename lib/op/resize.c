@@ -250,6 +250,39 @@ done:
     return status;
 }
 
+/* The squared error of a layer that keeps its rank: 0, unless its factors are
+ * rounded to another type. */
+static lora_status resize_kept_error(double *out,
+                                     const resize_job *job,
+                                     const lora__module *module,
+                                     const lora__factors *f,
+                                     lora_error *error)
+{
+    lora_dtype up_dtype = resize_dtype(job, module, LORA__ROLE_UP);
+    lora_dtype down_dtype = resize_dtype(job, module, LORA__ROLE_DOWN);
+    lora__factors rounded;
+    lora_status status;
+
+    *out = 0.0;
+    if (job->options.dtype == LORA_DTYPE_NONE) {
+        return LORA_OK;
+    }
+    TRY(lora__factors_alloc(&rounded, f->context, f->rows, f->cols, f->rank,
+                            error));
+    memcpy(rounded.up_t, f->up_t, f->rank * f->rows * sizeof *f->up_t);
+    memcpy(rounded.down, f->down, f->rank * f->cols * sizeof *f->down);
+    TRY_OR_DONE(resize_round(rounded.up_t, f->rank * f->rows, up_dtype,
+                             module->name, job->kernels, error));
+    TRY_OR_DONE(resize_round(rounded.down, f->rank * f->cols, down_dtype,
+                             module->name, job->kernels, error));
+    job->kernels->scale_f64(rounded.up_t, f->scale, f->rank * f->rows);
+    status = resize_error(out, f, rounded.up_t, rounded.down, f->rank,
+                          job->kernels, error);
+done:
+    lora__factors_destroy(&rounded);
+    return status;
+}
+
 /* The numbers of a layer: `discarded` is the squared norm of the error. */
 static void resize_measure(lora_report_module *out,
                            size_t keep,
@@ -289,9 +322,10 @@ static lora_status resize_decomposed(resize_job *job,
     }
     keep = resize_keep(job, rule, sigma, svd->count);
     rank = resize_rank(job, rule, keep);
-    if (rank == f->rank) {
-        resize_measure(numbers, svd->count, rank, 0.0);
-        return LORA_OK; /* exactly what it was */
+    if (rank == f->rank) { /* it stays what it was */
+        TRY(resize_kept_error(&discarded, job, module, f, error));
+        resize_measure(numbers, svd->count, rank, discarded);
+        return LORA_OK;
     }
     memset(&cut, 0, sizeof cut);
     TRY_OR_DONE(

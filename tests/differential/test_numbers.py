@@ -344,6 +344,28 @@ def check_spectrum(suite, rng, dtype):
                       f"reported error of {module}")
 
 
+def check_kept(suite, rng):
+    """A layer that keeps its rank and changes its type: what rounding costs
+    is in the report."""
+    layer = LAYERS["square64"]
+    path, out = suite.path("kept.safetensors"), suite.path("kept2.safetensors")
+    tensors = layer.tensors("lora_unet_a", rng, "F32",
+                            tensor(np.float64(-1.5)))
+    support.write_file(path, tensors)
+    for dtype in ("f16", "bf16"):
+        report = suite.json("resize", path, "-o", out, "--rank", layer.rank,
+                            "--dtype", dtype, "--force")
+        got, _ = support.read_file(out)
+        before = support.flat(support.module_delta(tensors, "lora_unet_a")[0])
+        after = support.flat(support.module_delta(got, "lora_unet_a")[0])
+        error = np.linalg.norm(after - before)
+        require(error > 0, "rounding changes something")
+        row = report["modules"][0]
+        support.close(row["error"], error, 1e-6 * error, "reported error")
+        energy = 1 - (error / np.linalg.norm(before)) ** 2
+        support.close(row["energy"], energy, 1e-12, "reported energy")
+
+
 def main():
     suite = support.Suite(__doc__.splitlines()[0])
     rng = np.random.default_rng(11)
@@ -374,6 +396,8 @@ def main():
     for dtype in ("F32", "F16", "BF16"):
         with suite.case(f"singular values in {dtype}"):
             check_spectrum(suite, rng, dtype)
+    with suite.case("the error of a new type alone"):
+        check_kept(suite, rng)
     return suite.finish()
 
 
