@@ -198,7 +198,8 @@ DTYPES = {
     "I16": (2, "<i2"), "F8_E4M3": (1, "u1"), "F8_E5M2": (1, "u1"),
     "I8": (1, "i1"), "U8": (1, "u1"), "BOOL": (1, "u1"),
 }
-ORDER = {name: i for i, name in enumerate(DTYPES)}
+# F4, two elements a byte, is only ever written.
+ORDER = {name: i for i, name in enumerate([*DTYPES, "F4"])}
 
 # Unit roundoff and the spacing below the smallest normal number.
 ROUNDOFF = {"F64": 2.0**-53, "F32": 2.0**-24, "F16": 2.0**-11, "BF16": 2.0**-8}

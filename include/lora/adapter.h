@@ -38,7 +38,8 @@ enum {
 
 typedef struct lora_adapter_open_options {
     size_t struct_size;
-    const char *config; /* text of an adapter_config.json (PEFT), or NULL */
+    const char *config; /* text of an adapter_config.json (PEFT); NULL: of
+                         * the one beside the file, where names are PEFT's */
     size_t config_bytes;
     uint32_t flags; /* LORA_OPEN_* */
     uint32_t reserved1;
@@ -403,7 +404,7 @@ lora_adapter_describe(lora_report **out,
  *  @return LORA_OK; LORA_ERROR_ARGUMENT; LORA_ERROR_RANGE; LORA_ERROR_DTYPE;
  *          LORA_ERROR_UNSUPPORTED (kind needs the base weight, or changes no
  *          weight); the module's own status; LORA_ERROR_IO;
- *          LORA_ERROR_MEMORY.
+ *          LORA_ERROR_TRUNCATED; LORA_ERROR_MEMORY.
  *  @threads safe.
  *  @since 0.1
  */
@@ -436,7 +437,7 @@ lora_adapter_delta(void *buffer,
  *  @param error      may be NULL.
  *  @return LORA_OK; LORA_ERROR_ARGUMENT; LORA_ERROR_RANGE; LORA_ERROR_DTYPE;
  *          LORA_ERROR_UNSUPPORTED (no factors); the module's own status;
- *          LORA_ERROR_IO; LORA_ERROR_MEMORY.
+ *          LORA_ERROR_IO; LORA_ERROR_TRUNCATED; LORA_ERROR_MEMORY.
  *  @threads safe.
  *  @since 0.1
  */
@@ -514,7 +515,8 @@ LORA_API LORA_NODISCARD lora_status lora_adapter_save_writer(
  *  @param options   NULL for defaults.
  *  @param error     may be NULL.
  *  @return as lora_adapter_save() and lora_adapter_delta(); LORA_ERROR_KEY if
- *          there is no module.
+ *          there is no module; LORA_ERROR_NONFINITE; LORA_ERROR_DUPLICATE
+ *          (two modules of one canonical name).
  *  @threads safe.
  *  @since 0.1
  */

@@ -81,8 +81,8 @@ lora_builder_set_metadata(lora_builder *builder,
  *  @param out      receives the adapter; NULL on failure.
  *  @param builder  must not be NULL.
  *  @param error    may be NULL.
- *  @return LORA_OK; LORA_ERROR_ARGUMENT; LORA_ERROR_LIMIT;
- *          LORA_ERROR_MEMORY.
+ *  @return LORA_OK; LORA_ERROR_ARGUMENT; LORA_ERROR_LIMIT; LORA_ERROR_IO and
+ *          LORA_ERROR_TRUNCATED (scalars are read); LORA_ERROR_MEMORY.
  *  @threads one builder, one thread.
  *  @since 0.1
  */

@@ -113,7 +113,8 @@ enum {
     LORA_LOG_DEBUG = 4
 };
 
-/** Takes one line without a newline. */
+/** Takes one line without a newline. Must not call operations on the same
+ *  context. */
 typedef void (*lora_log_fn)(void *user, lora_log_level level, const char *line);
 
 /** Told how far an operation is, between its jobs, by whichever thread
@@ -157,7 +158,8 @@ typedef struct lora_context_options {
     void *log_user;
     lora_progress_fn progress; /* NULL: none */
     void *progress_user;
-    uint32_t max_threads; /* own threads; 0 and 1: none. Not with executor */
+    uint32_t max_threads; /* own threads, up to 256; 0 and 1: none. Not with
+                           * an executor */
     lora_cpu disable_cpu; /* LORA_CPU_* bits not to use; 0: use what is there */
 } lora_context_options;
 

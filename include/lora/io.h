@@ -32,8 +32,9 @@ typedef struct lora_reader {
                            size_t bytes,
                            size_t *out_got);
 
-    /** Lend memory holding the range, valid until destroy; may be NULL. Where
-     *  it fails, read_at is used. */
+    /** Lend memory holding the range, valid until destroy; may be NULL. Called
+     *  from several threads, and repeatedly. Where it fails, read_at is used.
+     */
     lora_status (*map)(void *user,
                        uint64_t offset,
                        uint64_t bytes,

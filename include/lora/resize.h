@@ -28,7 +28,7 @@ typedef struct lora_rank_rule {
 } lora_rank_rule;
 
 /** A rule for the modules whose stored or canonical name matches a pattern
- *  ('*' any characters, '?' one). Frozen: it is passed in arrays.
+ *  ('*' any bytes, '?' one). Frozen: it is passed in arrays.
  */
 typedef struct lora_rank_override {
     const char *pattern;
@@ -42,7 +42,7 @@ typedef struct lora_adapter_resize_options {
     size_t override_count;
     int32_t max_rank;  /* 0: none */
     int32_t min_rank;  /* 0: 1 */
-    uint32_t pad;      /* 1: fill up to the rank of a fixed rule with zeros */
+    uint32_t pad;      /* 1: zeros up to a fixed rule's rank, or max_rank */
     lora_dtype dtype;  /* of the factors; LORA_DTYPE_NONE keeps them */
     uint32_t skip_bad; /* 1: leave unusable modules out */
     uint32_t reserved1;
@@ -59,7 +59,7 @@ lora_adapter_resize_options_init(lora_adapter_resize_options *options,
  *  (rows + cols) * rank^2, never that of the dense matrix. The result is the
  *  best approximation of its rank in the Frobenius norm. A module whose rank
  *  the rule does not lower keeps its bytes. A core (Tucker) is multiplied out.
- *  Modules without factors, embeddings and unknown tensors pass through.
+ *  Modules without a rank, learned tokens and unknown tensors pass through.
  *
  *  @param out         receives the adapter; NULL on failure.
  *  @param out_report  receives the report; NULL on failure; may be NULL.
@@ -70,7 +70,8 @@ lora_adapter_resize_options_init(lora_adapter_resize_options *options,
  *  @return LORA_OK; LORA_ERROR_ARGUMENT; LORA_ERROR_RANGE (rule value);
  *          LORA_ERROR_OPTION; LORA_ERROR_DTYPE (no type for factors);
  *          LORA_ERROR_KEY (no module); a module's own
- *          status; LORA_ERROR_UNSUPPORTED (kind); LORA_ERROR_NONFINITE;
+ *          status; LORA_ERROR_UNSUPPORTED (kind); LORA_ERROR_LIMIT (a rank to
+ *          pad to); LORA_ERROR_NONFINITE; LORA_ERROR_TRUNCATED;
  *          LORA_ERROR_CONVERGENCE; LORA_ERROR_IO; LORA_ERROR_MEMORY;
  *          LORA_ERROR_CANCELLED.
  *  @threads safe.

@@ -38,7 +38,7 @@ enum {
     LORA_ERROR_MEMORY = -100, /* allocation failed, or over the budget */
     LORA_ERROR_IO = -101,     /* the operating system refused; see os_error */
     LORA_ERROR_LIMIT = -102,  /* input over a limit of the context */
-    LORA_ERROR_THREAD = -103, /* a thread could not be started */
+    LORA_ERROR_THREAD = -103, /* no lock, or an executor left tasks undone */
 
     /* Data: -200 and below. */
     LORA_ERROR_FORMAT = -200,    /* not of the format, or damaged */

@@ -196,6 +196,10 @@ LORA_PRIVATE lora_status lora__module_resolve_scale(lora__opening *opening,
     } else if (lora__config_alpha(&module->alpha, &rslora, adapter->config,
                                   module->target)) {
         module->has_alpha = 1;
+        if (!(module->alpha - module->alpha == 0.0)) {
+            return lora__module_reject(opening, module, LORA_ERROR_NONFINITE,
+                                       "alpha_invalid", "alpha is not finite");
+        }
     }
     if (module->status != LORA_OK) {
         return LORA_OK;
@@ -204,7 +208,8 @@ LORA_PRIVATE lora_status lora__module_resolve_scale(lora__opening *opening,
     if (module->has_alpha && module->alpha != 0.0 && module->rank > 0) {
         module->scale = module->alpha / (double)module->rank;
     }
-    if (rslora && module->rank > 0) {
+    if (rslora && module->has_alpha && module->alpha != 0.0 &&
+        module->rank > 0) {
         module->scale = module->alpha / sqrt((double)module->rank);
     }
     if (lora__module_find(module, LORA__ROLE_SCALE) != NULL) {
@@ -348,6 +353,43 @@ static lora_status adapter_check_roles(lora__opening *opening,
     return LORA_OK;
 }
 
+/* A dense weight in f64 can be addressed: later products of dimensions need no
+ * check of their own. */
+static lora_status adapter_check_size(lora__opening *opening,
+                                      lora__module *module)
+{
+    size_t size = sizeof(double);
+    size_t dim;
+
+    for (int32_t i = 0; i < module->ndim; i++) {
+        if (!lora__u64_to_size((uint64_t)module->shape[i], &dim) ||
+            !lora__mul_size(size, dim, &size)) {
+            return lora__module_reject(opening, module, LORA_ERROR_SHAPE,
+                                       "shape",
+                                       "the weight would be too large");
+        }
+    }
+    return LORA_OK;
+}
+
+/* A tensor that the kind does not know would be left out silently. */
+static lora_status adapter_check_members(lora__opening *opening,
+                                         lora__module *module)
+{
+    uint64_t known = module->kind->roles | LORA__ROLES_COMMON;
+
+    for (size_t i = 0; i < module->member_count; i++) {
+        lora__role role = module->members[i].role;
+        if ((known & LORA__ROLE_BIT(role)) == 0) {
+            return lora__module_reject(
+                opening, module, LORA_ERROR_UNSUPPORTED, "unsupported",
+                "%s beside the tensors of %s is not supported",
+                lora__role_name(role), module->kind->id);
+        }
+    }
+    return LORA_OK;
+}
+
 static lora_status adapter_parse_module(lora__opening *opening,
                                         lora__module *module)
 {
@@ -370,7 +412,9 @@ static lora_status adapter_parse_module(lora__opening *opening,
     if (module->status != LORA_OK) {
         return LORA_OK;
     }
-    return module->kind->parse(opening, module);
+    TRY(module->kind->parse(opening, module));
+    TRY(adapter_check_members(opening, module));
+    return adapter_check_size(opening, module);
 }
 
 /* Two modules for one weight are both refused, since applying both would do
@@ -470,6 +514,7 @@ static lora_status adapter_read_config(lora_adapter *adapter,
         return lora__error_merge(error, &found);
     }
     if (status != LORA_OK) {
+        lora__config_destroy(adapter->config);
         adapter->config = NULL;
         return lora__problems_add(&adapter->problems, LORA_SEVERITY_WARNING,
                                   LORA_OK, "metadata_invalid", LORA__CONFIG_KEY,
@@ -504,6 +549,7 @@ static void adapter_free(lora_adapter *adapter)
     lora_context *context = adapter->context;
 
     lora__map_destroy(&adapter->by_name);
+    lora__config_destroy(adapter->config);
     lora__arena_destroy(&adapter->arena);
     lora__container_release(adapter->container);
     lora__free(context, adapter, sizeof *adapter, LORA__ALIGN);

@@ -70,8 +70,8 @@ struct lora_adapter {
     size_t *entry_module; /* per tensor: its module, or SIZE_MAX */
     lora__map by_name;    /* stored and canonical names */
     lora__problems problems;
-    const lora__peft_config *config; /* NULL if there is none */
-    const char *config_text; /* of an adapter_config.json beside the file */
+    lora__peft_config *config; /* NULL if there is none */
+    const char *config_text;   /* of an adapter_config.json beside the file */
 };
 
 /* An adapter that is being opened. */

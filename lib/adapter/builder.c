@@ -143,16 +143,23 @@ LORA_PRIVATE lora_status lora__builder_add_derived(lora_builder *builder,
                                                    double factor,
                                                    lora_error *error)
 {
-    const lora__entry *source = &container->entries[index];
+    const lora__entry *seen = &container->entries[index];
+    const lora__entry *source = seen;
     builder_item *item;
     lora__entry *entry;
 
+    /* Straight to where the bytes are: chains of results would keep each
+     * other alive. */
+    while (source->parent != NULL && source->derive == NULL) {
+        container = source->parent;
+        index = source->parent_index;
+        source = &container->entries[index];
+    }
     TRY(builder_add(&item, builder, name, error));
     entry = &item->entry;
     entry->dtype = dtype;
-    entry->ndim = ndim >= 0 ? ndim : source->ndim;
-    memcpy(entry->shape, ndim >= 0 ? shape : source->shape,
-           sizeof entry->shape);
+    entry->ndim = ndim >= 0 ? ndim : seen->ndim;
+    memcpy(entry->shape, ndim >= 0 ? shape : seen->shape, sizeof entry->shape);
     entry->elements = source->elements;
     entry->bytes = derive == NULL
                        ? source->bytes
@@ -314,6 +321,7 @@ LORA_API lora_status lora_builder_add_tensor(lora_builder *builder,
     uint64_t elements;
     uint64_t bytes;
     const char *wrong;
+    size_t size;
     void *data;
 
     lora__error_begin(error);
@@ -333,7 +341,10 @@ LORA_API lora_status lora_builder_add_tensor(lora_builder *builder,
                                           "shape");
     }
     CHECK_ARG(tensor->data != NULL || bytes == 0, error);
-    data = lora__alloc(builder->context, (size_t)bytes, LORA__ALIGN_NUMERIC);
+    if (!lora__u64_to_size(bytes, &size)) {
+        return lora__fail_memory(error, bytes);
+    }
+    data = lora__alloc(builder->context, size, LORA__ALIGN_NUMERIC);
     if (data == NULL) {
         return lora__fail_memory(error, bytes);
     }

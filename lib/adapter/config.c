@@ -8,51 +8,77 @@
 
 #define CONFIG_MAX_DEPTH 16
 
+/* There are five components at most in any pipeline we know; a text with
+ * hundreds is made to be slow. */
+#define CONFIG_MAX_COMPONENTS 16
+
 /* The entry of a component, made when first met. */
 static lora_status config_component(lora__peft_config **out,
                                     lora__peft_config **list,
                                     lora__arena *arena,
-                                    const char *component,
+                                    const lora__json_event *key,
                                     size_t bytes,
                                     lora_error *error)
 {
     lora__peft_config *config = *list;
+    size_t count = 0;
     void *memory;
 
-    while (config != NULL &&
-           !(strlen(config->component) == bytes &&
-             memcmp(config->component, component, bytes) == 0)) {
-        config = config->next;
+    for (; config != NULL; config = config->next, count++) {
+        if (strlen(config->component) == bytes &&
+            memcmp(config->component, key->text, bytes) == 0) {
+            *out = config;
+            return LORA_OK;
+        }
     }
-    if (config == NULL) {
-        TRY(lora__arena_zeroed(&memory, arena, 1, sizeof *config, error));
-        config = memory;
-        TRY(lora__arena_string(&config->component, arena, component, bytes,
-                               error));
-        config->next = *list;
-        *list = config;
+    if (count == CONFIG_MAX_COMPONENTS) {
+        return lora__fail(error, LORA_ERROR_FORMAT, key->offset, NULL,
+                          "more than %d components", CONFIG_MAX_COMPONENTS);
     }
+    TRY(lora__arena_zeroed(&memory, arena, 1, sizeof *config, error));
+    config = memory;
+    lora__map_init(&config->patterns, arena->context);
+    TRY(lora__arena_string(&config->component, arena, key->text, bytes, error));
+    config->next = *list;
+    *list = config;
     *out = config;
     return LORA_OK;
 }
 
-/* An object of pattern: number; other values are passed over. */
-static lora_status config_patterns(lora__peft_pattern **out,
+/* Room for one more value; outgrown arrays stay in the arena. */
+static lora_status
+config_grow(lora__peft_config *config, lora__arena *arena, lora_error *error)
+{
+    size_t capacity =
+        config->value_capacity == 0 ? 16 : config->value_capacity * 2;
+    void *memory;
+
+    if (config->value_count < config->value_capacity) {
+        return LORA_OK;
+    }
+    TRY(lora__arena_zeroed(&memory, arena, capacity, sizeof(double), error));
+    if (config->value_count != 0) {
+        memcpy(memory, config->values, config->value_count * sizeof(double));
+    }
+    config->values = memory;
+    config->value_capacity = capacity;
+    return LORA_OK;
+}
+
+/* An object of pattern: number; other values are passed over, and of a
+ * pattern that is there twice the first one holds. */
+static lora_status config_patterns(lora__peft_config *config,
                                    lora__json *json,
                                    lora__arena *arena,
                                    lora_error *error)
 {
     lora__json_event event;
-    lora__peft_pattern **end = out;
 
-    while (*end != NULL) {
-        end = &(*end)->next;
-    }
     for (;;) {
-        lora__peft_pattern *pattern;
-        void *memory;
         char *text;
         size_t bytes;
+        size_t place;
+        size_t skip;
 
         TRY(lora__json_next(&event, json, error));
         if (event.type != LORA__JSON_KEY) {
@@ -63,17 +89,19 @@ static lora_status config_patterns(lora__peft_pattern **out,
             return lora__fail_memory(error, event.bytes);
         }
         TRY(lora__json_decode(text, &bytes, &event, error));
+        skip = bytes > 0 && text[0] == '^' ? 1 : 0;
         TRY(lora__json_next(&event, json, error));
         if (event.type != LORA__JSON_NUMBER) {
             TRY(lora__json_skip(json, &event, error));
             continue;
         }
-        TRY(lora__arena_zeroed(&memory, arena, 1, sizeof *pattern, error));
-        pattern = memory;
-        pattern->pattern = text;
-        pattern->value = lora__text_to_double(event.text, event.bytes, &bytes);
-        *end = pattern;
-        end = &pattern->next;
+        TRY(config_grow(config, arena, error));
+        TRY(lora__map_add(&place, &config->patterns, text + skip, bytes - skip,
+                          config->value_count, error));
+        if (place == config->value_count) {
+            config->values[config->value_count++] =
+                lora__text_to_double(event.text, event.bytes, &bytes);
+        }
     }
 }
 
@@ -91,20 +119,15 @@ static lora_status config_field(lora__peft_config *config,
     TRY(lora__json_next(&event, json, error));
     if (event.type == LORA__JSON_NUMBER) {
         double value = lora__text_to_double(event.text, event.bytes, &used);
-        if (field_bytes == 1 && field[0] == 'r') {
-            config->rank = value;
-        } else if (field_bytes == 10 && memcmp(field, "lora_alpha", 10) == 0) {
+        if (field_bytes == 10 && memcmp(field, "lora_alpha", 10) == 0) {
             config->alpha = value;
         }
     } else if (event.type == LORA__JSON_TRUE && field_bytes == 10 &&
                memcmp(field, "use_rslora", 10) == 0) {
         config->rslora = 1;
-    } else if (event.type == LORA__JSON_OBJECT_BEGIN && field_bytes == 12 &&
-               memcmp(field, "rank_pattern", 12) == 0) {
-        return config_patterns(&config->rank_patterns, json, arena, error);
     } else if (event.type == LORA__JSON_OBJECT_BEGIN && field_bytes == 13 &&
                memcmp(field, "alpha_pattern", 13) == 0) {
-        return config_patterns(&config->alpha_patterns, json, arena, error);
+        return config_patterns(config, json, arena, error);
     }
     return lora__json_skip(json, &event, error);
 }
@@ -122,7 +145,7 @@ static lora_status config_read(lora__peft_config **list,
                           "not a JSON object");
     }
     for (;;) {
-        lora__peft_config *config;
+        lora__peft_config *config = NULL;
         size_t dot;
 
         TRY(lora__json_next(&event, json, error));
@@ -133,7 +156,7 @@ static lora_status config_read(lora__peft_config **list,
         while (dot > 0 && event.text[dot - 1] != '.') {
             dot--;
         }
-        TRY(config_component(&config, list, arena, event.text,
+        TRY(config_component(&config, list, arena, &event,
                              dot == 0 ? 0 : dot - 1, error));
         TRY(config_field(config, event.text + dot, event.bytes - dot, json,
                          arena, error));
@@ -141,7 +164,7 @@ static lora_status config_read(lora__peft_config **list,
     return lora__json_next(&event, json, error); /* nothing may follow */
 }
 
-LORA_PRIVATE lora_status lora__config_parse(const lora__peft_config **out,
+LORA_PRIVATE lora_status lora__config_parse(lora__peft_config **out,
                                             lora__arena *arena,
                                             const char *text,
                                             size_t bytes,
@@ -149,38 +172,43 @@ LORA_PRIVATE lora_status lora__config_parse(const lora__peft_config **out,
                                             lora_error *error)
 {
     lora__json json;
-    lora__peft_config *list = NULL;
     lora_status status;
 
     lora__json_init(&json, text, bytes, 0, CONFIG_MAX_DEPTH);
-    status = config_read(&list, &json, arena, error);
+    status = config_read(out, &json, arena, error);
     if (status != LORA_OK) {
         lora__error_set_subject(error, subject);
-        return status;
     }
-    *out = list;
-    return LORA_OK;
+    return status;
+}
+
+LORA_PRIVATE void lora__config_destroy(lora__peft_config *config)
+{
+    for (; config != NULL; config = config->next) {
+        lora__map_destroy(&config->patterns);
+    }
 }
 
 /* PEFT matches a pattern as the regular expression `(.*\.)?(pattern)$`; what
  * tools write are plain module paths, so it is the path or ends it after a
- * dot. The first match holds. */
+ * dot. The first of the file holds. */
 static int
-config_match(double *out, const lora__peft_pattern *pattern, const char *path)
+config_match(double *out, const lora__peft_config *config, const char *path)
 {
-    size_t bytes = strlen(path);
+    size_t best = SIZE_MAX;
 
-    for (; pattern != NULL; pattern = pattern->next) {
-        const char *text =
-            pattern->pattern + (pattern->pattern[0] == '^' ? 1 : 0);
-        size_t length = strlen(text);
-        if (lora__text_ends(path, bytes, text) &&
-            (bytes == length || path[bytes - length - 1] == '.')) {
-            *out = pattern->value;
-            return 1;
+    for (const char *end = path; end != NULL; end = strchr(end, '.')) {
+        size_t place;
+        end += *end == '.' ? 1 : 0;
+        if (lora__map_find(&place, &config->patterns, end, strlen(end)) &&
+            place < best) {
+            best = place;
         }
     }
-    return 0;
+    if (best != SIZE_MAX) {
+        *out = config->values[best];
+    }
+    return best != SIZE_MAX;
 }
 
 LORA_PRIVATE int lora__config_alpha(double *out_alpha,
@@ -200,8 +228,7 @@ LORA_PRIVATE int lora__config_alpha(double *out_alpha,
         }
         *out_rslora = config->rslora;
         *out_alpha = config->alpha;
-        return config_match(out_alpha, config->alpha_patterns, path) ||
-               config->alpha != 0;
+        return config_match(out_alpha, config, path) || config->alpha != 0;
     }
     return 0;
 }

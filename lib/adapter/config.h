@@ -10,29 +10,27 @@
 /* The metadata entry of diffusers. */
 #define LORA__CONFIG_KEY "lora_adapter_metadata"
 
-typedef struct lora__peft_pattern {
-    struct lora__peft_pattern *next;
-    const char *pattern; /* module path or its end */
-    double value;
-} lora__peft_pattern;
-
 struct lora__peft_config {
     lora__peft_config *next;
     const char *component; /* "unet"; "" in an adapter_config.json */
-    double rank;           /* 0 if not given */
     double alpha;          /* 0 if not given */
     int rslora;
-    lora__peft_pattern *rank_patterns;
-    lora__peft_pattern *alpha_patterns;
+    lora__map patterns; /* module path or its end -> index into values */
+    double *values;     /* alphas, in the order of the file */
+    size_t value_count;
+    size_t value_capacity;
 };
 
-/* Parse into the arena. FORMAT if it is no JSON object. */
-LORA_PRIVATE lora_status lora__config_parse(const lora__peft_config **out,
+/* Parse into the arena; FORMAT if it is no JSON object. To be destroyed, also
+ * after a failure. */
+LORA_PRIVATE lora_status lora__config_parse(lora__peft_config **out,
                                             lora__arena *arena,
                                             const char *text,
                                             size_t bytes,
                                             const char *subject,
                                             lora_error *error);
+
+LORA_PRIVATE void lora__config_destroy(lora__peft_config *config);
 
 /* The alpha of a canonical target, and whether rsLoRA scales it; 0 if the
  * configuration does not cover it. */

@@ -37,8 +37,18 @@ typedef struct lora__rows {
     size_t block_bytes[4];
 } lora__rows;
 
+/* A set of roles. */
+#define LORA__ROLE_BIT(role) ((uint64_t)1 << (role))
+
+/* Roles that any kind may have: alpha is ignored where it has no meaning. */
+#define LORA__ROLES_COMMON LORA__ROLE_BIT(LORA__ROLE_ALPHA)
+
 struct lora__kind {
     const char *id;
+
+    /* The roles it understands, besides the common ones. A module with others
+     * is refused: leaving a tensor out would change the effect. */
+    uint64_t roles;
 
     /* How well the module's roles and shapes fit: 0 not at all; the highest
      * wins. */

@@ -2,6 +2,7 @@
 #include "adapter/adapter.h"
 #include "core/options.h"
 #include "core/text.h"
+#include "platform/file.h"
 
 #include <string.h>
 
@@ -59,31 +60,21 @@ static lora_status open_sibling_config(char **out,
                                        lora_error *error)
 {
     static const char name[] = "adapter_config.json";
-    size_t folder = strlen(path);
     lora__buffer sibling;
     lora_reader reader;
-    lora_error ignored;
     lora_status status;
 
-    while (folder > 0 && path[folder - 1] != '/' && path[folder - 1] != '\\') {
-        folder--;
-    }
     lora__buffer_init(&sibling, context);
-    lora__buffer_append(&sibling, path, folder);
+    lora__buffer_append(&sibling, path, lora__path_folder_bytes(path));
     lora__buffer_puts(&sibling, name);
     TRY_OR_DONE(lora__buffer_status(&sibling, error));
-    lora_error_init(&ignored, sizeof ignored);
-    status =
-        lora__reader_open_file(&reader, context, sibling.data, 0, &ignored);
-    if (status == LORA_ERROR_MEMORY) {
-        lora__error_merge(error, &ignored);
-    } else if (status != LORA_OK) {
-        status = LORA_OK; /* no such file: alpha is the rank */
-    } else {
+    if (lora__path_exists(sibling.data)) {
+        TRY_OR_DONE(
+            lora__reader_open_file(&reader, context, sibling.data, 0, error));
         status = open_read_all(out, out_bytes, &reader, context, sibling.data,
                                error);
         reader.destroy(reader.user);
-    }
+    } /* else alpha is the rank */
 done:
     lora__buffer_destroy(&sibling);
     return status;
@@ -131,8 +122,9 @@ static lora_status open_begin(lora_adapter **out,
     CHECK_ARG(out != NULL, error);
     *out = NULL;
     CHECK_ARG(context != NULL, error);
-    TRY(lora__options_read(options, sizeof *options, sizeof *options, theirs,
-                           error));
+    TRY(lora__options_read(options, sizeof *options,
+                           LORA__SIZE_TO(lora_adapter_open_options, reserved1),
+                           theirs, error));
     TRY(lora__options_reserved(options->reserved1, error));
     if ((options->flags & ~(uint32_t)LORA_OPEN_MAP) != 0) {
         return lora__fail(error, LORA_ERROR_OPTION, LORA_NO_OFFSET, "flags",
@@ -190,12 +182,13 @@ lora_adapter_open_reader(lora_adapter **out,
         *out = NULL; /* before the reader may be refused */
     }
     CHECK_ARG(reader != NULL, error);
-    TRY(lora__options_read(&ours, sizeof ours, sizeof ours, reader, error));
-    status = open_begin(out, context, &o, options, error);
-    if (status == LORA_OK && (ours.size == NULL || ours.read_at == NULL)) {
-        status = lora__fail(error, LORA_ERROR_ARGUMENT, LORA_NO_OFFSET, NULL,
-                            "the reader lacks size or read_at");
+    TRY(lora__options_read(&ours, sizeof ours,
+                           LORA__SIZE_TO(lora_reader, destroy), reader, error));
+    if (ours.size == NULL || ours.read_at == NULL) {
+        return lora__fail(error, LORA_ERROR_ARGUMENT, LORA_NO_OFFSET, NULL,
+                          "the reader lacks size or read_at");
     }
+    status = open_begin(out, context, &o, options, error);
     if (status != LORA_OK) {
         if (ours.destroy != NULL) {
             ours.destroy(ours.user);

@@ -19,10 +19,12 @@ LORA_PRIVATE lora_status lora__factors_alloc(lora__factors *out,
 {
     size_t up;
     size_t down;
+    size_t direction;
 
     memset(out, 0, sizeof *out);
-    if (!lora__mul_size(rows, rank * sizeof(double), &up) ||
-        !lora__mul_size(cols, rank * sizeof(double), &down)) {
+    if (!lora__mul_size(rank, sizeof(double), &direction) ||
+        !lora__mul_size(rows, direction, &up) ||
+        !lora__mul_size(cols, direction, &down)) {
         return lora__fail_memory(error, UINT64_MAX);
     }
     out->context = context;

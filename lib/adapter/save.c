@@ -123,7 +123,9 @@ LORA_API lora_status lora_adapter_save(const lora_adapter *adapter,
     lora__error_begin(error);
     CHECK_ARG(adapter != NULL, error);
     CHECK_ARG(path != NULL, error);
-    TRY(lora__options_read(&o, sizeof o, sizeof o, options, error));
+    TRY(lora__options_read(&o, sizeof o,
+                           LORA__SIZE_TO(lora_adapter_save_options, reserved1),
+                           options, error));
     TRY(lora__options_reserved(o.reserved1, error));
     TRY(lora__writer_open_file(&writer, adapter->context, path,
                                o.overwrite != 0, error));
@@ -139,7 +141,8 @@ LORA_API lora_status lora_adapter_save_writer(const lora_adapter *adapter,
     lora__error_begin(error);
     CHECK_ARG(adapter != NULL, error);
     CHECK_ARG(writer != NULL, error);
-    TRY(lora__options_read(&ours, sizeof ours, sizeof ours, writer, error));
+    TRY(lora__options_read(&ours, sizeof ours,
+                           LORA__SIZE_TO(lora_writer, abort), writer, error));
     CHECK_ARG(ours.write != NULL && ours.finish != NULL, error);
     return save_to_writer(adapter, &ours, error);
 }

@@ -43,19 +43,24 @@ static lora_status context_read_tables(lora__settings *s,
     s->allocator = lora__alloc_default();
     if (o->allocator != NULL) {
         TRY(lora__options_read(&s->allocator, sizeof s->allocator,
-                               sizeof s->allocator, o->allocator, error));
+                               LORA__SIZE_TO(lora_allocator, free),
+                               o->allocator, error));
         CHECK_ARG(s->allocator.alloc != NULL && s->allocator.free != NULL &&
                       s->allocator.realloc != NULL,
                   error);
     }
-    TRY(lora__options_read(&s->executor, sizeof s->executor, sizeof s->executor,
+    TRY(lora__options_read(&s->executor, sizeof s->executor,
+                           LORA__SIZE_TO(lora_executor, parallel_for),
                            o->executor, error));
     CHECK_ARG(o->executor == NULL || (s->executor.concurrency != NULL &&
                                       s->executor.parallel_for != NULL),
               error);
-    TRY(lora__options_read(&s->backend, sizeof s->backend, sizeof s->backend,
-                           o->backend, error));
-    TRY(lora__options_read(l, sizeof *l, sizeof *l, o->limits, error));
+    TRY(lora__options_read(&s->backend, sizeof s->backend,
+                           LORA__SIZE_TO(lora_backend, gesdd_f64), o->backend,
+                           error));
+    TRY(lora__options_read(l, sizeof *l,
+                           LORA__SIZE_TO(lora_limits, memory_bytes), o->limits,
+                           error));
     l->header_bytes = l->header_bytes == 0 ? 100000000 : l->header_bytes;
     l->tensor_count = l->tensor_count == 0 ? 1000000 : l->tensor_count;
     l->name_bytes = l->name_bytes == 0 ? 65536 : l->name_bytes;
@@ -87,7 +92,9 @@ LORA_API lora_status lora_context_create(lora_context **out,
     lora__error_begin(error);
     CHECK_ARG(out != NULL, error);
     *out = NULL;
-    TRY(lora__options_read(&o, sizeof o, sizeof o, options, error));
+    TRY(lora__options_read(&o, sizeof o,
+                           LORA__SIZE_TO(lora_context_options, disable_cpu),
+                           options, error));
     memset(&settings, 0, sizeof settings);
     TRY(context_read_tables(&settings, &o, error));
     settings.log = o.log;
@@ -209,8 +216,14 @@ static int context_charge(lora_context *c, size_t bytes)
         lora__atomic_add_u64(&c->memory_live, (uint64_t)0 - bytes);
         return 0;
     }
-    lora__atomic_max_u64(&c->memory_peak, live);
     return 1;
+}
+
+/* The memory was had. */
+static void context_had(lora_context *c)
+{
+    lora__atomic_max_u64(&c->memory_peak,
+                         lora__atomic_load_u64(&c->memory_live));
 }
 
 static void context_discharge(lora_context *c, size_t bytes)
@@ -230,6 +243,8 @@ LORA_PRIVATE void *lora__alloc(lora_context *c, size_t bytes, size_t align)
     block = a->alloc(a->user, bytes, align);
     if (block == NULL) {
         context_discharge(c, bytes);
+    } else {
+        context_had(c);
     }
     return block;
 }
@@ -249,6 +264,9 @@ LORA_PRIVATE void *lora__realloc(lora_context *c,
         return NULL;
     }
     moved = a->realloc(a->user, block, old_bytes, new_bytes, align);
+    if (moved != NULL) {
+        context_had(c);
+    }
     context_discharge(c, moved == NULL ? new_bytes : old_bytes);
     return moved;
 }
@@ -294,6 +312,12 @@ static int context_is_cancelled(const lora_context *c)
     return c->cancel != NULL && lora__atomic_load_u32(&c->cancel->cancelled);
 }
 
+static lora_status context_cancelled(lora_error *error)
+{
+    return lora__fail(error, LORA_ERROR_CANCELLED, LORA_NO_OFFSET, NULL,
+                      "cancelled");
+}
+
 /* Tell progress, with the lock held. */
 static lora_status context_tell(const lora_context *c,
                                 const char *stage,
@@ -307,9 +331,7 @@ static lora_status context_tell(const lora_context *c,
         stop =
             c->settings.progress(c->settings.progress_user, stage, done, total);
     }
-    return stop ? lora__fail(error, LORA_ERROR_CANCELLED, LORA_NO_OFFSET, NULL,
-                             "cancelled")
-                : LORA_OK;
+    return stop ? context_cancelled(error) : LORA_OK;
 }
 
 LORA_PRIVATE lora_status lora__progress(lora_context *c,
@@ -408,7 +430,7 @@ LORA_PRIVATE lora_status lora__run_jobs(lora_context *c,
     jobs.arg = arg;
     jobs.count = count;
     if (context_is_cancelled(c)) {
-        return lora__progress(c, stage, 0, count, error);
+        return context_cancelled(error);
     }
     if (e->parallel_for != NULL && count > 1) {
         e->parallel_for(e->user, context_run_job, &jobs, count);
@@ -417,5 +439,13 @@ LORA_PRIVATE lora_status lora__run_jobs(lora_context *c,
             context_run_job(&jobs, i, 0);
         }
     }
-    return jobs.failed ? lora__error_merge(error, &jobs.error) : LORA_OK;
+    if (jobs.failed) {
+        return lora__error_merge(error, &jobs.error);
+    }
+    return jobs.done == count
+               ? LORA_OK
+               : lora__fail(error, LORA_ERROR_THREAD, LORA_NO_OFFSET, NULL,
+                            "the executor ran %llu of %llu tasks",
+                            (unsigned long long)jobs.done,
+                            (unsigned long long)count);
 }

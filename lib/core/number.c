@@ -266,6 +266,23 @@ lora__text_to_double(const char *text, size_t bytes, size_t *out_used)
     return number_value(&d);
 }
 
+/* Put a '.' for whatever the locale's point is, which may be several bytes.
+ * Returns the new length. */
+static size_t number_plain_point(char *text, size_t length)
+{
+    size_t to = 0;
+
+    for (size_t i = 0; i < length; i++) {
+        if (strchr("0123456789+-e", text[i]) != NULL) {
+            text[to++] = text[i];
+        } else if (to == 0 || text[to - 1] != '.') {
+            text[to++] = '.';
+        }
+    }
+    text[to] = '\0';
+    return to;
+}
+
 LORA_PRIVATE size_t lora__text_from_double(char *out, double value)
 {
     size_t length = 0;
@@ -273,12 +290,7 @@ LORA_PRIVATE size_t lora__text_from_double(char *out, double value)
     for (int precision = 15; precision <= 17; precision++) {
         size_t used;
         int written = snprintf(out, 32, "%.*g", precision, value);
-        length = (size_t)written;
-        for (size_t i = 0; i < length; i++) {
-            if (strchr("0123456789+-e", out[i]) == NULL) {
-                out[i] = '.'; /* whatever the locale's point is */
-            }
-        }
+        length = number_plain_point(out, (size_t)written);
         if (lora__text_to_double(out, length, &used) == value) {
             break;
         }

@@ -4,6 +4,11 @@
 
 #include "core/status.h"
 
+/* The size of a struct up to and with a member: that of its first release, if
+ * the member was its last one then. It stays when members are appended. */
+#define LORA__SIZE_TO(type, member)                                            \
+    (offsetof(type, member) + sizeof(((type *)0)->member))
+
 /* Copy a caller's options into ours. NULL gives defaults (zeros). Shorter
  * than ours: the rest is zero. Longer: what we do not know must be zero, else
  * OPTION. Shorter than `first_bytes`, the size in the first release: ARGUMENT.

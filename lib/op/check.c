@@ -240,7 +240,9 @@ lora_adapter_check(lora_report **out,
     CHECK_ARG(out != NULL, error);
     *out = NULL;
     CHECK_ARG(adapter != NULL, error);
-    TRY(lora__options_read(&o, sizeof o, sizeof o, options, error));
+    TRY(lora__options_read(&o, sizeof o,
+                           LORA__SIZE_TO(lora_adapter_check_options, family),
+                           options, error));
     family = adapter->names.family;
     if (o.family != NULL) {
         family = lora__family_find(o.family);

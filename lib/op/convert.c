@@ -20,8 +20,6 @@ typedef struct convert_job {
     lora__arena arena;
     unsigned char *left_out; /* one a module */
     lora_adapter_convert_options options;
-    lora__alpha_record record; /* how alphas had been stored, if we know */
-    int has_record;
 } convert_job;
 
 static lora_status convert_read_options(convert_job *job,
@@ -92,6 +90,15 @@ static int convert_bakes(const convert_job *job, const lora__module *module)
              !lora__dialect_alpha_in_metadata(dialect)));
 }
 
+/* A renamed module loses its .scale and .scalar, which alpha then makes up
+ * for. */
+static int convert_has_gate(const convert_job *job, const lora__module *module)
+{
+    return lora__emit_dialect(&job->emit, module) != module->dialect &&
+           (lora__module_find(module, LORA__ROLE_SCALE) != NULL ||
+            lora__module_find(module, LORA__ROLE_SCALAR) != NULL);
+}
+
 /* The alpha of a module that had one in a tensor, in metadata, or nowhere. */
 static lora_status
 convert_alpha(convert_job *job, const lora__module *module, lora_error *error)
@@ -110,7 +117,7 @@ convert_alpha(convert_job *job, const lora__module *module, lora_error *error)
         return lora__emit_put_alpha(&job->emit, module, (double)module->rank,
                                     module->rank, dtype, 0, error);
     }
-    if (member != NULL && to_tensor) {
+    if (member != NULL && to_tensor && !convert_has_gate(job, module)) {
         TRY(lora__emit_spell(&job->emit, module, LORA__ROLE_ALPHA, error));
         return lora__emit_entry(&job->emit, job->emit.name.data, member->entry,
                                 1.0, LORA_DTYPE_NONE, -1, NULL, error);
@@ -119,25 +126,20 @@ convert_alpha(convert_job *job, const lora__module *module, lora_error *error)
         !lora__dialect_alpha_in_metadata(dialect)) {
         return LORA_OK; /* there was none, and nothing asks for one */
     }
-    if (module->has_alpha &&
+    if (module->has_alpha && !convert_has_gate(job, module) &&
         module->scale == module->alpha / (double)module->rank) {
         alpha = module->alpha; /* as written, not through the quotient */
     }
-    if (job->has_record && to_tensor) {
-        lora__alpha_stored(&alpha, &dtype, &ndim, &job->record, module->target);
-        if (dtype == LORA_DTYPE_NONE) {
-            return LORA_OK; /* there was none before */
+    if (job->emit.has_record && to_tensor) {
+        lora__alpha_stored(&alpha, &dtype, &ndim, &job->emit.record,
+                           module->target);
+        if (dtype == LORA_DTYPE_NONE && alpha == (double)module->rank) {
+            return LORA_OK; /* there was none before, nor need there be */
         }
+        dtype = dtype == LORA_DTYPE_NONE ? module->dtype : dtype;
     }
     return lora__emit_put_alpha(&job->emit, module, alpha, module->rank, dtype,
                                 ndim, error);
-}
-
-/* Tensors that the scale replaces. */
-static int convert_is_scale(lora__role role)
-{
-    return role == LORA__ROLE_ALPHA || role == LORA__ROLE_SCALE ||
-           role == LORA__ROLE_SCALAR;
 }
 
 static lora_status
@@ -165,7 +167,7 @@ convert_module(convert_job *job, const lora__module *module, lora_error *error)
         if (member->role == LORA__ROLE_ALPHA && module->rank > 0) {
             continue;
         }
-        if (has_scale && convert_is_scale(member->role)) {
+        if (has_scale && lora__emit_is_scale(member->role)) {
             continue;
         }
         if (renamed) {
@@ -173,7 +175,10 @@ convert_module(convert_job *job, const lora__module *module, lora_error *error)
         }
         TRY(lora__emit_spell(&job->emit, module, member->role, error));
         TRY(lora__emit_entry(&job->emit, job->emit.name.data, member->entry,
-                             baked ? module->scale : 1.0, job->options.dtype,
+                             baked ? module->scale : 1.0,
+                             lora__emit_is_scale(member->role)
+                                 ? LORA_DTYPE_NONE
+                                 : job->options.dtype,
                              ndim, shape, error));
     }
     return convert_alpha(job, module, error);
@@ -203,8 +208,12 @@ static lora_status convert_modules(convert_job *job, lora_error *error)
     const lora_adapter *adapter = job->emit.source;
 
     for (size_t m = 0; m < adapter->module_count; m++) {
-        if (!job->left_out[m]) {
-            TRY(convert_module(job, &adapter->modules[m], error));
+        const lora__module *module = &adapter->modules[m];
+        if (job->left_out[m]) {
+            job->emit.changed = 1;
+        } else {
+            job->emit.changed |= convert_bakes(job, module);
+            TRY(convert_module(job, module, error));
         }
         TRY(lora__progress(adapter->context, "convert", m + 1,
                            adapter->module_count, error));
@@ -237,17 +246,13 @@ static lora_status convert_run(lora_adapter **out,
                                const lora__family *family,
                                lora_error *error)
 {
-    int changed =
-        job->options.dtype != LORA_DTYPE_NONE || job->options.bake_alpha != 0;
-
     TRY(convert_admit(job, adapter, error));
     TRY(lora__emit_begin(&job->emit, adapter, dialect, family, error));
-    TRY(lora__alpha_read_record(&job->record, &job->has_record, &job->arena,
-                                adapter, error));
+    job->emit.changed = job->options.dtype != LORA_DTYPE_NONE;
     TRY(convert_modules(job, error));
     TRY(lora__emit_rest(&job->emit, error));
-    TRY(lora__emit_metadata(&job->emit, changed, error));
-    return lora__emit_finish(out, &job->emit, changed, error);
+    TRY(lora__emit_metadata(&job->emit, error));
+    return lora__emit_finish(out, &job->emit, error);
 }
 
 LORA_API lora_status
@@ -266,8 +271,10 @@ lora_adapter_convert(lora_adapter **out,
     *out = NULL;
     CHECK_ARG(adapter != NULL, error);
     memset(&job, 0, sizeof job);
-    TRY(lora__options_read(&job.options, sizeof job.options, sizeof job.options,
-                           options, error));
+    TRY(lora__options_read(
+        &job.options, sizeof job.options,
+        LORA__SIZE_TO(lora_adapter_convert_options, reserved1), options,
+        error));
     TRY(lora__options_reserved(job.options.reserved1, error));
     TRY(convert_read_options(&job, &dialect, &family, adapter, error));
     if (convert_changes_nothing(&job.options)) {
@@ -281,7 +288,6 @@ lora_adapter_convert(lora_adapter **out,
     lora__arena_init(&job.arena, adapter->context);
     job.emit.source = adapter;
     status = convert_run(out, &job, adapter, dialect, family, error);
-    lora__map_destroy(&job.record.modules);
     lora__emit_end(&job.emit);
     lora__arena_destroy(&job.arena);
     return status;

@@ -189,7 +189,8 @@ lora_adapter_save_delta(const lora_adapter *adapter,
     CHECK_ARG(adapter != NULL, error);
     CHECK_ARG(path != NULL, error);
     memset(&job, 0, sizeof job);
-    TRY(lora__options_read(&job.options, sizeof job.options, sizeof job.options,
+    TRY(lora__options_read(&job.options, sizeof job.options,
+                           LORA__SIZE_TO(lora_adapter_delta_options, skip_bad),
                            options, error));
     job.adapter = adapter;
     job.strength = strength;

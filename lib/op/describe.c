@@ -238,7 +238,9 @@ lora_adapter_describe(lora_report **out,
     CHECK_ARG(out != NULL, error);
     *out = NULL;
     CHECK_ARG(adapter != NULL, error);
-    TRY(lora__options_read(&o, sizeof o, sizeof o, options, error));
+    TRY(lora__options_read(&o, sizeof o,
+                           LORA__SIZE_TO(lora_adapter_describe_options, hashes),
+                           options, error));
     TRY_OR_DONE(lora__report_create(&report, adapter->context, error));
     TRY_OR_DONE(lora__report_copy_problems(report, adapter, error));
     TRY_OR_DONE(describe_write(report, adapter, &o, error));

@@ -2,6 +2,7 @@
 #include "op/emit.h"
 
 #include "op/derive.h"
+#include "op/emit_alpha.h"
 
 #include <string.h>
 
@@ -19,7 +20,10 @@ LORA_PRIVATE lora_status lora__emit_begin(lora__emit *emit,
     emit->dialect = dialect;
     emit->family = family;
     lora__buffer_init(&emit->name, context);
+    lora__arena_init(&emit->arena, context);
     TRY(lora_builder_create(&emit->builder, context, NULL, error));
+    TRY(lora__alpha_read_record(&emit->record, &emit->has_record, &emit->arena,
+                                source, error));
     TRY(lora__alloc_zeroed(&memory, context, source->module_count + 1,
                            sizeof *emit->alphas, error));
     emit->alphas = memory;
@@ -31,12 +35,20 @@ LORA_PRIVATE void lora__emit_end(lora__emit *emit)
     lora_context *context = emit->source->context;
 
     lora_builder_destroy(emit->builder);
+    lora__map_destroy(&emit->record.modules);
+    lora__arena_destroy(&emit->arena);
     lora__buffer_destroy(&emit->name);
     if (emit->alphas != NULL) {
         lora__free(context, emit->alphas,
                    (emit->source->module_count + 1) * sizeof *emit->alphas,
                    LORA__ALIGN);
     }
+}
+
+LORA_PRIVATE int lora__emit_is_scale(lora__role role)
+{
+    return role == LORA__ROLE_ALPHA || role == LORA__ROLE_SCALE ||
+           role == LORA__ROLE_SCALAR;
 }
 
 LORA_PRIVATE const lora__dialect *lora__emit_dialect(const lora__emit *emit,
@@ -229,6 +241,12 @@ LORA_PRIVATE lora_status lora__emit_put_alpha(lora__emit *emit,
         record->dtype = source == NULL ? LORA_DTYPE_NONE : source->dtype;
         record->ndim = source == NULL ? 0 : source->ndim;
         record->was_zero = source != NULL && module->alpha == 0.0;
+        if (source == NULL && emit->has_record) {
+            double stored = 1.0;
+            lora__alpha_stored(&stored, &record->dtype, &record->ndim,
+                               &emit->record, module->target);
+            record->was_zero = stored == 0.0 && alpha == (double)rank;
+        }
         return LORA_OK;
     }
     return alpha == (double)rank

@@ -18,6 +18,15 @@ typedef struct lora__emit_alpha {
     int32_t was_zero; /* the tensor held 0, which means the rank */
 } lora__emit_alpha;
 
+/* The record read back; see emit_alpha.c. */
+typedef struct lora__alpha_record {
+    lora__map modules; /* target -> index into stored */
+    const char **stored;
+    const char *common; /* what modules not in the map have */
+    const char *added[8];
+    size_t added_count;
+} lora__alpha_record;
+
 typedef struct lora__emit {
     const lora_adapter *source;
     lora_builder *builder;
@@ -26,6 +35,10 @@ typedef struct lora__emit {
     lora__buffer name;        /* scratch */
     lora__emit_alpha *alphas; /* room for each module */
     size_t alpha_count;
+    lora__arena arena;         /* of the record */
+    lora__alpha_record record; /* how alphas were stored once, if it is known */
+    int has_record;
+    int changed; /* numbers are not those of the source */
 } lora__emit;
 
 /* A builder with the source's metadata. */
@@ -42,6 +55,10 @@ LORA_PRIVATE lora_status lora__emit_spell(lora__emit *emit,
                                           const lora__module *module,
                                           lora__role role,
                                           lora_error *error);
+
+/* 1 for the tensors that make up the scale: they keep their type, since
+ * rounding them would change everything. */
+LORA_PRIVATE int lora__emit_is_scale(lora__role role);
 
 /* The dialect a module is written in. */
 LORA_PRIVATE const lora__dialect *
@@ -93,10 +110,8 @@ LORA_PRIVATE lora_status lora__emit_rest(lora__emit *emit, lora_error *error);
 
 /* Bring the metadata in line with the tensors: alphas that have no tensor, the
  * base where it is certain (A1111 takes a file with metadata and without that
- * for SD1), ranks and hashes where they were given. `changed` is 1 where the
- * numbers are not those of the source. */
+ * for SD1). */
 LORA_PRIVATE lora_status lora__emit_metadata(lora__emit *emit,
-                                             int changed,
                                              lora_error *error);
 
 /* Make the adapter. Where numbers changed, the hashes that its metadata carry
@@ -104,7 +119,6 @@ LORA_PRIVATE lora_status lora__emit_metadata(lora__emit *emit,
  * this is. */
 LORA_PRIVATE lora_status lora__emit_finish(lora_adapter **out,
                                            lora__emit *emit,
-                                           int changed,
                                            lora_error *error);
 
 #endif

@@ -81,11 +81,19 @@ static void emit_alpha_key(lora__buffer *json,
                            size_t component,
                            const char *field)
 {
-    lora__buffer_puts(json, json->bytes == 1 ? "\n  \"" : ",\n  \"");
-    lora__buffer_append(json, target, component);
-    lora__buffer_puts(json, component == 0 ? "" : ".");
-    lora__buffer_puts(json, field);
-    lora__buffer_puts(json, "\": ");
+    lora__buffer key;
+
+    lora__buffer_init(&key, json->context);
+    lora__buffer_append(&key, target, component);
+    lora__buffer_puts(&key, component == 0 ? "" : ".");
+    lora__buffer_puts(&key, field);
+    lora__buffer_puts(json, json->bytes == 1 ? "\n  " : ",\n  ");
+    if (!key.failed) {
+        lora__json_put_string(json, key.data);
+    }
+    json->failed |= key.failed;
+    lora__buffer_puts(json, ": ");
+    lora__buffer_destroy(&key);
 }
 
 /* {"path": value, ...} of the modules that differ from the default. */

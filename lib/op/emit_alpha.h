@@ -20,15 +20,6 @@ LORA_PRIVATE void lora__alpha_put_record(lora__buffer *json,
                                          size_t count,
                                          const char *const *added);
 
-/* The record read back. */
-typedef struct lora__alpha_record {
-    lora__map modules; /* target -> index into stored */
-    const char **stored;
-    const char *common; /* what modules not in the map have */
-    const char *added[8];
-    size_t added_count;
-} lora__alpha_record;
-
 /* *out_found is 0 if the adapter has no (sound) record. */
 LORA_PRIVATE lora_status lora__alpha_read_record(lora__alpha_record *out,
                                                  int *out_found,

@@ -35,14 +35,17 @@ static int metadata_needs_config(const lora__emit *emit)
 
 static lora_status metadata_put_config(lora__emit *emit, lora_error *error)
 {
-    const char *added[2] = {NULL, NULL};
+    const char *added[LORA__COUNT(emit->record.added) + 1] = {NULL};
+    size_t count = emit->has_record ? emit->record.added_count : 0;
     lora__buffer text;
     lora_status status = LORA_OK;
 
     lora__buffer_init(&text, emit->source->context);
+    memcpy(added, emit->record.added, count * sizeof *added);
     /* Loaders of diffusers' files want to be told that tensors are torch's. */
-    if (lora__builder_metadata(emit->builder, "format") == NULL) {
-        added[0] = "format";
+    if (lora__builder_metadata(emit->builder, "format") == NULL &&
+        count < LORA__COUNT(emit->record.added)) {
+        added[count] = "format";
         TRY_OR_DONE(metadata_set(emit->builder, "format", "pt", error));
     }
     TRY_OR_DONE(
@@ -59,27 +62,14 @@ done:
 }
 
 /* Alphas are tensors now: the entries that held them are stale, and diffusers
- * refuses a file that has both. *out_restored is 1 if the file had been
- * converted by us, so that it is now what it was. */
-static lora_status
-metadata_drop_config(lora__emit *emit, int *out_restored, lora_error *error)
+ * refuses a file that has both. */
+static lora_status metadata_drop_config(lora__emit *emit, lora_error *error)
 {
-    lora__alpha_record record;
-    lora__arena arena;
-    lora_status status;
-
-    lora__arena_init(&arena, emit->source->context);
-    TRY_OR_DONE(lora__alpha_read_record(&record, out_restored, &arena,
-                                        emit->source, error));
-    for (size_t i = 0; *out_restored && i < record.added_count; i++) {
-        TRY_OR_DONE(metadata_set(emit->builder, record.added[i], NULL, error));
+    for (size_t i = 0; emit->has_record && i < emit->record.added_count; i++) {
+        TRY(metadata_set(emit->builder, emit->record.added[i], NULL, error));
     }
-    TRY_OR_DONE(metadata_set(emit->builder, LORA__ALPHA_KEY, NULL, error));
-    status = metadata_set(emit->builder, LORA__CONFIG_KEY, NULL, error);
-done:
-    lora__map_destroy(&record.modules);
-    lora__arena_destroy(&arena);
-    return status;
+    TRY(metadata_set(emit->builder, LORA__ALPHA_KEY, NULL, error));
+    return metadata_set(emit->builder, LORA__CONFIG_KEY, NULL, error);
 }
 
 /* Say what the base is, where that is certain and not said yet. */
@@ -113,21 +103,21 @@ static lora_status metadata_put_base(lora__emit *emit, lora_error *error)
 }
 
 LORA_PRIVATE lora_status lora__emit_metadata(lora__emit *emit,
-                                             int changed,
                                              lora_error *error)
 {
     int to_tensors = emit->dialect != NULL &&
                      lora__dialect_has_role(emit->dialect, LORA__ROLE_ALPHA);
-    int restored = 0;
 
     if (emit->alpha_count > 0 && metadata_needs_config(emit)) {
         TRY(metadata_put_config(emit, error));
     } else if (to_tensors) {
-        TRY(metadata_drop_config(emit, &restored, error));
+        TRY(metadata_drop_config(emit, error));
     }
-    /* Where only names change, nothing is added to what the user had. */
-    return changed || (to_tensors && !restored) ? metadata_put_base(emit, error)
-                                                : LORA_OK;
+    /* Where only names change, nothing is added to what the user had; not
+     * even where a file gets back the names it had once. */
+    return emit->changed || (to_tensors && !emit->has_record)
+               ? metadata_put_base(emit, error)
+               : LORA_OK;
 }
 
 /* ---- hashes ------------------------------------------------------------ */
@@ -237,7 +227,6 @@ done:
 
 LORA_PRIVATE lora_status lora__emit_finish(lora_adapter **out,
                                            lora__emit *emit,
-                                           int changed,
                                            lora_error *error)
 {
     static const char *const hashes[] = {"sshs_model_hash", "sshs_legacy_hash",
@@ -246,7 +235,7 @@ LORA_PRIVATE lora_status lora__emit_finish(lora_adapter **out,
     lora_status status = LORA_OK;
     int stale = 0;
 
-    for (size_t i = 0; changed && i < LORA__COUNT(hashes); i++) {
+    for (size_t i = 0; emit->changed && i < LORA__COUNT(hashes); i++) {
         stale |= lora__builder_metadata(emit->builder, hashes[i]) != NULL;
     }
     TRY(lora_builder_finish(&adapter, emit->builder, error));

@@ -116,10 +116,20 @@ LORA_PRIVATE void lora__report_put_shape(lora__buffer *json,
     lora__buffer_putc(json, ']');
 }
 
-LORA_PRIVATE lora_status lora__report_finish(const lora_report *report,
+LORA_PRIVATE lora_status lora__report_finish(lora_report *report,
                                              lora_error *error)
 {
-    return lora__buffer_status(&report->json, error);
+    const lora__problem_node *node = report->problems.first;
+    void *memory;
+
+    TRY(lora__buffer_status(&report->json, error));
+    TRY(lora__arena_zeroed(&memory, &report->arena, report->problems.count,
+                           sizeof *report->problem_list, error));
+    report->problem_list = memory;
+    for (size_t i = 0; node != NULL; node = node->next) {
+        report->problem_list[i++] = &node->problem;
+    }
+    return LORA_OK;
 }
 
 LORA_API const char *lora_report_to_json(const lora_report *report,
@@ -166,8 +176,6 @@ LORA_API lora_status lora_report_get_problem(lora_problem *out,
                                              size_t index,
                                              lora_error *error)
 {
-    const lora__problem_node *node;
-
     lora__error_begin(error);
     CHECK_ARG(out != NULL, error);
     CHECK_ARG(report != NULL, error);
@@ -176,11 +184,8 @@ LORA_API lora_status lora_report_get_problem(lora_problem *out,
                           "problem %llu of %llu", (unsigned long long)index,
                           (unsigned long long)report->problems.count);
     }
-    node = report->problems.first;
-    while (index-- > 0) {
-        node = node->next;
-    }
-    return lora__out_write(out, &node->problem, sizeof node->problem, error);
+    return lora__out_write(out, report->problem_list[index],
+                           sizeof **report->problem_list, error);
 }
 
 LORA_API void lora_report_destroy(lora_report *report)

@@ -14,6 +14,7 @@ struct lora_report {
     lora_report_module *modules;
     size_t module_count;
     lora__problems problems;
+    const lora_problem **problem_list; /* set by lora__report_finish() */
 };
 
 LORA_PRIVATE lora_status lora__report_create(lora_report **out,
@@ -49,8 +50,8 @@ LORA_PRIVATE void lora__report_put_shape(lora__buffer *json,
                                          const int64_t *shape,
                                          int32_t ndim);
 
-/* OK if the text is whole. */
-LORA_PRIVATE lora_status lora__report_finish(const lora_report *report,
+/* Make the report ready for its readers; fails if the text is not whole. */
+LORA_PRIVATE lora_status lora__report_finish(lora_report *report,
                                              lora_error *error);
 
 #endif

@@ -6,6 +6,7 @@
 #include "core/options.h"
 #include "core/text.h"
 #include "linalg/factored.h"
+#include "op/factor_error.h"
 #include "op/rank_rule.h"
 #include "op/report.h"
 #include "op/values.h"
@@ -82,63 +83,20 @@ static size_t resize_keep(const resize_job *job,
 }
 
 /* The rank to write: the directions kept, or with padding the full number of
- * a fixed rule. */
+ * a fixed rule, within the cap. */
 static size_t
 resize_rank(const resize_job *job, const lora_rank_rule *rule, size_t keep)
 {
     size_t full = (size_t)rule->rank;
+    size_t cap = (size_t)job->options.max_rank;
 
+    full = cap != 0 && full > cap ? cap : full;
     return job->options.pad && rule->kind == LORA_RANK_FIXED && full > keep
                ? full
                : keep;
 }
 
 /* ---- one module -------------------------------------------------------- */
-
-/* ||s * up^T down - up'^T down'||^2, from the Gram matrices of the stacked
- * factors: the error of what is really written, rounding included. In f64 its
- * own error is about 1e-16 of the layer's squared norm. */
-static lora_status resize_error(double *out,
-                                const lora__factors *f,
-                                const double *up_t,
-                                const double *down,
-                                size_t rank,
-                                const lora__kernels *kernels,
-                                lora_error *error)
-{
-    size_t n = f->rank + rank;
-    size_t up_count = n * f->rows;
-    size_t bytes = (up_count + n * f->cols + 2 * n * n) * sizeof(double);
-    double *block = lora__alloc(f->context, bytes, LORA__ALIGN_NUMERIC);
-    double *all_down;
-    double *gram_up;
-    double *gram_down;
-    double sum = 0.0;
-
-    if (block == NULL) {
-        return lora__fail_memory(error, bytes);
-    }
-    all_down = block + up_count;
-    gram_up = all_down + n * f->cols;
-    gram_down = gram_up + n * n;
-    memcpy(block, f->up_t, f->rank * f->rows * sizeof *block);
-    memcpy(block + f->rank * f->rows, up_t, rank * f->rows * sizeof *block);
-    kernels->scale_f64(block, f->scale, f->rank * f->rows);
-    kernels->scale_f64(block + f->rank * f->rows, -1.0, rank * f->rows);
-    memcpy(all_down, f->down, f->rank * f->cols * sizeof *block);
-    memcpy(all_down + f->rank * f->cols, down, rank * f->cols * sizeof *block);
-    kernels->gram_f64(gram_up, n, block, f->rows, n, f->rows);
-    kernels->gram_f64(gram_down, n, all_down, f->cols, n, f->cols);
-    for (size_t i = 0; i < n; i++) {
-        for (size_t j = 0; j < i; j++) {
-            sum += 2.0 * gram_up[i * n + j] * gram_down[i * n + j];
-        }
-        sum += gram_up[i * n + i] * gram_down[i * n + i];
-    }
-    lora__free(f->context, block, bytes, LORA__ALIGN_NUMERIC);
-    *out = sum > 0.0 ? sum : 0.0;
-    return LORA_OK;
-}
 
 /* Round to the file's type and back, in place: what readers will see.
  * NONFINITE where a value does not fit. */
@@ -276,8 +234,8 @@ static lora_status resize_kept_error(double *out,
     TRY_OR_DONE(resize_round(rounded.down, f->rank * f->cols, down_dtype,
                              module->name, job->kernels, error));
     job->kernels->scale_f64(rounded.up_t, f->scale, f->rank * f->rows);
-    status = resize_error(out, f, rounded.up_t, rounded.down, f->rank,
-                          job->kernels, error);
+    status = lora__factor_error(out, f, rounded.up_t, rounded.down, f->rank,
+                                job->kernels, error);
 done:
     lora__factors_destroy(&rounded);
     return status;
@@ -330,8 +288,8 @@ static lora_status resize_decomposed(resize_job *job,
     memset(&cut, 0, sizeof cut);
     TRY_OR_DONE(
         resize_cut(&cut, job, module, f, svd, input, keep, rank, error));
-    TRY_OR_DONE(resize_error(&discarded, f, cut.up_t, cut.down, rank,
-                             job->kernels, error));
+    TRY_OR_DONE(lora__factor_error(&discarded, f, cut.up_t, cut.down, rank,
+                                   job->kernels, error));
     TRY_OR_DONE(resize_store(&job->results[index], job, module, &cut, error));
     resize_measure(numbers, keep, rank, discarded);
 done:
@@ -495,8 +453,7 @@ static lora_status resize_emit_module(lora__emit *emit,
         const lora__member *member = &module->members[i];
         lora__role role = member->role;
         int replaced = role == LORA__ROLE_UP || role == LORA__ROLE_DOWN ||
-                       role == LORA__ROLE_MID || role == LORA__ROLE_SCALE ||
-                       role == LORA__ROLE_SCALAR || role == LORA__ROLE_ALPHA;
+                       role == LORA__ROLE_MID || lora__emit_is_scale(role);
         if (is_new && replaced) {
             continue;
         }
@@ -548,7 +505,8 @@ resize_metadata(lora__emit *emit, const resize_job *job, lora_error *error)
             TRY(lora_builder_set_metadata(emit->builder, keys[i], rank, error));
         }
     }
-    return lora__emit_metadata(emit, 1, error);
+    emit->changed = 1;
+    return lora__emit_metadata(emit, error);
 }
 
 static lora_status
@@ -566,7 +524,7 @@ resize_emit(lora_adapter **out, const resize_job *job, lora_error *error)
     }
     TRY_OR_DONE(lora__emit_rest(&emit, error));
     TRY_OR_DONE(resize_metadata(&emit, job, error));
-    status = lora__emit_finish(out, &emit, 1, error);
+    status = lora__emit_finish(out, &emit, error);
 done:
     lora__emit_end(&emit);
     return status;
@@ -648,20 +606,38 @@ static lora_status resize_put_report(resize_job *job,
 
 /* ---- the call ---------------------------------------------------------- */
 
+/* A rule that makes sense, and does not pad beyond what could be opened. */
+static lora_status resize_check_rule(const resize_job *job,
+                                     const lora_rank_rule *rule,
+                                     const char *subject,
+                                     lora_error *error)
+{
+    uint64_t limit = lora__context_get(job->adapter->context)->limits.rank;
+
+    TRY(lora__rank_rule_check(rule, subject, error));
+    if (job->options.pad && rule->kind == LORA_RANK_FIXED &&
+        (uint64_t)rule->rank > limit) {
+        return lora__fail(error, LORA_ERROR_LIMIT, LORA_NO_OFFSET, subject,
+                          "rank %d is over the limit of %llu", (int)rule->rank,
+                          (unsigned long long)limit);
+    }
+    return LORA_OK;
+}
+
 static lora_status resize_check_options(const resize_job *job,
                                         lora_error *error)
 {
     const lora_adapter_resize_options *o = &job->options;
 
-    TRY(lora__rank_rule_check(job->rule, NULL, error));
+    TRY(resize_check_rule(job, job->rule, NULL, error));
     if (o->conv_rule != NULL) {
-        TRY(lora__rank_rule_check(o->conv_rule, "conv_rule", error));
+        TRY(resize_check_rule(job, o->conv_rule, "conv_rule", error));
     }
     CHECK_ARG(o->override_count == 0 || o->overrides != NULL, error);
     for (size_t i = 0; i < o->override_count; i++) {
         CHECK_ARG(o->overrides[i].pattern != NULL, error);
-        TRY(lora__rank_rule_check(&o->overrides[i].rule,
-                                  o->overrides[i].pattern, error));
+        TRY(resize_check_rule(job, &o->overrides[i].rule,
+                              o->overrides[i].pattern, error));
     }
     if (o->max_rank < 0 || o->min_rank < 0 ||
         (o->max_rank != 0 && o->min_rank > o->max_rank)) {
@@ -725,8 +701,9 @@ lora_adapter_resize(lora_adapter **out,
     job.adapter = adapter;
     job.rule = rule;
     job.kernels = lora__kernels_get(lora__context_get(adapter->context)->cpu);
-    TRY(lora__options_read(&job.options, sizeof job.options, sizeof job.options,
-                           options, error));
+    TRY(lora__options_read(
+        &job.options, sizeof job.options,
+        LORA__SIZE_TO(lora_adapter_resize_options, reserved1), options, error));
     TRY(lora__options_reserved(job.options.reserved1, error));
     TRY(resize_check_options(&job, error));
     TRY_OR_DONE(lora__report_create(&job.report, adapter->context, error));

@@ -1,5 +1,5 @@
-/* Threads, locks and conditions; thread_posix.c and thread_win32.c. With
- * LORA_NO_THREADS starting a thread fails and locks do nothing.
+/* Threads, locks and conditions; thread_posix.c and thread_win32.c, or
+ * thread_none.c under LORA_NO_THREADS.
  */
 #ifndef LORA__PLATFORM_THREAD_H
 #define LORA__PLATFORM_THREAD_H

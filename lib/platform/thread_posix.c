@@ -1,73 +1,11 @@
-/* Threads on POSIX; stubs that refuse to start one under LORA_NO_THREADS. */
-#ifndef _WIN32
+/* Threads on POSIX. */
+#if !defined(_WIN32) && !defined(LORA_NO_THREADS)
 
 #ifndef _POSIX_C_SOURCE
 #define _POSIX_C_SOURCE 200809L
 #endif
 
 #include "platform/thread.h"
-
-#ifdef LORA_NO_THREADS
-
-LORA_PRIVATE int lora__mutex_init(lora__mutex *mutex)
-{
-    (void)mutex;
-    return 1;
-}
-
-LORA_PRIVATE void lora__mutex_destroy(lora__mutex *mutex)
-{
-    (void)mutex;
-}
-
-LORA_PRIVATE void lora__mutex_lock(lora__mutex *mutex)
-{
-    (void)mutex;
-}
-
-LORA_PRIVATE void lora__mutex_unlock(lora__mutex *mutex)
-{
-    (void)mutex;
-}
-
-LORA_PRIVATE int lora__condition_init(lora__condition *condition)
-{
-    (void)condition;
-    return 1;
-}
-
-LORA_PRIVATE void lora__condition_destroy(lora__condition *condition)
-{
-    (void)condition;
-}
-
-LORA_PRIVATE void lora__condition_wait(lora__condition *condition,
-                                       lora__mutex *mutex)
-{
-    (void)condition;
-    (void)mutex;
-}
-
-LORA_PRIVATE void lora__condition_broadcast(lora__condition *condition)
-{
-    (void)condition;
-}
-
-LORA_PRIVATE int
-lora__thread_start(lora__thread *thread, void (*entry)(void *), void *arg)
-{
-    (void)thread;
-    (void)entry;
-    (void)arg;
-    return 0;
-}
-
-LORA_PRIVATE void lora__thread_join(lora__thread *thread)
-{
-    (void)thread;
-}
-
-#else
 
 #include <pthread.h>
 #include <string.h>
@@ -147,8 +85,6 @@ LORA_PRIVATE void lora__thread_join(lora__thread *thread)
     memcpy(&id, thread->storage.bytes, sizeof id);
     pthread_join(id, NULL);
 }
-
-#endif
 
 #else
 

@@ -1,5 +1,5 @@
 /* Threads on Windows: slim locks and condition variables. */
-#ifdef _WIN32
+#if defined(_WIN32) && !defined(LORA_NO_THREADS)
 
 #include "platform/thread.h"
 

@@ -132,6 +132,20 @@ LORA_PRIVATE lora_status lora__kind_agree(lora__opening *opening,
                                         what, (long long)a, (long long)b);
 }
 
+LORA_PRIVATE lora_status lora__kind_check_bias(lora__opening *opening,
+                                               lora__module *module,
+                                               lora__role role)
+{
+    const lora__entry *entry = lora__kind_optional(opening, module, role, 1);
+
+    if (entry == NULL) {
+        return LORA_OK;
+    }
+    module->changes |= LORA_PART_BIAS;
+    return lora__kind_agree(opening, module, "rows of weight and bias",
+                            module->shape[0], (int64_t)entry->elements);
+}
+
 LORA_PRIVATE lora_status lora__kind_check_dora(lora__opening *opening,
                                                lora__module *module)
 {

@@ -45,6 +45,11 @@ LORA_PRIVATE lora_status lora__kind_agree(lora__opening *opening,
                                           int64_t a,
                                           int64_t b);
 
+/* A bias change, if there is one: one element for each row; sets `changes`. */
+LORA_PRIVATE lora_status lora__kind_check_bias(lora__opening *opening,
+                                               lora__module *module,
+                                               lora__role role);
+
 /* A DoRA magnitude has one element for each row or column of the weight. */
 LORA_PRIVATE lora_status lora__kind_check_dora(lora__opening *opening,
                                                lora__module *module);

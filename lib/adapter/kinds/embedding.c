@@ -39,6 +39,8 @@ static lora_status embedding_kind_parse(lora__opening *opening,
 
 LORA_PRIVATE const lora__kind lora__kind_embedding = {
     .id = "embedding",
+    .roles = LORA__ROLE_BIT(LORA__ROLE_EMBEDDING_DOWN) |
+             LORA__ROLE_BIT(LORA__ROLE_EMBEDDING_UP),
     .claim = embedding_kind_claim,
     .parse = embedding_kind_parse,
 };

@@ -49,17 +49,12 @@ static lora_status full_kind_parse_parts(lora__opening *opening,
         module->ndim = weight->ndim;
         memcpy(module->shape, weight->shape, sizeof module->shape);
     }
-    if (bias == NULL) {
-        return LORA_OK;
-    }
-    module->changes |= LORA_PART_BIAS;
-    if (weight == NULL) {
+    if (weight == NULL && bias != NULL) {
         module->dtype = bias->dtype;
         module->ndim = 1;
         module->shape[0] = (int64_t)bias->elements;
     }
-    return lora__kind_agree(opening, module, "rows of weight and bias",
-                            module->shape[0], (int64_t)bias->elements);
+    return lora__kind_check_bias(opening, module, bias_role);
 }
 
 static lora_status full_kind_parse(lora__opening *opening, lora__module *module)
@@ -103,6 +98,8 @@ static void full_kind_rows(const lora__rows *state,
 
 LORA_PRIVATE const lora__kind lora__kind_full = {
     .id = "full",
+    .roles =
+        LORA__ROLE_BIT(LORA__ROLE_DIFF) | LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS),
     .claim = full_kind_claim,
     .parse = full_kind_parse,
     .prepare = full_kind_prepare,
@@ -111,6 +108,8 @@ LORA_PRIVATE const lora__kind lora__kind_full = {
 
 LORA_PRIVATE const lora__kind lora__kind_norm = {
     .id = "norm",
+    .roles = LORA__ROLE_BIT(LORA__ROLE_NORM_WEIGHT) |
+             LORA__ROLE_BIT(LORA__ROLE_NORM_BIAS),
     .claim = norm_kind_claim,
     .parse = norm_kind_parse,
     .prepare = full_kind_prepare,

@@ -47,6 +47,14 @@ static lora_status glora_kind_parse(lora__opening *opening,
 
 LORA_PRIVATE const lora__kind lora__kind_glora = {
     .id = "glora",
+    .roles =
+        LORA__ROLE_BIT(LORA__ROLE_GLORA_A1) |
+        LORA__ROLE_BIT(LORA__ROLE_GLORA_A2) |
+        LORA__ROLE_BIT(LORA__ROLE_GLORA_B1) |
+        LORA__ROLE_BIT(LORA__ROLE_GLORA_B2) |
+        LORA__ROLE_BIT(LORA__ROLE_GLORA_BM) |
+        LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS) | LORA__ROLE_BIT(LORA__ROLE_DORA) |
+        LORA__ROLE_BIT(LORA__ROLE_SCALE) | LORA__ROLE_BIT(LORA__ROLE_SCALAR),
     .claim = glora_kind_claim,
     .parse = glora_kind_parse,
 };

@@ -47,6 +47,14 @@ static lora_status light_kind_parse(lora__opening *opening,
 
 LORA_PRIVATE const lora__kind lora__kind_light = {
     .id = "light",
+    .roles = LORA__ROLE_BIT(LORA__ROLE_DOWN) | LORA__ROLE_BIT(LORA__ROLE_UP) |
+             LORA__ROLE_BIT(LORA__ROLE_WEIGHT) |
+             LORA__ROLE_BIT(LORA__ROLE_LIGHT_DOWN_AUX) |
+             LORA__ROLE_BIT(LORA__ROLE_LIGHT_UP_AUX) |
+             LORA__ROLE_BIT(LORA__ROLE_LIGHT_DOWN_UP) |
+             LORA__ROLE_BIT(LORA__ROLE_LIGHT_SEED) |
+             LORA__ROLE_BIT(LORA__ROLE_SCALE) |
+             LORA__ROLE_BIT(LORA__ROLE_SCALAR),
     .claim = light_kind_claim,
     .parse = light_kind_parse,
 };

@@ -66,6 +66,15 @@ static lora_status loha_kind_parse(lora__opening *opening, lora__module *module)
 
 LORA_PRIVATE const lora__kind lora__kind_loha = {
     .id = "loha",
+    .roles =
+        LORA__ROLE_BIT(LORA__ROLE_HADA_W1_A) |
+        LORA__ROLE_BIT(LORA__ROLE_HADA_W1_B) |
+        LORA__ROLE_BIT(LORA__ROLE_HADA_W2_A) |
+        LORA__ROLE_BIT(LORA__ROLE_HADA_W2_B) |
+        LORA__ROLE_BIT(LORA__ROLE_HADA_T1) |
+        LORA__ROLE_BIT(LORA__ROLE_HADA_T2) |
+        LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS) | LORA__ROLE_BIT(LORA__ROLE_DORA) |
+        LORA__ROLE_BIT(LORA__ROLE_SCALE) | LORA__ROLE_BIT(LORA__ROLE_SCALAR),
     .claim = loha_kind_claim,
     .parse = loha_kind_parse,
 };

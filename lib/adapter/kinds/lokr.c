@@ -92,6 +92,17 @@ static lora_status lokr_kind_parse(lora__opening *opening, lora__module *module)
 
 LORA_PRIVATE const lora__kind lora__kind_lokr = {
     .id = "lokr",
+    .roles =
+        LORA__ROLE_BIT(LORA__ROLE_LOKR_W1) |
+        LORA__ROLE_BIT(LORA__ROLE_LOKR_W1_A) |
+        LORA__ROLE_BIT(LORA__ROLE_LOKR_W1_B) |
+        LORA__ROLE_BIT(LORA__ROLE_LOKR_W2) |
+        LORA__ROLE_BIT(LORA__ROLE_LOKR_W2_A) |
+        LORA__ROLE_BIT(LORA__ROLE_LOKR_W2_B) |
+        LORA__ROLE_BIT(LORA__ROLE_LOKR_T1) |
+        LORA__ROLE_BIT(LORA__ROLE_LOKR_T2) |
+        LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS) | LORA__ROLE_BIT(LORA__ROLE_DORA) |
+        LORA__ROLE_BIT(LORA__ROLE_SCALE) | LORA__ROLE_BIT(LORA__ROLE_SCALAR),
     .claim = lokr_kind_claim,
     .parse = lokr_kind_parse,
 };

@@ -33,29 +33,6 @@ static int locon_kind_claim(const lora_adapter *adapter,
                                                                     : 0;
 }
 
-/* Members that would change the result and are not computed yet. */
-static lora_status lora_kind_refuse_extras(lora__opening *opening,
-                                           lora__module *module)
-{
-    static const lora__role refused[] = {
-        LORA__ROLE_SPARSE_INDICES, LORA__ROLE_SPARSE_VALUES,
-        LORA__ROLE_RESHAPE_WEIGHT, LORA__ROLE_DIFF,
-        LORA__ROLE_LIGHT_DOWN_AUX, LORA__ROLE_LIGHT_UP_AUX,
-        LORA__ROLE_DOWN_BIAS,      LORA__ROLE_SET_WEIGHT,
-    };
-
-    for (size_t i = 0; i < LORA__COUNT(refused); i++) {
-        if (kind_has(module, refused[i])) {
-            return lora__module_reject(opening, module, LORA_ERROR_UNSUPPORTED,
-                                       "unsupported",
-                                       "%s beside a pair of "
-                                       "factors is not supported",
-                                       lora__role_name(refused[i]));
-        }
-    }
-    return LORA_OK;
-}
-
 static lora_status lora_kind_parse_core(lora__opening *opening,
                                         lora__module *module,
                                         const lora__entry *up,
@@ -87,11 +64,7 @@ static lora_status lora_kind_parse(lora__opening *opening, lora__module *module)
     }
     module->dtype = down->dtype;
     module->changes = LORA_PART_WEIGHT;
-    if (kind_has(module, LORA__ROLE_UP_BIAS) ||
-        kind_has(module, LORA__ROLE_DIFF_BIAS)) {
-        module->changes |= LORA_PART_BIAS;
-    }
-    TRY(lora_kind_refuse_extras(opening, module));
+    TRY(lora__kind_set_rank(opening, module, up->shape[1]));
     TRY(lora__kind_set_rank(opening, module, down->shape[0]));
     TRY(lora__kind_agree(opening, module, "kernel of up",
                          lora__kind_product(up, 2), 1));
@@ -106,6 +79,8 @@ static lora_status lora_kind_parse(lora__opening *opening, lora__module *module)
     if (module->status != LORA_OK) {
         return LORA_OK;
     }
+    TRY(lora__kind_check_bias(opening, module, LORA__ROLE_UP_BIAS));
+    TRY(lora__kind_check_bias(opening, module, LORA__ROLE_DIFF_BIAS));
     TRY(lora__kind_check_dora(opening, module));
     return lora__module_resolve_scale(opening, module);
 }
@@ -125,9 +100,12 @@ static lora_status lora_kind_prepare_core(lora__rows *state,
     size_t step = kernel * lora__rows_size(state);
     unsigned char *out;
     const unsigned char *mid = state->blocks[LORA_BLOCK_MID];
+    size_t count;
 
-    TRY(lora__rows_block(state, LORA_BLOCK_CORED, state->rank * state->cols,
-                         error));
+    if (!lora__mul_size(state->rank, state->cols, &count)) {
+        return lora__fail_memory(error, UINT64_MAX);
+    }
+    TRY(lora__rows_block(state, LORA_BLOCK_CORED, count, error));
     out = state->blocks[LORA_BLOCK_CORED];
     memset(out, 0, state->rank * in * step);
     for (size_t i = 0; i < state->rank; i++) {
@@ -235,6 +213,11 @@ static lora_status lora_kind_factors(lora__factors *out,
 
 LORA_PRIVATE const lora__kind lora__kind_lora = {
     .id = "lora",
+    .roles =
+        LORA__ROLE_BIT(LORA__ROLE_DOWN) | LORA__ROLE_BIT(LORA__ROLE_UP) |
+        LORA__ROLE_BIT(LORA__ROLE_MID) | LORA__ROLE_BIT(LORA__ROLE_UP_BIAS) |
+        LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS) | LORA__ROLE_BIT(LORA__ROLE_DORA) |
+        LORA__ROLE_BIT(LORA__ROLE_SCALE) | LORA__ROLE_BIT(LORA__ROLE_SCALAR),
     .claim = lora_kind_claim,
     .parse = lora_kind_parse,
     .factor_rank = lora_kind_factor_rank,
@@ -245,6 +228,11 @@ LORA_PRIVATE const lora__kind lora__kind_lora = {
 
 LORA_PRIVATE const lora__kind lora__kind_locon = {
     .id = "locon",
+    .roles =
+        LORA__ROLE_BIT(LORA__ROLE_DOWN) | LORA__ROLE_BIT(LORA__ROLE_UP) |
+        LORA__ROLE_BIT(LORA__ROLE_MID) | LORA__ROLE_BIT(LORA__ROLE_UP_BIAS) |
+        LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS) | LORA__ROLE_BIT(LORA__ROLE_DORA) |
+        LORA__ROLE_BIT(LORA__ROLE_SCALE) | LORA__ROLE_BIT(LORA__ROLE_SCALAR),
     .claim = locon_kind_claim,
     .parse = lora_kind_parse,
     .factor_rank = lora_kind_factor_rank,

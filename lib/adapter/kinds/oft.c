@@ -63,12 +63,22 @@ static lora_status oft_kind_parse(lora__opening *opening, lora__module *module)
 
 LORA_PRIVATE const lora__kind lora__kind_oft = {
     .id = "oft",
+    .roles =
+        LORA__ROLE_BIT(LORA__ROLE_OFT_BLOCKS) |
+        LORA__ROLE_BIT(LORA__ROLE_OFT_DIAG) | LORA__ROLE_BIT(LORA__ROLE_OFT_R) |
+        LORA__ROLE_BIT(LORA__ROLE_RESCALE) |
+        LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS) | LORA__ROLE_BIT(LORA__ROLE_DORA),
     .claim = oft_kind_claim,
     .parse = oft_kind_parse,
 };
 
 LORA_PRIVATE const lora__kind lora__kind_boft = {
     .id = "boft",
+    .roles =
+        LORA__ROLE_BIT(LORA__ROLE_OFT_BLOCKS) |
+        LORA__ROLE_BIT(LORA__ROLE_BOFT_R) | LORA__ROLE_BIT(LORA__ROLE_BOFT_S) |
+        LORA__ROLE_BIT(LORA__ROLE_RESCALE) |
+        LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS) | LORA__ROLE_BIT(LORA__ROLE_DORA),
     .claim = boft_kind_claim,
     .parse = oft_kind_parse,
 };

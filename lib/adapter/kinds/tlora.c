@@ -43,6 +43,11 @@ static lora_status tlora_kind_parse(lora__opening *opening,
 
 LORA_PRIVATE const lora__kind lora__kind_tlora = {
     .id = "tlora",
+    .roles = LORA__ROLE_BIT(LORA__ROLE_TLORA_Q) |
+             LORA__ROLE_BIT(LORA__ROLE_TLORA_P) |
+             LORA__ROLE_BIT(LORA__ROLE_TLORA_LAMBDA) |
+             LORA__ROLE_BIT(LORA__ROLE_SCALE) |
+             LORA__ROLE_BIT(LORA__ROLE_SCALAR),
     .claim = tlora_kind_claim,
     .parse = tlora_kind_parse,
 };
