@@ -526,6 +526,23 @@ static lora_status adapter_read_config(lora_adapter *adapter,
     return LORA_OK;
 }
 
+/* Patterns that would take an engine for regular expressions. */
+static lora_status adapter_note_config(lora_adapter *adapter, lora_error *error)
+{
+    const lora__peft_config *config = adapter->config;
+
+    for (; config != NULL; config = config->next) {
+        if (config->unread != NULL) {
+            TRY(lora__problems_add(
+                &adapter->problems, LORA_SEVERITY_WARNING, LORA_OK,
+                "pattern_unread", config->unread, error,
+                "a regular expression in alpha_pattern is not read: the "
+                "scales of what it means are not certain"));
+        }
+    }
+    return LORA_OK;
+}
+
 static lora_status adapter_build(lora_adapter *adapter,
                                  const char *config,
                                  size_t config_bytes,
@@ -535,6 +552,7 @@ static lora_status adapter_build(lora_adapter *adapter,
 
     TRY(adapter_read_names(adapter, error));
     TRY(adapter_read_config(adapter, config, config_bytes, error));
+    TRY(adapter_note_config(adapter, error));
     TRY(adapter_group(adapter, error));
     for (size_t m = 0; m < adapter->module_count; m++) {
         TRY(adapter_parse_module(&opening, &adapter->modules[m]));

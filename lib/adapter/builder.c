@@ -107,8 +107,7 @@ static lora_status builder_add(builder_item **out,
     size_t place;
     void *items = b->items;
 
-    if (!lora__text_is_utf8(name, bytes) || bytes == 0 ||
-        strcmp(name, "__metadata__") == 0) {
+    if (!lora__text_is_utf8(name, bytes) || strcmp(name, "__metadata__") == 0) {
         return lora__fail(error, LORA_ERROR_ARGUMENT, LORA_NO_OFFSET, name,
                           "not a name for a tensor");
     }

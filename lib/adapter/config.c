@@ -13,12 +13,12 @@
 #define CONFIG_MAX_COMPONENTS 16
 
 /* The entry of a component, made when first met. */
-static lora_status config_component(lora__peft_config **out,
-                                    lora__peft_config **list,
-                                    lora__arena *arena,
-                                    const lora__json_event *key,
-                                    size_t bytes,
-                                    lora_error *error)
+static lora_status config_entry(lora__peft_config **out,
+                                lora__peft_config **list,
+                                lora__arena *arena,
+                                const lora__json_event *key,
+                                size_t bytes,
+                                lora_error *error)
 {
     lora__peft_config *config = *list;
     size_t count = 0;
@@ -38,6 +38,7 @@ static lora_status config_component(lora__peft_config **out,
     TRY(lora__arena_zeroed(&memory, arena, 1, sizeof *config, error));
     config = memory;
     lora__map_init(&config->patterns, arena->context);
+    lora__map_init(&config->anchored, arena->context);
     TRY(lora__arena_string(&config->component, arena, key->text, bytes, error));
     config->next = *list;
     *list = config;
@@ -95,9 +96,14 @@ static lora_status config_patterns(lora__peft_config *config,
             TRY(lora__json_skip(json, &event, error));
             continue;
         }
+        if (strpbrk(text + skip, "\\*+?[](){}|$") != NULL) {
+            config->unread = text;
+            continue;
+        }
         TRY(config_grow(config, arena, error));
-        TRY(lora__map_add(&place, &config->patterns, text + skip, bytes - skip,
-                          config->value_count, error));
+        TRY(lora__map_add(&place, skip ? &config->anchored : &config->patterns,
+                          text + skip, bytes - skip, config->value_count,
+                          error));
         if (place == config->value_count) {
             config->values[config->value_count++] =
                 lora__text_to_double(event.text, event.bytes, &bytes);
@@ -156,8 +162,8 @@ static lora_status config_read(lora__peft_config **list,
         while (dot > 0 && event.text[dot - 1] != '.') {
             dot--;
         }
-        TRY(config_component(&config, list, arena, &event,
-                             dot == 0 ? 0 : dot - 1, error));
+        TRY(config_entry(&config, list, arena, &event, dot == 0 ? 0 : dot - 1,
+                         error));
         TRY(config_field(config, event.text + dot, event.bytes - dot, json,
                          arena, error));
     }
@@ -186,19 +192,23 @@ LORA_PRIVATE void lora__config_destroy(lora__peft_config *config)
 {
     for (; config != NULL; config = config->next) {
         lora__map_destroy(&config->patterns);
+        lora__map_destroy(&config->anchored);
     }
 }
 
-/* PEFT matches a pattern as the regular expression `(.*\.)?(pattern)$`; what
- * tools write are plain module paths, so it is the path or ends it after a
- * dot. The first of the file holds. */
+/* PEFT matches a pattern as the regular expression `(.*\.)?(pattern)$`. What
+ * tools write are plain module paths: such a one is the path, or ends it after
+ * a dot, or with "^" is the path. The first of the file holds. */
 static int
 config_match(double *out, const lora__peft_config *config, const char *path)
 {
     size_t best = SIZE_MAX;
+    size_t place;
 
+    if (lora__map_find(&place, &config->anchored, path, strlen(path))) {
+        best = place;
+    }
     for (const char *end = path; end != NULL; end = strchr(end, '.')) {
-        size_t place;
         end += *end == '.' ? 1 : 0;
         if (lora__map_find(&place, &config->patterns, end, strlen(end)) &&
             place < best) {
@@ -211,14 +221,29 @@ config_match(double *out, const lora__peft_config *config, const char *path)
     return best != SIZE_MAX;
 }
 
+LORA_PRIVATE size_t lora__config_component(const char *target)
+{
+    static const char *const components[] = {
+        "unet",         "transformer",    "prior",
+        "text_encoder", "text_encoder_2", "text_encoder_3"};
+    size_t bytes = strcspn(target, ".");
+
+    for (size_t i = 0; i < LORA__COUNT(components); i++) {
+        if (target[bytes] == '.' && strlen(components[i]) == bytes &&
+            memcmp(components[i], target, bytes) == 0) {
+            return bytes;
+        }
+    }
+    return 0;
+}
+
 LORA_PRIVATE int lora__config_alpha(double *out_alpha,
                                     int *out_rslora,
                                     const lora__peft_config *config,
                                     const char *target)
 {
-    const char *dot = strchr(target, '.');
-    size_t component = dot == NULL ? 0 : (size_t)(dot - target);
-    const char *path = dot == NULL ? target : dot + 1;
+    size_t component = lora__config_component(target);
+    const char *path = target + component + (component != 0 ? 1 : 0);
 
     for (; config != NULL; config = config->next) {
         size_t bytes = strlen(config->component);

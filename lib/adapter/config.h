@@ -16,6 +16,8 @@ struct lora__peft_config {
     double alpha;          /* 0 if not given */
     int rslora;
     lora__map patterns; /* module path or its end -> index into values */
+    lora__map anchored; /* the same for "^...": the whole path */
+    const char *unread; /* a pattern that is a regular expression, or NULL */
     double *values;     /* alphas, in the order of the file */
     size_t value_count;
     size_t value_capacity;
@@ -38,5 +40,9 @@ LORA_PRIVATE int lora__config_alpha(double *out_alpha,
                                     int *out_rslora,
                                     const lora__peft_config *config,
                                     const char *target);
+
+/* Bytes of the component that a canonical target begins with ("unet"), or 0
+ * where it begins with none of a pipeline's. */
+LORA_PRIVATE size_t lora__config_component(const char *target);
 
 #endif

@@ -1,5 +1,5 @@
 /* Opening adapters: files, memory, readers. */
-#include "adapter/adapter.h"
+#include "adapter/config.h"
 #include "core/options.h"
 #include "core/text.h"
 #include "platform/file.h"
@@ -15,10 +15,12 @@ LORA_API void lora_adapter_open_options_init(lora_adapter_open_options *options,
 /* PEFT's configuration is small; what is larger is something else. */
 #define OPEN_MAX_CONFIG (16u << 20)
 
-/* PEFT keeps alpha in a file beside the tensors. */
+/* PEFT keeps alpha in a file beside the tensors; files that we wrote carry it
+ * with them. */
 static int open_wants_config(const lora__container *container)
 {
-    return container->entry_count > 0 &&
+    return lora__container_metadata(container, LORA__CONFIG_KEY) == NULL &&
+           container->entry_count > 0 &&
            lora__text_begins(container->entries[0].name,
                              container->entries[0].name_bytes,
                              "base_model.model.");

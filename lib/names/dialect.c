@@ -375,10 +375,13 @@ static const lora__dialect dialect_table[LORA__DIALECT_COUNT] = {
                                      DIALECT_COMPONENT_PREFIXES, NULL},
     /* The two halves of one era: each component has its own manner. */
     [LORA__DIALECT_DIFFUSERS_UNET] = {"diffusers-unet", '.',
-                                      LORA__DIALECT_DOTTED, DIALECT_U,
-                                      DIALECT_T, DIALECT_COMPONENT_PREFIXES,
-                                      NULL},
-    [LORA__DIALECT_DIFFUSERS_TE] = {"diffusers-te", '.', LORA__DIALECT_DOTTED,
+                                      LORA__DIALECT_DOTTED |
+                                          LORA__DIALECT_ALPHA_META,
+                                      DIALECT_U, DIALECT_T,
+                                      DIALECT_COMPONENT_PREFIXES, NULL},
+    [LORA__DIALECT_DIFFUSERS_TE] = {"diffusers-te", '.',
+                                    LORA__DIALECT_DOTTED |
+                                        LORA__DIALECT_ALPHA_META,
                                     DIALECT_U, DIALECT_T,
                                     DIALECT_COMPONENT_PREFIXES, NULL},
     [LORA__DIALECT_DIFFUSERS] = {"diffusers", '.',
@@ -442,6 +445,10 @@ LORA_PRIVATE const lora__dialect *lora__dialect_find(const char *id)
 LORA_PRIVATE int lora__dialect_has_role(const lora__dialect *dialect,
                                         lora__role role)
 {
+    /* diffusers passes over alpha tensors beside names of its own. */
+    if (role == LORA__ROLE_ALPHA && lora__dialect_alpha_in_metadata(dialect)) {
+        return 0;
+    }
     return role == LORA__ROLE_TOKEN ||
            lora__suffix_text(role, dialect->styles) != NULL;
 }

@@ -18,19 +18,27 @@
 
 #include <string.h>
 
+/* By component, those without one first, then by name. */
 static int emit_alpha_compare(const void *a, const void *b)
 {
     const lora__emit_alpha *x = a;
     const lora__emit_alpha *y = b;
+    int no_x = lora__config_component(x->target) == 0;
+    int no_y = lora__config_component(y->target) == 0;
 
-    return strcmp(x->target, y->target);
+    return no_x != no_y ? no_y - no_x : strcmp(x->target, y->target);
 }
 
-static size_t emit_alpha_component(const char *target)
+/* The path of a module within its component. Text encoders are entered below
+ * "text_model", a level that newer models do not have: names match by their
+ * end. */
+static const char *emit_alpha_path(const char *target, size_t component)
 {
-    const char *dot = strchr(target, '.');
+    static const char level[] = "text_model.";
+    const char *path = target + component + (component != 0 ? 1 : 0);
 
-    return dot == NULL ? 0 : (size_t)(dot - target);
+    return strncmp(path, level, sizeof level - 1) == 0 ? path + sizeof level - 1
+                                                       : path;
 }
 
 static double emit_alpha_value(const lora__emit_alpha *alpha, int of_rank)
@@ -109,14 +117,13 @@ static void emit_alpha_pattern(lora__buffer *json,
     lora__buffer_putc(json, '{');
     for (size_t i = begin; i < end; i++) {
         const char *target = alphas[i].target;
-        size_t component = emit_alpha_component(target);
+        size_t component = lora__config_component(target);
         double value = emit_alpha_value(&alphas[i], of_rank);
         if (value == common) {
             continue;
         }
         lora__buffer_puts(json, first ? "\n    " : ",\n    ");
-        lora__json_put_string(json,
-                              target + component + (component != 0 ? 1 : 0));
+        lora__json_put_string(json, emit_alpha_path(target, component));
         lora__buffer_puts(json, ": ");
         lora__buffer_number(json, value);
         first = 0;
@@ -132,8 +139,8 @@ static void emit_alpha_targets(lora__buffer *json,
     lora__buffer_putc(json, '[');
     for (size_t i = 0; i < count; i++) {
         lora__buffer_puts(json, i == 0 ? "\n    " : ",\n    ");
-        lora__json_put_string(json, alphas[i].target + component +
-                                        (component != 0 ? 1 : 0));
+        lora__json_put_string(json,
+                              emit_alpha_path(alphas[i].target, component));
     }
     lora__buffer_puts(json, "\n  ]");
 }
@@ -146,7 +153,7 @@ static lora_status emit_alpha_fields(lora__buffer *json,
 {
     static const char *const after[] = {"use_dora", "use_rslora"};
     const char *target = alphas[0].target;
-    size_t component = emit_alpha_component(target);
+    size_t component = lora__config_component(target);
     double alpha = 0.0;
     double rank = 0.0;
 
@@ -184,10 +191,10 @@ LORA_PRIVATE lora_status lora__alpha_put_config(lora__buffer *json,
     lora__buffer_putc(json, '{');
     for (size_t begin = 0; begin < count;) {
         const char *target = alphas[begin].target;
-        size_t component = emit_alpha_component(target);
+        size_t component = lora__config_component(target);
         size_t end = begin + 1;
         while (end < count &&
-               emit_alpha_component(alphas[end].target) == component &&
+               lora__config_component(alphas[end].target) == component &&
                memcmp(alphas[end].target, target, component) == 0) {
             end++;
         }

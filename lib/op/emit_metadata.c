@@ -33,27 +33,70 @@ static int metadata_needs_config(const lora__emit *emit)
     return needed;
 }
 
+/* Keys that were added, for the way back. */
+typedef struct metadata_added {
+    const char *keys[LORA__COUNT(((lora__alpha_record *)0)->added) + 1];
+    size_t count;
+} metadata_added;
+
+/* Set a key that is not there yet, and remember it. */
+static lora_status metadata_add(lora__emit *emit,
+                                metadata_added *added,
+                                const char *key,
+                                const char *value,
+                                lora_error *error)
+{
+    if (value == NULL || lora__builder_metadata(emit->builder, key) != NULL ||
+        added->count + 1 == LORA__COUNT(added->keys)) {
+        return LORA_OK;
+    }
+    added->keys[added->count++] = key;
+    return lora_builder_set_metadata(emit->builder, key, value, error);
+}
+
+/* Say what the base is, where that is certain and not said yet. */
+static lora_status
+metadata_put_base(lora__emit *emit, metadata_added *added, lora_error *error)
+{
+    const lora__family *family = emit->source->names.family;
+    const char *version;
+
+    if (family == NULL || emit->source->names.confidence < METADATA_CERTAIN) {
+        return LORA_OK;
+    }
+    version = lora__family_ss_version(family);
+    if (version != NULL &&
+        lora__builder_metadata(emit->builder, "ss_base_model_version") ==
+            NULL) {
+        TRY(metadata_add(emit, added, "ss_base_model_version", version, error));
+        TRY(metadata_add(emit, added, "ss_v2",
+                         strncmp(version, "sd_v2", 5) == 0 ? "True" : "False",
+                         error));
+    }
+    return metadata_add(emit, added, "modelspec.architecture",
+                        lora__family_architecture(family), error);
+}
+
 static lora_status metadata_put_config(lora__emit *emit, lora_error *error)
 {
-    const char *added[LORA__COUNT(emit->record.added) + 1] = {NULL};
-    size_t count = emit->has_record ? emit->record.added_count : 0;
+    metadata_added added = {{NULL}, 0};
     lora__buffer text;
     lora_status status = LORA_OK;
 
     lora__buffer_init(&text, emit->source->context);
-    memcpy(added, emit->record.added, count * sizeof *added);
-    /* Loaders of diffusers' files want to be told that tensors are torch's. */
-    if (lora__builder_metadata(emit->builder, "format") == NULL &&
-        count < LORA__COUNT(emit->record.added)) {
-        added[count] = "format";
-        TRY_OR_DONE(metadata_set(emit->builder, "format", "pt", error));
+    if (emit->has_record) {
+        added.count = emit->record.added_count;
+        memcpy(added.keys, emit->record.added, sizeof emit->record.added);
     }
+    /* Loaders of diffusers' files want to be told that tensors are torch's. */
+    TRY_OR_DONE(metadata_add(emit, &added, "format", "pt", error));
+    TRY_OR_DONE(metadata_put_base(emit, &added, error));
     TRY_OR_DONE(
         lora__alpha_put_config(&text, emit->alphas, emit->alpha_count, error));
     TRY_OR_DONE(
         metadata_set(emit->builder, LORA__CONFIG_KEY, text.data, error));
     lora__buffer_clear(&text);
-    lora__alpha_put_record(&text, emit->alphas, emit->alpha_count, added);
+    lora__alpha_put_record(&text, emit->alphas, emit->alpha_count, added.keys);
     TRY_OR_DONE(lora__buffer_status(&text, error));
     status = metadata_set(emit->builder, LORA__ALPHA_KEY, text.data, error);
 done:
@@ -72,51 +115,23 @@ static lora_status metadata_drop_config(lora__emit *emit, lora_error *error)
     return metadata_set(emit->builder, LORA__CONFIG_KEY, NULL, error);
 }
 
-/* Say what the base is, where that is certain and not said yet. */
-static lora_status metadata_put_base(lora__emit *emit, lora_error *error)
-{
-    const lora__family *family = emit->source->names.family;
-    const char *version;
-    const char *architecture;
-
-    if (family == NULL || emit->source->names.confidence < METADATA_CERTAIN) {
-        return LORA_OK;
-    }
-    version = lora__family_ss_version(family);
-    architecture = lora__family_architecture(family);
-    if (version != NULL &&
-        lora__builder_metadata(emit->builder, "ss_base_model_version") ==
-            NULL) {
-        TRY(metadata_set(emit->builder, "ss_base_model_version", version,
-                         error));
-        TRY(metadata_set(emit->builder, "ss_v2",
-                         strncmp(version, "sd_v2", 5) == 0 ? "True" : "False",
-                         error));
-    }
-    if (architecture != NULL &&
-        lora__builder_metadata(emit->builder, "modelspec.architecture") ==
-            NULL) {
-        TRY(metadata_set(emit->builder, "modelspec.architecture", architecture,
-                         error));
-    }
-    return LORA_OK;
-}
-
 LORA_PRIVATE lora_status lora__emit_metadata(lora__emit *emit,
                                              lora_error *error)
 {
     int to_tensors = emit->dialect != NULL &&
                      lora__dialect_has_role(emit->dialect, LORA__ROLE_ALPHA);
+    metadata_added added = {{NULL}, 0};
 
     if (emit->alpha_count > 0 && metadata_needs_config(emit)) {
-        TRY(metadata_put_config(emit, error));
-    } else if (to_tensors) {
+        return metadata_put_config(emit, error);
+    }
+    if (to_tensors) {
         TRY(metadata_drop_config(emit, error));
     }
     /* Where only names change, nothing is added to what the user had; not
      * even where a file gets back the names it had once. */
     return emit->changed || (to_tensors && !emit->has_record)
-               ? metadata_put_base(emit, error)
+               ? metadata_put_base(emit, &added, error)
                : LORA_OK;
 }
 

@@ -39,6 +39,7 @@ typedef struct resize_job {
     const lora__kernels *kernels;
     resize_result *results; /* one a module, as report->modules */
     lora_report *report;
+    int lowers; /* some module has new factors */
 } resize_job;
 
 /* ---- choosing ---------------------------------------------------------- */
@@ -74,9 +75,9 @@ static size_t resize_keep(const resize_job *job,
     size_t cap = (size_t)job->options.max_rank;
     size_t floor = (size_t)job->options.min_rank;
 
+    keep = cap != 0 && keep > cap ? cap : keep;
     /* A zero layer that is lowered keeps one direction of zeros. */
     keep = count > 0 && sigma[0] == 0.0 && keep < count ? 0 : keep;
-    keep = cap != 0 && keep > cap ? cap : keep;
     floor = floor == 0 ? 1 : floor;
     keep = keep < floor ? floor : keep;
     return keep > count ? count : keep;
@@ -370,7 +371,9 @@ static lora_status resize_plan(resize_job *job, lora_error *error)
         void *memory;
 
         numbers->struct_size = sizeof *numbers;
-        numbers->name = module->name;
+        /* A report outlives the adapter it tells about. */
+        TRY(lora__arena_string(&numbers->name, &job->report->arena,
+                               module->name, strlen(module->name), error));
         numbers->energy = 1.0;
         if (module->status != LORA_OK && job->options.skip_bad) {
             job->results[m].left_out = 1;
@@ -440,6 +443,30 @@ static lora_status resize_emit_new(lora__emit *emit,
                                 alpha != NULL && alpha->ndim > 0, error);
 }
 
+/* The alpha of a module that keeps its factors: as it was given, where the
+ * scale is made of it and nothing else. */
+static double resize_alpha(const lora__module *module)
+{
+    double rank = (double)module->rank;
+
+    return module->has_alpha && module->scale == module->alpha / rank
+               ? module->alpha
+               : module->scale * rank;
+}
+
+/* Whether a module that keeps its factors gets an alpha written: always where
+ * alphas live in metadata; and where others get new ones and its own is
+ * missing, 0 or negative, which loaders take for different things. */
+static int resize_puts_alpha(const resize_job *job, const lora__module *module)
+{
+    int odd = !module->has_alpha || module->alpha <= 0.0;
+
+    return module->rank > 0 && module->kind->factors != NULL &&
+           (lora__dialect_alpha_in_metadata(module->dialect) ||
+            (job->lowers && odd &&
+             lora__dialect_has_role(module->dialect, LORA__ROLE_ALPHA)));
+}
+
 static lora_status resize_emit_module(lora__emit *emit,
                                       const resize_job *job,
                                       size_t index,
@@ -447,19 +474,23 @@ static lora_status resize_emit_module(lora__emit *emit,
 {
     const lora__module *module = &job->adapter->modules[index];
     int is_new = job->results[index].up != NULL;
-    double bias_scale = is_new ? module->scale : 1.0;
+    int explicit = resize_puts_alpha(job, module);
+    double sign = explicit && module->scale < 0.0 ? -1.0 : 1.0;
+    double bias_scale = is_new ? module->scale : sign;
 
     for (size_t i = 0; i < module->member_count; i++) {
         const lora__member *member = &module->members[i];
         lora__role role = member->role;
         int replaced = role == LORA__ROLE_UP || role == LORA__ROLE_DOWN ||
                        role == LORA__ROLE_MID || lora__emit_is_scale(role);
-        if (is_new && replaced) {
+        if ((is_new && replaced) || (explicit && lora__emit_is_scale(role))) {
             continue;
         }
         TRY(lora__emit_spell(emit, module, role, error));
         TRY(lora__emit_entry(emit, emit->name.data, member->entry,
-                             role == LORA__ROLE_UP_BIAS ? bias_scale : 1.0,
+                             role == LORA__ROLE_UP_BIAS ? bias_scale
+                             : role == LORA__ROLE_UP    ? sign
+                                                        : 1.0,
                              role == LORA__ROLE_ALPHA ? LORA_DTYPE_NONE
                                                       : job->options.dtype,
                              -1, NULL, error));
@@ -467,10 +498,8 @@ static lora_status resize_emit_module(lora__emit *emit,
     if (is_new) {
         return resize_emit_new(emit, job, index, error);
     }
-    /* An alpha that lives in metadata is written there again. */
-    return module->rank > 0 && lora__dialect_alpha_in_metadata(module->dialect)
-               ? lora__emit_put_alpha(emit, module,
-                                      module->scale * (double)module->rank,
+    return explicit
+               ? lora__emit_put_alpha(emit, module, fabs(resize_alpha(module)),
                                       module->rank, module->dtype, 0, error)
                : LORA_OK;
 }
@@ -510,11 +539,14 @@ resize_metadata(lora__emit *emit, const resize_job *job, lora_error *error)
 }
 
 static lora_status
-resize_emit(lora_adapter **out, const resize_job *job, lora_error *error)
+resize_emit(lora_adapter **out, resize_job *job, lora_error *error)
 {
     lora__emit emit;
     lora_status status;
 
+    for (size_t m = 0; m < job->adapter->module_count; m++) {
+        job->lowers |= job->results[m].up != NULL;
+    }
     TRY_OR_DONE(lora__emit_begin(&emit, job->adapter, NULL,
                                  job->adapter->names.family, error));
     for (size_t m = 0; m < job->adapter->module_count; m++) {
@@ -585,11 +617,32 @@ static void resize_put_module(lora__buffer *json,
     lora__buffer_puts(json, "]}");
 }
 
+/* Modules that were left out have no numbers; they are problems. */
+static lora_status resize_drop_rows(resize_job *job, lora_error *error)
+{
+    lora_report *report = job->report;
+    size_t count = 0;
+
+    for (size_t m = 0; m < job->adapter->module_count; m++) {
+        if (!job->results[m].left_out) {
+            report->modules[count++] = report->modules[m];
+            continue;
+        }
+        TRY(lora__problems_add(
+            &report->problems, LORA_SEVERITY_WARNING, LORA_OK, "left_out",
+            job->adapter->modules[m].name, error, "unusable, so left out"));
+    }
+    report->module_count = count;
+    return LORA_OK;
+}
+
 static lora_status resize_put_report(resize_job *job,
                                      const lora_adapter *result,
                                      lora_error *error)
 {
     lora__buffer *json = &job->report->json;
+
+    TRY(resize_drop_rows(job, error));
 
     lora__buffer_putc(json, '{');
     lora__json_put_key(json, "modules");
@@ -600,6 +653,7 @@ static lora_status resize_put_report(resize_job *job,
     }
     lora__buffer_putc(json, ']');
     resize_put_totals(job, result);
+    lora__report_put_problems(job->report);
     lora__buffer_putc(json, '}');
     return lora__report_finish(job->report, error);
 }

@@ -176,10 +176,12 @@ static void test_spectra(void **state)
     assert_int_equal(rank_of(out, MODULE), 1);
     assert_int_equal(lora_report_get_module(&m, report, 0, NULL), LORA_OK);
     assert_true(m.energy == 1.0 && m.error == 0.0 && m.spectral == 0.0);
-    lora_report_destroy(report);
     lora_adapter_destroy(out);
     lora_adapter_destroy(adapter);
     image_free(&im);
+    /* The strings of a report live as long as the report. */
+    assert_string_equal(m.name, MODULE);
+    lora_report_destroy(report);
 
     image_spectrum(&im, one, 3.0f);
     adapter = open_image(context, &im);

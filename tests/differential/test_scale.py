@@ -156,6 +156,95 @@ def check_configuration(suite, rng):
           "problems of 50,000 components")
 
 
+def check_kept_alphas(suite, rng):
+    """A module that is not lowered beside one that is keeps its scale, and
+    says it in a way that no loader takes for another."""
+    made = factors(rng)
+    first = next(iter(made))
+    down, up = (rng.standard_normal(shape).astype("<f4")
+                for shape in ((6, LAYERS[first][1]), (LAYERS[first][0], 6)))
+    made[first] = (down, up)
+    for alpha in (None, 0.0, -3.0, 1.0):
+        extra = {} if alpha is None else {".alpha": tensor(np.float64(alpha))}
+        path = kohya_file(suite, made, lambda n: {} if n == first else extra)
+        scales = {n: 1.0 if n == first or not alpha else alpha / RANK
+                  for n in made}
+        out = suite.path("lower.safetensors")
+        suite.run("resize", path, "--rank", 5, "-o", out, "--force")
+        tensors, _ = support.read_file(out)
+        for name in made:
+            key = KOHYA[name]
+            require(float(tensors[key + ".alpha"].array()) > 0,
+                    f"{name}: an alpha that everyone reads alike")
+            if name != first:
+                scale = (float(tensors[key + ".alpha"].array()) / RANK)
+                got = (scale * tensors[key + ".lora_up.weight"].array() @
+                       tensors[key + ".lora_down.weight"].array())
+                support.close(got, scales[name] * made[name][1].astype(float) @
+                              made[name][0], 1e-6, name)
+
+
+def check_no_alpha_tensors(suite, rng):
+    """diffusers passes over .alpha beside names of its own: it is in the
+    metadata there, and comes back."""
+    made = factors(rng)
+    path = kohya_file(suite, made, lambda n: {".alpha": tensor(np.float64(1))})
+    for dialect in ("diffusers-unet", "diffusers-te", "diffusers"):
+        out = suite.path("other.safetensors")
+        back = suite.path("back.safetensors")
+        suite.run("convert", path, "-o", out, "--dialect", dialect, "--force")
+        tensors, metadata = support.read_file(out)
+        require(not any(n.endswith(".alpha") for n in tensors), dialect)
+        require("lora_adapter_metadata" in metadata, dialect)
+        suite.run("convert", out, "-o", back, "--dialect", "kohya", "--force")
+        equal(back.read_bytes(), path.read_bytes(), f"{dialect} and back")
+
+
+def check_patterns(suite, rng):
+    """alpha_pattern as PEFT reads it: a layer's whole path or the end of one,
+    at a dot; what is a regular expression is said to be unread."""
+    made = factors(rng)
+    unet = [n for n in made if n.startswith("unet.")]
+    path_of = {n: n.split(".", 1)[1] for n in made}
+    for pattern, hits in ((path_of[unet[0]], [unet[0]]),
+                          ("attn1.to_q", [unet[0]]),
+                          ("ttn1.to_q", []),
+                          ("to_q", [unet[0]]),
+                          ("^" + path_of[unet[0]], [unet[0]]),
+                          ("^attn1.to_q", []),
+                          ("te.down_blocks.0.attn1.to_q", [])):
+        path = diffusers_file(suite, made, {"lora_adapter_metadata": json.dumps(
+            {"unet.r": RANK, "unet.lora_alpha": 4,
+             "unet.alpha_pattern": {pattern: 8}})})
+        check_effect(suite, path, made,
+                     {n: 2.0 if n in hits else 1.0 for n in made})
+    path = diffusers_file(suite, made, {"lora_adapter_metadata": json.dumps(
+        {"unet.alpha_pattern": {r".*attn[12]\.to_q": 8}})})
+    codes = [p["code"] for p in suite.json("info", path)["problems"]]
+    require("pattern_unread" in codes, f"a regular expression: {codes}")
+
+
+def check_double_keys(suite, rng):
+    """What is written has no key twice, whatever the order of layers."""
+    made = dict(reversed(factors(rng).items()))
+    order = {n: made[n] for n in (list(LAYERS)[0], list(LAYERS)[2],
+                                  list(LAYERS)[1])}
+    alphas = dict(zip(LAYERS, (1.0, 2.0, 3.0)))
+    path = kohya_file(suite, order,
+                      lambda n: {".alpha": tensor(np.float64(alphas[n]))})
+    out = suite.path("unique.safetensors")
+    suite.run("convert", path, "-o", out, "--dialect", "diffusers")
+    _, metadata = support.read_file(out)
+
+    def unique(pairs):
+        keys = [key for key, _ in pairs]
+        equal(len(set(keys)), len(keys), f"keys {keys}")
+        return dict(pairs)
+
+    for key in ("lora_adapter_metadata",):
+        json.loads(metadata[key], object_pairs_hook=unique)
+
+
 def check_odd_names(suite, rng):
     """A name with a quote is data, in metadata too."""
     down = rng.standard_normal((2, 5)).astype("<f4")
@@ -225,6 +314,10 @@ def main():
             check_chains(suite, rng, start)
     for what, check in (("gates", check_gates),
                         ("configurations", check_configuration),
+                        ("alphas that are kept", check_kept_alphas),
+                        ("no alpha tensors", check_no_alpha_tensors),
+                        ("patterns", check_patterns),
+                        ("no key twice", check_double_keys),
                         ("odd names", check_odd_names),
                         ("leftovers", check_leftovers),
                         ("flat layers", check_flat_layers)):
