@@ -60,6 +60,11 @@ static lora_status hash_file(app_state *app,
         {"auto_v2", "AutoV2", hashes.auto_v2, 1},
         {"auto_v3", "AutoV3", hashes.auto_v3, 1},
         {"crc32", "CRC32", hashes.crc32, 0},
+        {"blake3", "BLAKE3", hashes.blake3, 0},
+        {"sshs_model_hash", "kohya", hashes.sshs_model_hash, 0},
+        {"sshs_legacy_hash", "kohya old", hashes.sshs_legacy_hash, 0},
+        {"lycoris", "LyCORIS", hashes.lycoris, 0},
+        {"content_id", "content id", hashes.content_id, 0},
     };
     size_t count = sizeof rows / sizeof rows[0];
     if (app->common.json) {
@@ -71,7 +76,7 @@ static lora_status hash_file(app_state *app,
     printf("%s\n", text_off(app->color));
     for (size_t i = 0; i < count; i++) {
         if (rows[i].usual || own->all) {
-            printf("  %-8s%s\n", rows[i].title,
+            printf("  %-*s%s\n", own->all ? 12 : 8, rows[i].title,
                    *rows[i].text != '\0' ? rows[i].text
                                          : "- (not for this container)");
         }
@@ -92,7 +97,9 @@ const app_verb cmd_hash = {
     "lora hash style.safetensors\twhat sites search by\n"
     "lora hash --all --json style.safetensors\tall of them, for programs\n",
     "Works on any container. With --json every hash is there, and null where\n"
-    "one is not defined for the container.\n",
+    "one is not defined for the container. kohya's hashes, LyCORIS' and the\n"
+    "content id are of the tensors; the last stays the same whatever the\n"
+    "metadata and the order of the tensors.\n",
     hash_options,
     OPT_GROUP_TALK | OPT_GROUP_JSON | OPT_GROUP_CONTEXT,
     sizeof(hash_settings),

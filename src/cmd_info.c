@@ -345,7 +345,7 @@ static void info_put_hashes(const app_state *app,
         json_text(text, sizeof text, value);
         if (info_wants_hash(settings, name) && *text != '\0') {
             info_label(app, name);
-            printf("%s\n", text);
+            printf("%s%s\n", strlen(name) < 12 ? "" : "  ", text);
         }
     }
 }
@@ -523,8 +523,10 @@ static lora_status info_file(app_state *app,
 static int
 info_run(app_state *app, int count, char **paths, const void *settings)
 {
-    static const char *const names[] = {"all",     "sha256",  "auto_v1",
-                                        "auto_v2", "auto_v3", "crc32"};
+    static const char *const names[] = {
+        "all",       "sha256", "auto_v1",         "auto_v2",          "auto_v3",
+        "crc32",     "blake3", "sshs_model_hash", "sshs_legacy_hash", "lycoris",
+        "content_id"};
     const info_settings *own = settings;
     for (size_t i = 0; i < own->hashes.count; i++) {
         int known = 0;
@@ -534,7 +536,9 @@ info_run(app_state *app, int count, char **paths, const void *settings)
         if (!known) {
             return say_usage(app, "--hash",
                              "\"%s\" is not one of all, sha256, auto_v1, "
-                             "auto_v2, auto_v3, crc32",
+                             "auto_v2, auto_v3, crc32, blake3, "
+                             "sshs_model_hash, sshs_legacy_hash, lycoris, "
+                             "content_id",
                              own->hashes.items[i]);
         }
     }

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define INPUT_CONFIG_MOST ((size_t)16 << 20) /* bytes of a configuration */
+#define INPUT_TEXT_MOST ((size_t)16 << 20)
 
 static const char input_peft_model[] = "adapter_model.safetensors";
 static const char input_peft_config[] = "adapter_config.json";
@@ -28,26 +28,25 @@ static lora_status input_fail(lora_error *error,
     return status;
 }
 
-/* Read a whole small file; free the text. */
-static lora_status input_read_text(char **out,
-                                   size_t *out_bytes,
-                                   const char *path,
-                                   lora_error *error)
+lora_status input_read_text(char **out,
+                            size_t *out_bytes,
+                            const char *path,
+                            lora_error *error)
 {
     FILE *file = fopen(path, "rb");
     if (file == NULL) {
         return input_fail(error, LORA_ERROR_IO, path, strerror(errno));
     }
-    char *text = app_alloc(INPUT_CONFIG_MOST, 1);
-    *out_bytes = fread(text, 1, INPUT_CONFIG_MOST, file);
+    char *text = app_alloc(INPUT_TEXT_MOST, 1);
+    *out_bytes = fread(text, 1, INPUT_TEXT_MOST, file);
     int failed = ferror(file);
     int number = errno;
     fclose(file);
-    if (failed || *out_bytes == INPUT_CONFIG_MOST) {
+    if (failed || *out_bytes == INPUT_TEXT_MOST) {
         free(text);
         return failed ? input_fail(error, LORA_ERROR_IO, path, strerror(number))
                       : input_fail(error, LORA_ERROR_LIMIT, path,
-                                   "too large for a configuration");
+                                   "too large, 16 MiB is the limit");
     }
     *out = text;
     return LORA_OK;

@@ -12,4 +12,11 @@ lora_status input_open(app_state *app,
                        const char *path,
                        lora_error *error);
 
+/* Read a whole small file (below 16 MiB), with a zero byte after it; free the
+ * text. */
+lora_status input_read_text(char **out,
+                            size_t *out_bytes,
+                            const char *path,
+                            lora_error *error);
+
 #endif

@@ -29,4 +29,6 @@
 
 #include <lora/hash.h>
 
+#include <lora/metadata.h>
+
 #endif

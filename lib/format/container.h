@@ -143,6 +143,21 @@ LORA_PRIVATE lora_status lora__writer_open_file(lora_writer *out,
                                                 int overwrite,
                                                 lora_error *error);
 
+/* Overwrite the beginning of a file, which is `before`, by `after`, both of
+ * `bytes`: what differs is written with one write and flushed; if that fails,
+ * what was there is put back. *out_done is 0, and nothing happened, where the
+ * path is not the one name of a file. IO if the file is not to be written to,
+ * or is not, of `file_bytes`, what was read of it. With dry_run 1 nothing is
+ * written. */
+LORA_PRIVATE lora_status lora__patch_file(int *out_done,
+                                          const char *path,
+                                          uint64_t file_bytes,
+                                          const void *before,
+                                          const void *after,
+                                          size_t bytes,
+                                          int dry_run,
+                                          lora_error *error);
+
 /* The writer's functions with a full error. lora__writer_finish calls abort
  * if finish failed. */
 LORA_PRIVATE lora_status lora__writer_write(const lora_writer *writer,
@@ -194,8 +209,35 @@ typedef lora_status (*lora__produce_fn)(void *user,
                                         void *sink_user,
                                         lora_error *error);
 
-/* Write a whole file: sorts `tensors` (in place) into the reference writer's
- * order (dtype from the highest to the lowest, then name), writes header and
+/* Sort into the reference writer's order: dtype from the highest to the
+ * lowest, then name. */
+LORA_PRIVATE void lora__safetensors_sort(lora__out_tensor *tensors,
+                                         size_t count);
+
+/* The tensors of a container as the writer wants them, in the container's
+ * order; `id` is the entry's index. */
+LORA_PRIVATE lora_status
+lora__safetensors_list(lora__out_tensor **out,
+                       lora__arena *arena,
+                       const lora__container *container,
+                       lora_error *error);
+
+/* Put the first 8 + N bytes of a file whose data are those of `tensors`, in
+ * the order given, into an empty buffer; *out_data_bytes is the size of the
+ * data. N is just `least_bytes` if the text fits into that, else what the text
+ * needs, rounded up to 8. `metadata` NULL leaves the object out, which differs
+ * from an empty one. Refused is what lora__safetensors_write() refuses. */
+LORA_PRIVATE lora_status
+lora__safetensors_put_header(lora__buffer *out,
+                             uint64_t *out_data_bytes,
+                             const lora__out_tensor *tensors,
+                             size_t count,
+                             const lora__metadata *metadata,
+                             size_t metadata_count,
+                             uint64_t least_bytes,
+                             lora_error *error);
+
+/* Write a whole file: sorts `tensors` (in place), writes header and
  * data, calls finish or abort on the writer. The bytes depend on nothing but
  * the arguments. Refused: the same name or metadata key twice (DUPLICATE),
  * names that are not UTF-8 or are "__metadata__" (KEY), bytes that do not fit

@@ -90,7 +90,7 @@ done:
     return status;
 }
 
-/* "__metadata__":{...}, nothing if there is none. */
+/* "__metadata__":{...}, or nothing. */
 static lora_status st_put_metadata(lora__buffer *out,
                                    const lora__metadata *metadata,
                                    size_t count,
@@ -100,13 +100,15 @@ static lora_status st_put_metadata(lora__buffer *out,
     lora__metadata *sorted;
     lora_status status = LORA_OK;
 
-    if (count == 0) {
+    if (metadata == NULL) {
         return LORA_OK;
     }
     TRY(lora__alloc_zeroed(&memory, out->context, count, sizeof *sorted,
                            error));
     sorted = memory;
-    memcpy(sorted, metadata, count * sizeof *sorted);
+    if (count > 0) {
+        memcpy(sorted, metadata, count * sizeof *sorted);
+    }
     lora__sort(sorted, count, sizeof *sorted, st_compare_keys);
     lora__json_put_key(out, "__metadata__");
     lora__buffer_putc(out, '{');
@@ -146,20 +148,51 @@ st_put_tensor(lora__buffer *out, const lora__out_tensor *t, uint64_t begin)
                         begin, begin + t->bytes);
 }
 
-/* The first 8 + N bytes of the file into `out`, and the size of the data. */
-static lora_status st_put_header(lora__buffer *out,
-                                 uint64_t *out_data_bytes,
-                                 lora__out_tensor *tensors,
-                                 size_t count,
-                                 const lora__metadata *metadata,
-                                 size_t metadata_count,
-                                 lora_error *error)
+LORA_PRIVATE lora_status
+lora__safetensors_list(lora__out_tensor **out,
+                       lora__arena *arena,
+                       const lora__container *container,
+                       lora_error *error)
+{
+    lora__out_tensor *list;
+    void *memory;
+
+    TRY(lora__arena_zeroed(&memory, arena, container->entry_count, sizeof *list,
+                           error));
+    list = memory;
+    for (size_t i = 0; i < container->entry_count; i++) {
+        const lora__entry *entry = &container->entries[i];
+        list[i].name = entry->name;
+        list[i].dtype = entry->dtype;
+        list[i].ndim = entry->ndim;
+        memcpy(list[i].shape, entry->shape, sizeof list[i].shape);
+        list[i].bytes = entry->bytes;
+        list[i].id = i;
+    }
+    *out = list;
+    return LORA_OK;
+}
+
+LORA_PRIVATE void lora__safetensors_sort(lora__out_tensor *tensors,
+                                         size_t count)
+{
+    lora__sort(tensors, count, sizeof *tensors, st_compare_tensors);
+}
+
+LORA_PRIVATE lora_status
+lora__safetensors_put_header(lora__buffer *out,
+                             uint64_t *out_data_bytes,
+                             const lora__out_tensor *tensors,
+                             size_t count,
+                             const lora__metadata *metadata,
+                             size_t metadata_count,
+                             uint64_t least_bytes,
+                             lora_error *error)
 {
     uint64_t end = 0;
     uint64_t length;
 
     TRY(st_check_tensors(out->context, tensors, count, error));
-    lora__sort(tensors, count, sizeof *tensors, st_compare_tensors);
     lora__buffer_append(out, "\0\0\0\0\0\0\0", 8);
     lora__buffer_putc(out, '{');
     TRY(st_put_metadata(out, metadata, metadata_count, error));
@@ -172,21 +205,39 @@ static lora_status st_put_header(lora__buffer *out,
         st_put_tensor(out, &tensors[i], begin);
     }
     lora__buffer_putc(out, '}');
-    while (out->bytes % 8 != 0 && !out->failed) {
-        lora__buffer_putc(out, ' ');
-    }
     TRY(lora__buffer_status(out, error));
     length = out->bytes - 8;
+    length = length <= least_bytes ? least_bytes : (length + 7) / 8 * 8;
     if (length > LORA__SAFETENSORS_MAX_HEADER) {
         return lora__fail(error, LORA_ERROR_LIMIT, LORA_NO_OFFSET, NULL,
                           "a header of %llu bytes, over the format's limit",
                           (unsigned long long)length);
     }
+    while (out->bytes - 8 < length && !out->failed) {
+        lora__buffer_putc(out, ' ');
+    }
+    TRY(lora__buffer_status(out, error));
     for (size_t i = 0; i < 8; i++) {
         out->data[i] = (char)(unsigned char)(length >> (8 * i));
     }
     *out_data_bytes = end;
     return LORA_OK;
+}
+
+/* The header of a file as this writer makes it: sorted, and without metadata
+ * where there are none. */
+static lora_status st_put_own_header(lora__buffer *out,
+                                     uint64_t *out_data_bytes,
+                                     lora__out_tensor *tensors,
+                                     size_t count,
+                                     const lora__metadata *metadata,
+                                     size_t metadata_count,
+                                     lora_error *error)
+{
+    lora__safetensors_sort(tensors, count);
+    return lora__safetensors_put_header(out, out_data_bytes, tensors, count,
+                                        metadata_count > 0 ? metadata : NULL,
+                                        metadata_count, 0, error);
 }
 
 typedef struct st_sink {
@@ -224,8 +275,8 @@ LORA_PRIVATE lora_status lora__safetensors_write(lora_context *context,
     lora_status status;
 
     lora__buffer_init(&header, context);
-    TRY_OR_DONE(st_put_header(&header, &data_bytes, tensors, count, metadata,
-                              metadata_count, error));
+    TRY_OR_DONE(st_put_own_header(&header, &data_bytes, tensors, count,
+                                  metadata, metadata_count, error));
     TRY_OR_DONE(lora__writer_write(writer, header.data, header.bytes, error));
     for (size_t i = 0; i < count; i++) {
         st_sink sink = {writer, &tensors[i], tensors[i].bytes};
@@ -261,8 +312,8 @@ lora__safetensors_measure(uint64_t *out_bytes,
     lora_status status;
 
     lora__buffer_init(&header, context);
-    TRY_OR_DONE(st_put_header(&header, &data_bytes, tensors, count, metadata,
-                              metadata_count, error));
+    TRY_OR_DONE(st_put_own_header(&header, &data_bytes, tensors, count,
+                                  metadata, metadata_count, error));
     if (!lora__add_u64(header.bytes, data_bytes, &total)) {
         status = lora__fail(error, LORA_ERROR_SHAPE, LORA_NO_OFFSET, NULL,
                             "the file overflows 64 bits");

@@ -166,17 +166,32 @@ static lora_status describe_put_hashes(lora__buffer *json,
                                        int wanted,
                                        lora_error *error)
 {
+    static const struct {
+        const char *name;
+        size_t offset;
+    } all[] = {
+        {"sha256", offsetof(lora_hashes, sha256)},
+        {"auto_v1", offsetof(lora_hashes, auto_v1)},
+        {"auto_v2", offsetof(lora_hashes, auto_v2)},
+        {"auto_v3", offsetof(lora_hashes, auto_v3)},
+        {"crc32", offsetof(lora_hashes, crc32)},
+        {"blake3", offsetof(lora_hashes, blake3)},
+        {"sshs_model_hash", offsetof(lora_hashes, sshs_model_hash)},
+        {"sshs_legacy_hash", offsetof(lora_hashes, sshs_legacy_hash)},
+        {"lycoris", offsetof(lora_hashes, lycoris)},
+        {"content_id", offsetof(lora_hashes, content_id)},
+    };
     lora_hashes hashes;
 
     lora__json_put_key(json, "hashes");
     lora__buffer_putc(json, '{');
     if (wanted && adapter->container->reader.read_at != NULL) {
         TRY(lora__hash_container(&hashes, adapter->container, error));
-        lora__report_put_string(json, "sha256", hashes.sha256);
-        lora__report_put_string(json, "auto_v1", hashes.auto_v1);
-        lora__report_put_string(json, "auto_v2", hashes.auto_v2);
-        lora__report_put_string(json, "auto_v3", hashes.auto_v3);
-        lora__report_put_string(json, "crc32", hashes.crc32);
+        for (size_t i = 0; i < LORA__COUNT(all); i++) {
+            const char *text = (const char *)&hashes + all[i].offset;
+            lora__report_put_string(json, all[i].name,
+                                    text[0] == '\0' ? NULL : text);
+        }
     }
     lora__buffer_putc(json, '}');
     return LORA_OK;

@@ -137,88 +137,19 @@ LORA_PRIVATE lora_status lora__emit_metadata(lora__emit *emit,
 
 /* ---- hashes ------------------------------------------------------------ */
 
-/* A writer that hashes what follows the header, and the 64 KiB at 1 MiB. */
-typedef struct metadata_hasher {
-    lora__sha256 body;
-    lora__sha256 window;
-    uint64_t position;
-    uint64_t data_offset; /* known after the first 8 bytes */
-    unsigned char length[8];
-} metadata_hasher;
-
-static lora_status metadata_hash_write(void *user, const void *data, size_t n)
-{
-    metadata_hasher *h = user;
-    const unsigned char *bytes = data;
-
-    for (size_t i = 0; i < n && h->position + i < 8; i++) {
-        h->length[h->position + i] = bytes[i];
-        h->data_offset |= (uint64_t)bytes[i] << (8 * (h->position + i));
-    }
-    if (h->position < 8 && h->position + n >= 8) {
-        h->data_offset += 8;
-    }
-    if (h->position + n >= 8) {
-        lora__hash_range(&h->body, bytes, h->position, n, h->data_offset,
-                         UINT64_MAX);
-    }
-    lora__hash_range(&h->window, bytes, h->position, n, LORA__HASH_WINDOW_BEGIN,
-                     LORA__HASH_WINDOW_END);
-    h->position += n;
-    return LORA_OK;
-}
-
-static lora_status metadata_hash_finish(void *user)
-{
-    (void)user;
-    return LORA_OK;
-}
-
-/* kohya's hashes are of the file that has only the ss_ entries. */
-static lora_status metadata_hash_adapter(metadata_hasher *h,
-                                         const lora_adapter *adapter,
-                                         lora_error *error)
-{
-    lora_writer writer = {sizeof writer, h, metadata_hash_write,
-                          metadata_hash_finish, NULL};
-    const lora__container *container = adapter->container;
-    lora_cpu cpu = lora__context_get(adapter->context)->cpu;
-    lora_builder *builder;
-    lora_adapter *bare = NULL;
-    lora_status status;
-
-    memset(h, 0, sizeof *h);
-    lora__sha256_init(&h->body, cpu);
-    lora__sha256_init(&h->window, cpu);
-    TRY(lora_builder_create(&builder, adapter->context, adapter, error));
-    for (size_t i = 0; i < container->metadata_count; i++) {
-        if (strncmp(container->metadata[i].key, "ss_", 3) != 0) {
-            TRY_OR_DONE(
-                metadata_set(builder, container->metadata[i].key, NULL, error));
-        }
-    }
-    TRY_OR_DONE(lora_builder_finish(&bare, builder, error));
-    status = lora_adapter_save_writer(bare, &writer, error);
-done:
-    lora_adapter_destroy(bare);
-    lora_builder_destroy(builder);
-    return status;
-}
-
 /* Replace the stale hashes of an adapter by its own; *adapter is replaced. */
 static lora_status metadata_refresh_hashes(lora_adapter **adapter,
                                            lora_error *error)
 {
-    metadata_hasher h;
+    const lora__container *container = (*adapter)->container;
     lora_builder *builder;
     lora_adapter *fresh = NULL;
-    char body[67] = "0x";
-    char window[9] = "";
+    char body[2 + LORA__HASH_TEXT] = "0x";
+    char window[LORA__HASH_SHORT];
     lora_status status;
 
-    TRY(metadata_hash_adapter(&h, *adapter, error));
-    lora__hash_hex(body + 2, &h.body, 64);
-    lora__hash_hex(window, &h.window, 8);
+    TRY(lora__hash_tensors(body + 2, container, LORA__HASH_WRITER, 0, error));
+    TRY(lora__hash_legacy(window, container, error));
     TRY(lora_builder_create(&builder, (*adapter)->context, *adapter, error));
     if (lora__builder_metadata(builder, "sshs_model_hash") != NULL) {
         TRY_OR_DONE(metadata_set(builder, "sshs_model_hash", body + 2, error));

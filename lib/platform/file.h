@@ -44,6 +44,17 @@ LORA_PRIVATE int32_t lora__file_write(lora__file file,
                                       const void *data,
                                       size_t bytes);
 
+/* Open an existing file for reading and for writing within it. A path that is
+ * a link, or one of several names of a file, or no file, is left closed: what
+ * is written could be seen elsewhere. */
+LORA_PRIVATE int32_t lora__file_open_update(lora__file *out,
+                                            uint64_t *out_bytes,
+                                            const char *path);
+LORA_PRIVATE int32_t lora__file_write_at(lora__file file,
+                                         uint64_t offset,
+                                         const void *data,
+                                         size_t bytes);
+
 /* Bytes to the disk. */
 LORA_PRIVATE int32_t lora__file_flush(lora__file file);
 

@@ -156,6 +156,65 @@ LORA_PRIVATE int32_t lora__file_write(lora__file file,
     return 0;
 }
 
+LORA_PRIVATE int32_t lora__file_open_update(lora__file *out,
+                                            uint64_t *out_bytes,
+                                            const char *path)
+{
+    struct stat info;
+    int fd;
+
+    out->handle = -1;
+    *out_bytes = 0;
+    if (lstat(path, &info) != 0) {
+        return errno;
+    }
+    if (!S_ISREG(info.st_mode) || info.st_nlink != 1) {
+        return 0;
+    }
+    do {
+        fd =
+            open(path, O_RDWR | O_CLOEXEC | O_NOCTTY | O_NONBLOCK | O_NOFOLLOW);
+    } while (fd < 0 && errno == EINTR);
+    if (fd < 0) {
+        return errno == ELOOP ? 0 : errno;
+    }
+    /* Again, as the path may lead to another file by now. */
+    if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode) || info.st_nlink != 1) {
+        close(fd);
+        return 0;
+    }
+    *out_bytes = (uint64_t)info.st_size;
+    out->handle = fd;
+    return 0;
+}
+
+LORA_PRIVATE int32_t lora__file_write_at(lora__file file,
+                                         uint64_t offset,
+                                         const void *data,
+                                         size_t bytes)
+{
+    const unsigned char *in = data;
+
+    if (offset > INT64_MAX || bytes > INT64_MAX - offset) {
+        return EOVERFLOW;
+    }
+    while (bytes > 0) {
+        size_t want = bytes < FILE_MAX_CALL ? bytes : FILE_MAX_CALL;
+        ssize_t done = pwrite((int)file.handle, in, want, (off_t)offset);
+
+        if (done < 0 && errno == EINTR) {
+            continue;
+        }
+        if (done <= 0) {
+            return done < 0 ? errno : EIO;
+        }
+        in += done;
+        offset += (uint64_t)done;
+        bytes -= (size_t)done;
+    }
+    return 0;
+}
+
 LORA_PRIVATE int32_t lora__file_flush(lora__file file)
 {
     int result;

@@ -195,6 +195,67 @@ LORA_PRIVATE int32_t lora__file_write(lora__file file,
     return 0;
 }
 
+LORA_PRIVATE int32_t lora__file_open_update(lora__file *out,
+                                            uint64_t *out_bytes,
+                                            const char *path)
+{
+    file_wide_path wide;
+    BY_HANDLE_FILE_INFORMATION info;
+    HANDLE handle;
+    int32_t os_error = file_widen(&wide, path);
+
+    out->handle = -1;
+    *out_bytes = 0;
+    if (os_error != 0) {
+        return os_error;
+    }
+    handle =
+        CreateFileW(wide.text, GENERIC_READ | GENERIC_WRITE, FILE_SHARE_READ,
+                    NULL, OPEN_EXISTING,
+                    FILE_ATTRIBUTE_NORMAL | FILE_FLAG_OPEN_REPARSE_POINT, NULL);
+    if (handle == INVALID_HANDLE_VALUE) {
+        return file_last_error();
+    }
+    if (GetFileType(handle) != FILE_TYPE_DISK ||
+        !GetFileInformationByHandle(handle, &info) ||
+        (info.dwFileAttributes &
+         (FILE_ATTRIBUTE_REPARSE_POINT | FILE_ATTRIBUTE_DIRECTORY)) != 0 ||
+        info.nNumberOfLinks != 1) {
+        CloseHandle(handle);
+        return 0;
+    }
+    *out_bytes = (uint64_t)info.nFileSizeHigh << 32 | info.nFileSizeLow;
+    out->handle = (intptr_t)handle;
+    return 0;
+}
+
+LORA_PRIVATE int32_t lora__file_write_at(lora__file file,
+                                         uint64_t offset,
+                                         const void *data,
+                                         size_t bytes)
+{
+    const unsigned char *in = data;
+
+    while (bytes > 0) {
+        DWORD want = (DWORD)(bytes < FILE_MAX_CALL ? bytes : FILE_MAX_CALL);
+        DWORD done = 0;
+        OVERLAPPED at = {0};
+
+        at.Offset = (DWORD)(offset & 0xFFFFFFFFu);
+        at.OffsetHigh = (DWORD)(offset >> 32);
+        if (!WriteFile(file_handle(file), in, want, &done, &at)) {
+            return file_last_error();
+        }
+        if (done == 0) {
+            return ERROR_WRITE_FAULT;
+        }
+        in += done;
+        offset += done;
+        bytes -= done;
+    }
+    return 0;
+}
+
 LORA_PRIVATE int32_t lora__file_flush(lora__file file)
 {
     return FlushFileBuffers(file_handle(file)) ? 0 : file_last_error();

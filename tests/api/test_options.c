@@ -120,6 +120,17 @@ static lora_status use_delta(const void *options, lora_error *error)
     return status;
 }
 
+static lora_status use_edit(const void *options, lora_error *error)
+{
+    lora_status status;
+
+    folder_put("edit", sample.file, sample.bytes);
+    status = lora_metadata_edit_file(NULL, context, in_folder("edit"), NULL, 0,
+                                     options, error);
+    folder_count(1);
+    return status;
+}
+
 #define INIT(type)                                                             \
     static void init_##type(void *options, size_t size)                        \
     {                                                                          \
@@ -134,6 +145,7 @@ INIT(adapter_delta)
 INIT(adapter_check)
 INIT(adapter_convert)
 INIT(adapter_resize)
+INIT(metadata_edit)
 
 static const struct {
     const char *name;
@@ -154,6 +166,7 @@ static const struct {
      use_convert},
     {"resize", sizeof(lora_adapter_resize_options), init_adapter_resize,
      use_resize},
+    {"edit", sizeof(lora_metadata_edit_options), init_metadata_edit, use_edit},
 };
 
 static int all_bytes_are(const void *data, size_t bytes, unsigned char value)
@@ -419,6 +432,18 @@ static lora_status get_hashes(void *out, lora_error *error)
     return status;
 }
 
+static lora_status get_edit(void *out, lora_error *error)
+{
+    const lora_metadata_change change = {"ss_network_dim", NULL};
+    lora_status status;
+
+    folder_put("edit", sample.file, sample.bytes);
+    status = lora_metadata_edit_file(out, context, in_folder("edit"), &change,
+                                     1, NULL, error);
+    folder_count(1);
+    return status;
+}
+
 static void test_results_of_any_age(void **state)
 {
     static const struct {
@@ -431,6 +456,7 @@ static void test_results_of_any_age(void **state)
         {sizeof(lora_report_module), get_ranks},
         {sizeof(lora_problem), get_problem},
         {sizeof(lora_hashes), get_hashes},
+        {sizeof(lora_metadata_edit), get_edit},
     };
     lora_error error;
 

@@ -141,7 +141,8 @@ static void test_check(void **state)
     adapter = open_image(context, &im);
     CHECK(LORA_OK, LORA_NO_OFFSET, "",
           lora_adapter_check(&report, adapter, NULL, &error));
-    assert_problems(report, "stale_metadata ss_network_dim;");
+    assert_problems(report, "stale_metadata ss_network_dim;"
+                            "stale_hash sshs_model_hash;");
     assert_has(report, "\"verdict\":\"warnings\"");
     lora_report_destroy(report);
     lora_adapter_check_options_init(&options, sizeof options);
@@ -261,11 +262,11 @@ static void test_reports(void **state)
     assert_null(lora_report_to_json(NULL, NULL));
     assert_int_equal(lora_report_module_count(NULL), 0);
     assert_int_equal(lora_report_problem_count(NULL), 0);
-    assert_int_equal(lora_report_problem_count(report), 1);
+    assert_int_equal(lora_report_problem_count(report), 2);
     CHECK_ARGUMENT(lora_report_get_problem(NULL, report, 0, &error));
     CHECK_ARGUMENT(lora_report_get_problem(&problem, NULL, 0, &error));
     CHECK(LORA_ERROR_RANGE, LORA_NO_OFFSET, NULL,
-          lora_report_get_problem(&problem, report, 1, &error));
+          lora_report_get_problem(&problem, report, 2, &error));
     CHECK_ARGUMENT(lora_report_get_module(NULL, report, 0, &error));
     CHECK_ARGUMENT(lora_report_get_module(&module, NULL, 0, &error));
     CHECK(LORA_ERROR_RANGE, LORA_NO_OFFSET, NULL,
@@ -275,8 +276,40 @@ static void test_reports(void **state)
     image_free(&im);
 }
 
+static uint32_t two_workers(void *user)
+{
+    (void)user;
+    return 2;
+}
+
+static void all_but_one(void *user, lora_task_fn fn, void *arg, size_t count)
+{
+    (void)user;
+    for (size_t i = 1; i < count; i++) {
+        fn(arg, i, (uint32_t)(i % 2));
+    }
+}
+
+/* An executor that leaves work out must not give wrong hashes. */
+static void expect_lazy_executor_found(const char *path)
+{
+    const lora_executor lazy = {sizeof lazy, NULL, two_workers, all_but_one};
+    lora_hashes hashes = {.struct_size = sizeof hashes};
+    lora_context_options options;
+    lora_context *own;
+    lora_error error;
+
+    lora_context_options_init(&options, sizeof options);
+    options.executor = &lazy;
+    assert_int_equal(lora_context_create(&own, &options, NULL), LORA_OK);
+    CHECK(LORA_ERROR_THREAD, LORA_NO_OFFSET, NULL,
+          lora_hash_file(&hashes, own, path, &error));
+    lora_context_destroy(own);
+}
+
 /* A file large enough for AutoV1, which looks at 64 KiB at 1 MiB. The values
- * were computed with Python's hashlib and zlib. */
+ * were computed with Python's hashlib, zlib and blake3, those of kohya from a
+ * file that has "__metadata__":{} instead. */
 static void test_hash(void **state)
 {
     static const char header[] =
@@ -307,6 +340,18 @@ static void test_hash(void **state)
     assert_string_equal(hashes.auto_v2, "1c4e657270");
     assert_string_equal(hashes.auto_v3, "c8d392942418");
     assert_string_equal(hashes.crc32, "70e6d23a");
+    assert_string_equal(
+        hashes.blake3,
+        "f3f6f9daaac87d6b892650dbf6f4c7d20e26dc2eb54e82e6a7d914926fd93ee5");
+    assert_string_equal(
+        hashes.lycoris,
+        "0xc8d392942418b2184e1ef7b661db57a589320161e2f56d95bde24ee4df42e0e1");
+    assert_string_equal(hashes.sshs_model_hash, hashes.lycoris + 2);
+    assert_string_equal(hashes.sshs_legacy_hash, "ebb824dd");
+    assert_string_equal(
+        hashes.content_id,
+        "69d11efd351a5f57f910e7ef1a8d6f6c39653fa3da6b2339fd642d70a39e5563");
+    expect_lazy_executor_found(path);
 
     CHECK_ARGUMENT(lora_hash_file(NULL, context, path, &error));
     CHECK_ARGUMENT(lora_hash_file(&hashes, NULL, path, &error));

@@ -28,6 +28,7 @@ BASE = {
     "keys": ["keys", ADAPTER],
     "check": ["check", ADAPTER],
     "hash": ["hash", ADAPTER],
+    "meta": ["meta", ADAPTER, "--set", "key=value", *OUT],
     "convert": ["convert", ADAPTER, *OUT],
     "resize": ["resize", ADAPTER, *OUT, "--rank", "4"],
     "delta": ["delta", "half.safetensors", "--skip-bad", *OUT],

@@ -374,6 +374,28 @@ static lora_status hash(const call *job, lora_error *error)
     return lora_hash_file(&hashes, context, in_folder("in.safetensors"), error);
 }
 
+/* What fails leaves the file as it was. */
+static lora_status edit_file(const call *job, lora_error *error)
+{
+    static const lora_metadata_change changes[] = {
+        {"ss_*", NULL}, {"note", "a"}, {"trigger_words", NULL}};
+    lora_metadata_edit_options options;
+    lora_metadata_edit out = {.struct_size = sizeof out};
+    lora_status status;
+
+    lora_metadata_edit_options_init(&options, sizeof options);
+    options.rewrite = job->flag;
+    options.room_bytes = job->flag * 100;
+    status = lora_metadata_edit_file(&out, context, in_folder("in.safetensors"),
+                                     changes, COUNT(changes), &options, error);
+    if (status != LORA_OK) {
+        folder_check("in.safetensors", im.file, im.bytes);
+    } else {
+        assert_int_equal(out.in_place, !job->flag);
+    }
+    return status;
+}
+
 /* ---- the loop ---------------------------------------------------------- */
 
 static void begin(const call *job)
@@ -503,6 +525,10 @@ static const call jobs[] = {
     {"save delta", image_sample, 0, save_delta, NULL, NONE, LORA_DTYPE_F32, 0,
      0},
     {"hash", image_sample, 1, hash, NULL, NONE, 0, 0, 0},
+    {"hash odd", image_odd, 1, hash, NULL, NONE, 0, 0, 0},
+    {"edit in place", image_sample, 1, edit_file, NULL, NONE, 0, 0, 0},
+    {"edit anew", image_sample, 1, edit_file, NULL, NONE, 0, 1, 0},
+    {"edit odd", image_odd, 1, edit_file, NULL, NONE, 0, 0, 0},
 };
 
 static void test_once(void **state)
