@@ -6,6 +6,7 @@
 #include "names/dialect.h"
 
 #include "core/text.h"
+#include "names/numbered.h"
 
 #include <string.h>
 
@@ -89,6 +90,7 @@ static const lora__suffix dialect_suffixes[] = {
     DIALECT_SUFFIX(".on_input", LORA__ROLE_ON_INPUT, DIALECT_L),
     DIALECT_SUFFIX(".scalar", LORA__ROLE_SCALAR, DIALECT_L),
     DIALECT_SUFFIX(".scale", LORA__ROLE_SCALE, DIALECT_K | DIALECT_L),
+    DIALECT_SUFFIX(".scale", LORA__ROLE_SET_WEIGHT, LORA__STYLE_BFL),
 
     DIALECT_SUFFIX(".a1.weight", LORA__ROLE_GLORA_A1, DIALECT_L),
     DIALECT_SUFFIX(".a2.weight", LORA__ROLE_GLORA_A2, DIALECT_L),
@@ -230,6 +232,25 @@ dialect_match_piece(lora__suffix_match *out, const char *key, size_t bytes)
     return 1;
 }
 
+/* XLabs' single blocks end like the processors of diffusers-old, whose names
+ * of layers are others. */
+static const lora__suffix *
+dialect_as_xlabs(const lora__suffix *suffix, const char *key, size_t bytes)
+{
+    if ((suffix->styles & DIALECT_O) == 0 ||
+        (!lora__text_ends(key, bytes - suffix->bytes, ".processor.qkv") &&
+         !lora__text_ends(key, bytes - suffix->bytes, ".processor.proj"))) {
+        return suffix;
+    }
+    for (size_t i = 0; i < LORA__COUNT(dialect_suffixes); i++) {
+        if (dialect_suffixes[i].styles == LORA__STYLE_XLABS &&
+            dialect_suffixes[i].role == suffix->role) {
+            return &dialect_suffixes[i];
+        }
+    }
+    return suffix;
+}
+
 LORA_PRIVATE int
 lora__suffix_find(lora__suffix_match *out, const char *key, size_t bytes)
 {
@@ -238,6 +259,7 @@ lora__suffix_find(lora__suffix_match *out, const char *key, size_t bytes)
     memset(out, 0, sizeof *out);
     if (suffix != NULL && suffix->role != LORA__ROLE_WEIGHT &&
         suffix->role != LORA__ROLE_BIAS) {
+        suffix = dialect_as_xlabs(suffix, key, bytes);
         out->suffix = suffix;
         out->module_bytes = bytes - suffix->bytes;
         return 1;
@@ -270,31 +292,44 @@ LORA_PRIVATE const char *lora__suffix_text(lora__role role, lora__styles styles)
 
 /* Prefixes ----------------------------------------------------------------- */
 
-/* The first that fits is taken, so longer ones come first. */
+#define DIALECT_IN(component) LORA__COMPONENT_BIT(LORA__COMPONENT_##component)
+#define DIALECT_BACKBONE LORA__COMPONENTS_BACKBONE
+
+/* The first that fits is taken, so longer ones come first. The doubled ones
+ * are conversions gone wrong; those of checkpoints were never meant for
+ * adapters, but are unmistakable. */
 static const lora__prefix dialect_prefixes[] = {
-    {"lora_unet_unet_", '_', LORA__COMPONENT_UNET, LORA__DIALECT_KOHYA},
-    {"lora_unet__", '_', LORA__COMPONENT_UNET, LORA__DIALECT_KOHYA},
-    {"lora_unet_", '_', LORA__COMPONENT_UNET, LORA__DIALECT_KOHYA},
-    {"lora_te_", '_', LORA__COMPONENT_TE, LORA__DIALECT_KOHYA},
-    {"lora_te1_", '_', LORA__COMPONENT_TE, LORA__DIALECT_KOHYA},
-    {"lora_te2_", '_', LORA__COMPONENT_TE2, LORA__DIALECT_KOHYA},
-    {"lora_te3_", '_', LORA__COMPONENT_TE3, LORA__DIALECT_KOHYA},
-    {"lora_prior_unet_", '_', LORA__COMPONENT_PRIOR, LORA__DIALECT_KOHYA},
-    {"lora_transformer_", '_', LORA__COMPONENT_TRANSFORMER,
+    {"lora_unet_unet_", '_', DIALECT_BACKBONE, LORA__DIALECT_KOHYA},
+    {"lora_unet__", '_', DIALECT_BACKBONE, LORA__DIALECT_KOHYA},
+    {"lora_unet_", '_', DIALECT_BACKBONE, LORA__DIALECT_KOHYA},
+    {"lora_te_", '_', DIALECT_IN(TE), LORA__DIALECT_KOHYA},
+    {"lora_te1_", '_', DIALECT_IN(TE), LORA__DIALECT_KOHYA},
+    {"lora_te2_", '_', DIALECT_IN(TE2), LORA__DIALECT_KOHYA},
+    {"lora_te3_", '_', DIALECT_IN(TE3), LORA__DIALECT_KOHYA},
+    {"lora_prior_unet_", '_', DIALECT_IN(PRIOR), LORA__DIALECT_KOHYA},
+    {"lora_transformer_", '_', DIALECT_IN(TRANSFORMER),
      LORA__DIALECT_ONETRAINER},
-    {"oft_unet_", '_', LORA__COMPONENT_UNET, LORA__DIALECT_KOHYA_OFT},
-    {"lycoris_", '_', LORA__COMPONENT_ANY, LORA__DIALECT_LYCORIS_WRAPPER},
-    {"base_model.model.", '.', LORA__COMPONENT_ANY, LORA__DIALECT_PEFT},
-    {"diffusion_model.", '.', LORA__COMPONENT_UNET, LORA__DIALECT_NATIVE},
-    {"text_encoders.clip_l.transformer.", '.', LORA__COMPONENT_TE,
+    {"oft_unet_", '_', DIALECT_BACKBONE, LORA__DIALECT_KOHYA_OFT},
+    {"lycoris_", '_', 0, LORA__DIALECT_LYCORIS_WRAPPER},
+    {"base_model.model.", '.', 0, LORA__DIALECT_PEFT},
+    {"diffusion_model.", '.', DIALECT_BACKBONE, LORA__DIALECT_NATIVE},
+    {"model.diffusion_model.", '.', DIALECT_BACKBONE, LORA__DIALECT_NATIVE},
+    {"text_encoders.clip_l.transformer.", '.', DIALECT_IN(TE),
      LORA__DIALECT_NATIVE},
-    {"text_encoders.clip_g.transformer.", '.', LORA__COMPONENT_TE2,
+    {"text_encoders.clip_g.transformer.", '.', DIALECT_IN(TE2),
      LORA__DIALECT_NATIVE},
-    {"text_encoders.t5xxl.transformer.", '.', LORA__COMPONENT_TE3,
+    {"text_encoders.t5xxl.transformer.", '.', DIALECT_IN(TE3),
      LORA__DIALECT_NATIVE},
-    {"clip_B.", '.', LORA__COMPONENT_TE, LORA__DIALECT_DIFFUSERS},
-    {"clip_bigG.", '.', LORA__COMPONENT_TE2, LORA__DIALECT_DIFFUSERS},
-    {"", '.', LORA__COMPONENT_ANY, LORA__DIALECT_DIFFUSERS},
+    {"cond_stage_model.transformer.", '.', DIALECT_IN(TE),
+     LORA__DIALECT_NATIVE},
+    {"cond_stage_model.", '.', DIALECT_IN(OPENCLIP_H), LORA__DIALECT_NATIVE},
+    {"conditioner.embedders.0.transformer.", '.', DIALECT_IN(TE),
+     LORA__DIALECT_NATIVE},
+    {"conditioner.embedders.1.", '.', DIALECT_IN(OPENCLIP_G),
+     LORA__DIALECT_NATIVE},
+    {"clip_B.", '.', DIALECT_IN(TE), LORA__DIALECT_DIFFUSERS},
+    {"clip_bigG.", '.', DIALECT_IN(TE2), LORA__DIALECT_DIFFUSERS},
+    {"", '.', 0, LORA__DIALECT_DIFFUSERS},
 };
 
 LORA_PRIVATE const lora__prefix *lora__prefix_find(const char *name,
@@ -311,7 +346,8 @@ LORA_PRIVATE const lora__prefix *lora__prefix_find(const char *name,
 /* Dialects ----------------------------------------------------------------- */
 
 #define DIALECT_KL (DIALECT_K | DIALECT_L)
-#define DIALECT_KOHYA_FLAGS (LORA__DIALECT_KIN | LORA__DIALECT_BY_FAMILY)
+#define DIALECT_KOHYA_FLAGS                                                    \
+    (LORA__DIALECT_KIN | LORA__DIALECT_SLOTS | LORA__DIALECT_BY_FAMILY)
 
 /* any; UNet, transformer, prior; the text encoders */
 #define DIALECT_KOHYA_PREFIXES(te)                                             \
@@ -338,7 +374,8 @@ static const lora__dialect dialect_table[LORA__DIALECT_COUNT] = {
     [LORA__DIALECT_KOHYA] = {"kohya", '_', DIALECT_KOHYA_FLAGS, DIALECT_KL, 0,
                              DIALECT_KOHYA_PREFIXES("lora_te_"), "lora_te1_"},
     [LORA__DIALECT_KOHYA_SDXL] = {"kohya-SDXL", '_',
-                                  LORA__DIALECT_KIN | LORA__DIALECT_LDM,
+                                  LORA__DIALECT_KIN | LORA__DIALECT_SLOTS |
+                                      LORA__DIALECT_ORIGINAL,
                                   DIALECT_KL, 0,
                                   DIALECT_KOHYA_PREFIXES("lora_te1_"), NULL},
     [LORA__DIALECT_LYCORIS_KOHYA] = {"lycoris-kohya", '_', DIALECT_KOHYA_FLAGS,
@@ -350,28 +387,29 @@ static const lora__dialect dialect_table[LORA__DIALECT_COUNT] = {
                                        0,
                                        DIALECT_KL,
                                        0,
-                                       {NULL, "lycoris_", NULL, NULL,
-                                        "lycoris_", "lycoris_text_encoder_2_",
-                                        NULL},
+                                       {NULL, "lycoris_", "lycoris_",
+                                        "lycoris_", "lycoris_",
+                                        "lycoris_text_encoder_2_",
+                                        "lycoris_text_encoder_3_"},
                                        NULL},
     [LORA__DIALECT_KOHYA_OFT] = {"kohya-oft",
                                  '_',
                                  LORA__DIALECT_BY_FAMILY,
                                  DIALECT_KL,
                                  0,
-                                 {NULL, "oft_unet_", NULL, NULL, NULL, NULL,
-                                  NULL},
+                                 {NULL, "oft_unet_", "oft_unet_", NULL, NULL,
+                                  NULL, NULL},
                                  NULL},
     [LORA__DIALECT_ONETRAINER] = {"OneTrainer DiT",
                                   '_',
                                   0,
                                   DIALECT_KL,
                                   0,
-                                  {NULL, NULL, "lora_transformer_", NULL, NULL,
-                                   NULL, NULL},
+                                  {NULL, NULL, "lora_transformer_", NULL,
+                                   "lora_te1_", "lora_te2_", "lora_te3_"},
                                   NULL},
     [LORA__DIALECT_DIFFUSERS_OLD] = {"diffusers-old", '.',
-                                     LORA__DIALECT_ATTENTION, DIALECT_O, 0,
+                                     LORA__DIALECT_RENAMED, DIALECT_O, 0,
                                      DIALECT_COMPONENT_PREFIXES, NULL},
     /* The two halves of one era: each component has its own manner. */
     [LORA__DIALECT_DIFFUSERS_UNET] = {"diffusers-unet", '.',
@@ -400,23 +438,40 @@ static const lora__dialect dialect_table[LORA__DIALECT_COUNT] = {
                                 DIALECT_PEFT_PREFIXES, NULL},
     [LORA__DIALECT_NATIVE] = {"comfy/native",
                               '.',
-                              LORA__DIALECT_LDM,
+                              LORA__DIALECT_ORIGINAL | LORA__DIALECT_SLOTS,
                               DIALECT_P | DIALECT_L,
                               0,
-                              {NULL, "diffusion_model.", NULL, NULL,
+                              {NULL, "diffusion_model.", "diffusion_model.",
+                               "diffusion_model.",
                                "text_encoders.clip_l.transformer.",
                                "text_encoders.clip_g.transformer.",
                                "text_encoders.t5xxl.transformer."},
                               NULL},
-    [LORA__DIALECT_XLABS] =
-        {"xlabs", '.', 0, LORA__STYLE_XLABS, 0, {NULL}, NULL},
+    [LORA__DIALECT_XLABS] = {"xlabs",
+                             '.',
+                             LORA__DIALECT_ORIGINAL | LORA__DIALECT_RENAMED,
+                             LORA__STYLE_XLABS,
+                             0,
+                             {NULL, NULL, "", NULL, NULL, NULL, NULL},
+                             NULL},
+    [LORA__DIALECT_BFL] = {"bfl-control",
+                           '.',
+                           LORA__DIALECT_ORIGINAL,
+                           DIALECT_P | LORA__STYLE_BFL,
+                           0,
+                           {NULL, NULL, "", NULL, NULL, NULL, NULL},
+                           NULL},
     [LORA__DIALECT_CONTROL] =
         {"sai control-lora", '.', 0, LORA__STYLE_CONTROL, 0, {NULL}, NULL},
     [LORA__DIALECT_CLONEOFSIMO] =
         {"cloneofsimo", ':', 0, LORA__STYLE_NUMBER, 0, {NULL}, NULL},
     [LORA__DIALECT_HCP] = {"hcp", '.', 0, DIALECT_H, 0, {NULL}, NULL},
+    [LORA__DIALECT_CANDLE] =
+        {"candle-lora", '.', 0, LORA__STYLE_CANDLE, 0, {NULL}, NULL},
     [LORA__DIALECT_LORALIB] =
         {"loralib", '.', 0, LORA__STYLE_LORALIB, 0, {NULL}, NULL},
+    [LORA__DIALECT_SAM] =
+        {"sam-positional", '_', 0, LORA__STYLE_SAM, 0, {NULL}, NULL},
 };
 
 LORA_PRIVATE const lora__dialect *lora__dialect_at(lora__dialect_index index)
@@ -450,7 +505,8 @@ LORA_PRIVATE int lora__dialect_has_role(const lora__dialect *dialect,
         return 0;
     }
     return role == LORA__ROLE_TOKEN ||
-           lora__suffix_text(role, dialect->styles) != NULL;
+           lora__suffix_text(role, dialect->styles) != NULL ||
+           lora__numbered_has_role(dialect->styles, role);
 }
 
 LORA_PRIVATE int lora__dialect_alpha_in_metadata(const lora__dialect *dialect)
@@ -460,15 +516,25 @@ LORA_PRIVATE int lora__dialect_alpha_in_metadata(const lora__dialect *dialect)
 
 /* Attention processors ----------------------------------------------------- */
 
+/* Hand conversions from diffusers-old keep its processors. Of a single block
+ * XLabs adapts the attention, whose place has that name in the rules. */
+#define DIALECT_OLD (DIALECT_O | DIALECT_ALIAS)
+
 static const lora__rename dialect_renames[LORA__RENAME_COUNT] = {
-    {".processor.to_q", ".to_q"},
-    {".processor.to_k", ".to_k"},
-    {".processor.to_v", ".to_v"},
-    {".processor.to_out", ".to_out.0"},
-    {".self_attn.to_q", ".self_attn.q_proj"},
-    {".self_attn.to_k", ".self_attn.k_proj"},
-    {".self_attn.to_v", ".self_attn.v_proj"},
-    {".self_attn.to_out", ".self_attn.out_proj"},
+    {DIALECT_OLD, ".processor.to_q", ".to_q"},
+    {DIALECT_OLD, ".processor.to_k", ".to_k"},
+    {DIALECT_OLD, ".processor.to_v", ".to_v"},
+    {DIALECT_OLD, ".processor.to_out", ".to_out.0"},
+    {DIALECT_OLD, ".self_attn.to_q", ".self_attn.q_proj"},
+    {DIALECT_OLD, ".self_attn.to_k", ".self_attn.k_proj"},
+    {DIALECT_OLD, ".self_attn.to_v", ".self_attn.v_proj"},
+    {DIALECT_OLD, ".self_attn.to_out", ".self_attn.out_proj"},
+    {LORA__STYLE_XLABS, ".processor.qkv_lora1", ".img_attn.qkv"},
+    {LORA__STYLE_XLABS, ".processor.qkv_lora2", ".txt_attn.qkv"},
+    {LORA__STYLE_XLABS, ".processor.proj_lora1", ".img_attn.proj"},
+    {LORA__STYLE_XLABS, ".processor.proj_lora2", ".txt_attn.proj"},
+    {LORA__STYLE_XLABS, ".processor.qkv_lora", ".processor.qkv_lora"},
+    {LORA__STYLE_XLABS, ".processor.proj_lora", ".linear2"},
 };
 
 LORA_PRIVATE const lora__rename *lora__rename_at(size_t index)

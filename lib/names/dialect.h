@@ -24,7 +24,10 @@ typedef uint32_t lora__styles;
 #define LORA__STYLE_XLABS 0x0400u     /* .processor.qkv_lora1.down.weight */
 #define LORA__STYLE_CONTROL 0x0800u   /* .down */
 #define LORA__STYLE_LORALIB 0x1000u   /* .lora_A */
+#define LORA__STYLE_CANDLE 0x2000u    /* .a0.weight: see numbered.h */
+#define LORA__STYLE_SAM 0x4000u       /* w_a_000: see numbered.h */
 #define LORA__STYLE_ALIAS 0x8000u     /* read, never written */
+#define LORA__STYLE_BFL 0x10000u      /* .scale, of a norm */
 
 typedef struct lora__suffix {
     const char *text;
@@ -66,22 +69,27 @@ typedef enum lora__dialect_index {
     LORA__DIALECT_PEFT_RAW,
     LORA__DIALECT_NATIVE,
     LORA__DIALECT_XLABS,
+    LORA__DIALECT_BFL,
     LORA__DIALECT_CONTROL,
     LORA__DIALECT_CLONEOFSIMO,
     LORA__DIALECT_HCP,
+    LORA__DIALECT_CANDLE,
     LORA__DIALECT_LORALIB,
+    LORA__DIALECT_SAM,
     LORA__DIALECT_COUNT
 } lora__dialect_index;
 
 /* How a dialect forms names. */
-#define LORA__DIALECT_LDM 0x01u /* LDM names always */
-#define LORA__DIALECT_BY_FAMILY                                                \
-    0x40u                          /* LDM names where kohya's model has them */
-#define LORA__DIALECT_KIN 0x02u    /* kohya's prefixes: names are shared */
-#define LORA__DIALECT_DOTTED 0x04u /* diffusers' names, dotted */
-#define LORA__DIALECT_ATTENTION 0x08u  /* attention processors only */
+#define LORA__DIALECT_ORIGINAL 0x01u   /* original names always */
+#define LORA__DIALECT_KIN 0x02u        /* kohya's prefixes: names are shared */
+#define LORA__DIALECT_DOTTED 0x04u     /* diffusers' names, dotted */
+#define LORA__DIALECT_RENAMED 0x08u    /* attention processors only */
 #define LORA__DIALECT_ADAPTER 0x10u    /* the adapter's name is in the suffix */
 #define LORA__DIALECT_ALPHA_META 0x20u /* alpha in lora_adapter_metadata */
+#define LORA__DIALECT_BY_FAMILY                                                \
+    0x40u                         /* original names where kohya has them       \
+                                   */
+#define LORA__DIALECT_SLOTS 0x80u /* encoders by their slot */
 
 struct lora__dialect {
     const char *id; /* first column of the format text */
@@ -101,7 +109,7 @@ LORA_PRIVATE const lora__dialect *lora__dialect_at(lora__dialect_index index);
 typedef struct lora__prefix {
     const char *text;
     char separator;
-    lora__component component;
+    uint32_t components;         /* a bit each; 0: the name does not tell */
     lora__dialect_index dialect; /* KOHYA and DIFFUSERS: a group of them */
 } lora__prefix;
 
@@ -109,13 +117,15 @@ typedef struct lora__prefix {
 LORA_PRIVATE const lora__prefix *lora__prefix_find(const char *name,
                                                    size_t bytes);
 
-/* Attention processors have names of their own in diffusers-old. */
+/* Attention processors have names of their own, in diffusers-old and with
+ * XLabs. */
 typedef struct lora__rename {
+    lora__styles styles;
     const char *old; /* how the name ends there */
-    const char *now; /* and in later ones */
+    const char *now; /* and elsewhere */
 } lora__rename;
 
-#define LORA__RENAME_COUNT 8
+#define LORA__RENAME_COUNT 14
 LORA_PRIVATE const lora__rename *lora__rename_at(size_t index);
 
 /* 1 if the name ends with `part`, in which '.' means the separator. */

@@ -1,24 +1,71 @@
-/* Families: matching names against rules, spelling them, listing them.
+/* Families: the table of them, and matching names against their rules.
  *
- * Flattened names ('_' for '.') cannot be split by syntax, but they can be
- * compared with a rule letter by letter. No two targets of a family flatten
- * to the same name, in either spelling, so the first match is the only one.
+ * No two targets of a family flatten to the same name in one spelling, but
+ * those of two families may: then the first one is the answer, and the others
+ * are named beside it, for the file as a whole to decide.
  */
 #include "names/family.h"
 
-#include "names/family_rules.h"
+#include "names/rules.h"
 
 #include <string.h>
 
-static const lora__family family_table[] = {
+/* In the order of bits, which is also that of likelihood. */
+static const lora__family family_table[LORA__FAMILY_MAX] = {
     {"sd15", LORA__FAMILY_SD15, "sd_v1", "stable-diffusion-v1", "sd_v1",
-     "stable-diffusion-v1", 768},
+     "stable-diffusion-v1", 768, 0, 0},
     /* Which of the 512 and 768-v models, the targets do not tell. */
     {"sd21", LORA__FAMILY_SD21, "sd_v2", NULL, "sd_v2", "stable-diffusion-v2",
-     1024},
+     1024, 0, 0},
     {"sdxl", LORA__FAMILY_SDXL, "sdxl_base_v1-0", "stable-diffusion-xl-v1-base",
-     "sdxl_", "stable-diffusion-xl-v1-base", 2048},
+     "sdxl_", "stable-diffusion-xl-v1-base", 2048, 0, 0},
+    {"flux1_dev", LORA__FAMILY_FLUX, "flux1", NULL, "flux1", "flux-1", 0, 3072,
+     LORA__FAMILY_CHROMA | LORA__FAMILY_HUNYUAN_VIDEO},
+    {"chroma", LORA__FAMILY_CHROMA, "chroma", "chroma", "chroma", "chroma", 0,
+     3072, 0},
+    {"sd3_medium", LORA__FAMILY_SD3_MEDIUM, "medium",
+     "stable-diffusion-3-medium", "medium", "stable-diffusion-3-medium", 0,
+     1536, LORA__FAMILY_SD35_MEDIUM | LORA__FAMILY_SD35_LARGE},
+    {"sd35_medium", LORA__FAMILY_SD35_MEDIUM, "5-medium",
+     "stable-diffusion-3-5-medium", "5-medium", "stable-diffusion-3-5-medium",
+     0, 1536, LORA__FAMILY_SD35_LARGE},
+    {"sd35_large", LORA__FAMILY_SD35_LARGE, "5-large",
+     "stable-diffusion-3-5-large", "5-large", "stable-diffusion-3-5-large", 0,
+     2432, 0},
+    {"lumina2", LORA__FAMILY_LUMINA2, "lumina2", "lumina-2", "lumina2",
+     "lumina-2", 0, 2304, 0},
+    {"auraflow", LORA__FAMILY_AURAFLOW, NULL, NULL, NULL, "auraflow", 0, 3072,
+     0},
+    {"wan21_t2v_14b", LORA__FAMILY_WAN_T2V, NULL, NULL, "wan", "wan2.1", 0,
+     5120, LORA__FAMILY_WAN_I2V},
+    {"wan21_i2v_14b", LORA__FAMILY_WAN_I2V, NULL, NULL, "wan", "wan2.1", 0,
+     5120, 0},
+    {"hunyuan_video", LORA__FAMILY_HUNYUAN_VIDEO, "hunyuan_video", NULL,
+     "hunyuan_video", "hunyuan-video", 0, 3072, 0},
+    {"ltx_video", LORA__FAMILY_LTX_VIDEO, NULL, NULL, NULL, "ltx-video", 0,
+     2048, 0},
+    {"stable_cascade_prior", LORA__FAMILY_CASCADE, NULL, NULL, NULL,
+     "stable-cascade", 0, 0, 0},
+    {"pixart_sigma", LORA__FAMILY_PIXART_SIGMA, NULL, NULL, NULL,
+     "pixart-sigma", 0, 1152, 0},
+    {"hunyuan_dit", LORA__FAMILY_HUNYUAN_DIT, NULL, NULL, NULL, "hunyuan-dit",
+     0, 1408, 0},
+    {"cogvideox_5b", LORA__FAMILY_COGVIDEOX, NULL, NULL, NULL, "cogvideox", 0,
+     3072, 0},
+    {"qwen_image", LORA__FAMILY_QWEN_IMAGE, "qwen_image", NULL, "qwen_image",
+     "qwen-image", 0, 3072, 0},
 };
+
+static const lora__site_group *const family_groups[] = {
+    &lora__rules_unet, &lora__rules_text,  &lora__rules_flux,
+    &lora__rules_sd3,  &lora__rules_image, &lora__rules_video,
+};
+
+/* Families whose trainer's choice of layers is known: it is in the rules. Of
+ * the others the linear layers in blocks are taken for it. */
+#define FAMILY_TRAINED                                                         \
+    (LORA__FAMILIES_UNET | LORA__FAMILY_FLUX | LORA__FAMILY_CHROMA |           \
+     LORA__FAMILIES_SD3 | LORA__FAMILY_LUMINA2)
 
 static const char *const family_component_names[LORA__COMPONENT_COUNT] = {
     "",
@@ -53,283 +100,199 @@ LORA_PRIVATE lora__component lora__component_take(const char **name,
     return LORA__COMPONENT_ANY;
 }
 
-/* Holes -------------------------------------------------------------------- */
-
-typedef enum family_hole_kind {
-    FAMILY_HOLE_RANGE, /* low to high */
-    FAMILY_HOLE_WORDS, /* one of `words`, numbered from 0 */
-    FAMILY_HOLE_SUM,   /* low + 3a, or low + 3a + b */
-    FAMILY_HOLE_EITHER /* one of `words`; no number of its own */
-} family_hole_kind;
-
-typedef struct family_hole {
-    family_hole_kind kind;
-    int16_t low;
-    int16_t high;
-    int has_b;
-    const char *words; /* up to '}' */
-} family_hole;
-
-static int16_t family_read_digits(const char **at)
-{
-    int16_t value = 0;
-
-    while (**at >= '0' && **at <= '9') {
-        value = (int16_t)(value * 10 + (**at - '0'));
-        (*at)++;
-    }
-    return value;
-}
-
-/* Read the hole at '{'; returns what follows it. */
-static const char *
-family_read_hole(family_hole *out, const char *at, int16_t depth)
-{
-    memset(out, 0, sizeof *out);
-    at++;
-    if (*at == '=') {
-        out->kind = FAMILY_HOLE_EITHER;
-        out->words = at + 1;
-    } else if (*at < '0' || *at > '9') {
-        out->kind = FAMILY_HOLE_WORDS;
-        out->words = at;
-    } else if (strncmp(at, "3a", 2) == 0) {
-        out->kind = FAMILY_HOLE_SUM;
-    } else {
-        out->low = family_read_digits(&at);
-        out->high = out->low;
-        if (*at == '+') {
-            out->kind = FAMILY_HOLE_SUM;
-            at++;
-        } else if (*at == '-') {
-            at++;
-            out->high =
-                *at == 'N' ? (int16_t)(depth - 1) : family_read_digits(&at);
-        }
-    }
-    out->has_b = out->kind == FAMILY_HOLE_SUM && strncmp(at, "3a+b", 4) == 0;
-    while (*at != '}') {
-        at++;
-    }
-    return at + 1;
-}
-
-/* The word at `at` in a list "x|y}", and its length. */
-static size_t family_word_bytes(const char *at)
-{
-    return strcspn(at, "|}");
-}
-
-static const char *family_next_word(const char *at)
-{
-    at += family_word_bytes(at);
-    return *at == '|' ? at + 1 : NULL;
-}
-
 /* Matching ----------------------------------------------------------------- */
 
-typedef struct family_cursor {
-    const char *at;
+/* A name that is being looked up. */
+typedef struct family_search {
+    const lora__scope *scope;
+    const char *name;
     const char *end;
     char separator;
-    int16_t depth;
-    int count; /* of numbers */
-    int16_t numbers[LORA__PLACE_NUMBERS];
-} family_cursor;
+    lora__place *place;
+    lora__family_set found;
+} family_search;
 
-/* A decimal number as programs write it: no sign, no leading zero. */
-static int family_take_number(int16_t *out, family_cursor *c)
+static const char *family_site_name(const lora__site *site, int original)
 {
-    const char *begin = c->at;
-    int16_t value = 0;
-
-    while (c->at < c->end && *c->at >= '0' && *c->at <= '9') {
-        if (c->at - begin == 3) {
-            return 0;
-        }
-        value = (int16_t)(value * 10 + (*c->at - '0'));
-        c->at++;
-    }
-    *out = value;
-    return c->at > begin && (c->at - begin == 1 || *begin != '0');
+    return original ? site->original : site->name;
 }
 
-/* The number of the word that the name goes on with, or -1. */
-static int16_t family_take_word(const char *words, family_cursor *c)
+static const char *family_rule_name(const lora__rule *rule, int original)
 {
-    size_t left = (size_t)(c->end - c->at);
-    int16_t i = 0;
-
-    for (const char *word = words; word != NULL;
-         word = family_next_word(word), i++) {
-        size_t bytes = family_word_bytes(word);
-        if (bytes <= left && memcmp(word, c->at, bytes) == 0) {
-            c->at += bytes;
-            return i;
-        }
-    }
-    return -1;
+    return original && rule->original != NULL ? rule->original : rule->name;
 }
 
-static int family_take_hole(const family_hole *hole, family_cursor *c)
+/* 0 if the name cannot be one of the rule's: most fail here. */
+static int family_may_begin(const char *at, const char *end, const char *rule)
 {
-    int16_t value;
-
-    switch (hole->kind) {
-    case FAMILY_HOLE_RANGE:
-        if (!family_take_number(&value, c) || value < hole->low ||
-            value > hole->high) {
-            return 0;
-        }
-        break;
-    case FAMILY_HOLE_WORDS:
-        value = family_take_word(hole->words, c);
-        if (value < 0) {
-            return 0;
-        }
-        break;
-    case FAMILY_HOLE_EITHER:
-        return family_take_word(hole->words, c) >= 0;
-    default: /* SUM: 3a + b is one number; b is below 3 */
-        if (!family_take_number(&value, c) || value < hole->low) {
-            return 0;
-        }
-        value = (int16_t)(value - hole->low);
-        c->numbers[0] = (int16_t)(value / 3);
-        c->numbers[1] = (int16_t)(value % 3);
-        c->count = hole->has_b ? 2 : 1;
-        return hole->has_b || c->numbers[1] == 0;
-    }
-    c->numbers[c->count++] = value;
-    return 1;
+    return *rule == '\0' || *rule == '{' || (at < end && *at == *rule);
 }
 
-static int family_take_rule(const char *rule, family_cursor *c)
+/* 1 and a cursor past the site's own name and the separator behind it. */
+static int family_take_site(lora__rule_cursor *c,
+                            const family_search *s,
+                            const lora__site *site,
+                            int original)
 {
-    /* Most rules fail here: none begins with a hole. */
-    if (*rule != '\0' && (c->at == c->end || *c->at != *rule)) {
+    const char *rule = family_site_name(site, original);
+
+    if (rule == NULL || !family_may_begin(s->name, s->end, rule)) {
         return 0;
     }
-    while (*rule != '\0') {
-        family_hole hole;
+    memset(c, 0, sizeof *c);
+    c->at = s->name;
+    c->end = s->end;
+    c->separator = s->separator;
+    c->depth = site->depth;
+    if (!lora__rule_take(c, rule) ||
+        /* Numbers of the original name have the same bounds. */
+        (original && !lora__rule_holds(c, site->name))) {
+        return 0;
+    }
+    return *rule == '\0' || c->at == c->end || *c->at++ == c->separator;
+}
 
-        if (*rule == '{') {
-            rule = family_read_hole(&hole, rule, c->depth);
-            if (!family_take_hole(&hole, c)) {
-                return 0;
-            }
+static int family_same(const char *a, const char *b)
+{
+    return a == b || strcmp(a, b) == 0;
+}
+
+/* 1 if a second match is sure to be the same target as the first. */
+static int family_agrees(const lora__place *place,
+                         const lora__site *site,
+                         const lora__rule *rule,
+                         int original)
+{
+    if (place->component != site->component || place->original != original) {
+        return 0;
+    }
+    return !original || (family_same(place->site->name, site->name) &&
+                         family_same(place->rule->name, rule->name));
+}
+
+/* The families of the set that have the layer in their core. */
+static lora__family_set family_core(const lora__site *site,
+                                    const lora__rule *rule,
+                                    lora__family_set set)
+{
+    lora__family_set core = 0;
+
+    if (site->is_alias || (LORA__COMPONENT_BIT(site->component) &
+                           LORA__COMPONENTS_BACKBONE) == 0) {
+        return 0;
+    }
+    if (rule->is_default) {
+        core |= set & FAMILY_TRAINED;
+    }
+    if (rule->layer == LORA__LAYER_LINEAR && strchr(site->name, '{') != NULL) {
+        core |= set & ~FAMILY_TRAINED;
+    }
+    return core;
+}
+
+static void family_found(family_search *s,
+                         const lora__site *site,
+                         const lora__rule *rule,
+                         int original,
+                         const lora__rule_cursor *c)
+{
+    lora__place *place = s->place;
+    lora__family_set set = site->families & rule->families &
+                           s->scope->families & ~(s->found | place->also);
+
+    if (set == 0) {
+        return;
+    }
+    place->core |= family_core(site, rule, set);
+    if (s->found == 0) {
+        place->site = site;
+        place->rule = rule;
+        place->component = site->component;
+        place->original = original;
+        place->count = c->count;
+        memcpy(place->numbers, c->numbers, sizeof place->numbers);
+    } else if (!family_agrees(place, site, rule, original)) {
+        place->also |= set;
+        return;
+    }
+    s->found |= set;
+    for (size_t f = 0; f < LORA__FAMILY_MAX; f++) {
+        if ((set & family_table[f].bit) != 0) {
+            place->layers[f] = (uint8_t)rule->layer;
+        }
+    }
+}
+
+/* Try one spelling of a site; 1 if the name is one of it. */
+static int
+family_try_site(family_search *s, const lora__site *site, int original)
+{
+    lora__rule_cursor c;
+    int hit = 0;
+
+    if ((site->is_alias && !original) ||
+        !family_take_site(&c, s, site, original)) {
+        return 0;
+    }
+    for (size_t i = 0; i < site->rule_count; i++) {
+        const lora__rule *rule = &site->rules[i];
+        const char *name = family_rule_name(rule, original);
+        lora__rule_cursor rest;
+
+        if (!family_may_begin(c.at, c.end, name) ||
+            (rule->families & site->families & s->scope->families) == 0) {
             continue;
         }
-        if (c->at == c->end ||
-            *c->at != (*rule == '.' ? c->separator : *rule)) {
-            return 0;
+        rest = c;
+        if (lora__rule_take(&rest, name) && rest.at == rest.end) {
+            family_found(s, site, rule, original, &rest);
+            hit = 1;
         }
-        c->at++;
-        rule++;
     }
-    return 1;
+    return hit;
 }
 
-/* LDM names do not bound their numbers; the rule of diffusers does. */
-static int family_numbers_hold(const char *rule, const family_cursor *c)
+static int family_in_scope(const lora__scope *scope, const lora__site *site)
 {
-    int i = 0;
+    uint32_t in = LORA__COMPONENT_BIT(site->slot);
 
-    while ((rule = strchr(rule, '{')) != NULL) {
-        family_hole hole;
-        rule = family_read_hole(&hole, rule, c->depth);
-        if (c->numbers[i] < hole.low || c->numbers[i] > hole.high) {
-            return 0;
-        }
-        i++;
+    if (!site->is_alias) {
+        in |= LORA__COMPONENT_BIT(site->component);
     }
-    return i == c->count;
-}
-
-static int family_take_site(const family_site *site, int ldm, family_cursor *c)
-{
-    const char *rule = ldm ? site->ldm : site->name;
-
-    if (rule == NULL || !family_take_rule(rule, c)) {
-        return 0;
-    }
-    if (ldm && !family_numbers_hold(site->name, c)) {
-        return 0;
-    }
-    if (*rule == '\0') {
-        return 1;
-    }
-    return c->at < c->end && *c->at++ == c->separator;
-}
-
-/* Add what one site says of the rest of the name, from `c` on. */
-static lora__family_set family_take_part(lora__place *out,
-                                         const family_site *site,
-                                         lora__family_set wanted,
-                                         int ldm,
-                                         const family_cursor *c)
-{
-    lora__family_set found = 0;
-
-    wanted &= site->families;
-    for (size_t i = 0; i < site->part_count && found != wanted; i++) {
-        const family_part *part = &site->parts[i];
-        lora__family_set set = part->families & wanted;
-        family_cursor rest = *c;
-
-        if (set == 0 ||
-            !family_take_rule(ldm && part->ldm != NULL ? part->ldm : part->name,
-                              &rest) ||
-            rest.at != rest.end) {
-            continue;
-        }
-        out->part = (uint16_t)i;
-        memcpy(out->numbers, rest.numbers, sizeof out->numbers);
-        for (size_t f = 0; f < LORA__FAMILY_MAX; f++) {
-            if ((set & family_table[f].bit) != 0) {
-                out->layers[f] = (uint8_t)part->layer;
-            }
-        }
-        found |= set;
-    }
-    return found;
+    return (scope->components & in) != 0 &&
+           (scope->families & site->families) != 0;
 }
 
 LORA_PRIVATE lora__family_set lora__family_match(lora__place *out,
-                                                 lora__family_set wanted,
-                                                 lora__component component,
+                                                 const lora__scope *scope,
                                                  const char *name,
                                                  size_t bytes,
                                                  char separator)
 {
-    lora__family_set found = 0;
+    family_search s = {scope, name, name + bytes, separator, out, 0};
+    int first = scope->original_first;
 
     memset(out, 0, sizeof *out);
-    out->component = component;
-    for (size_t i = 0; i < LORA__COUNT(family_sites) && found != wanted; i++) {
-        const family_site *site = &family_sites[i];
+    if (bytes == 0) {
+        return 0;
+    }
+    for (size_t g = 0; g < LORA__COUNT(family_groups); g++) {
+        const lora__site_group *group = family_groups[g];
 
-        if (site->component != component || (site->families & wanted) == 0) {
+        if ((group->families & scope->families) == 0 ||
+            (group->components & scope->components) == 0) {
             continue;
         }
-        for (int ldm = 0; ldm < 2; ldm++) {
-            family_cursor c = {name, name + bytes, separator, site->depth,
-                               0,    {0}};
-            lora__family_set set;
-
-            if (!family_take_site(site, ldm, &c)) {
-                continue;
-            }
-            set = family_take_part(out, site, wanted, ldm, &c);
-            if (set != 0) {
-                out->site = (uint16_t)i;
-                out->ldm = ldm;
-                found |= set;
-                break;
+        for (size_t i = 0; i < group->site_count; i++) {
+            const lora__site *site = &group->sites[i];
+            if (family_in_scope(scope, site)) {
+                int hit = family_try_site(&s, site, first);
+                out->both |= !scope->only_diffusers &&
+                             family_try_site(&s, site, !first) && hit;
             }
         }
     }
-    return found;
+    return s.found;
 }
 
 LORA_PRIVATE lora__family_set lora__family_match_target(lora__place *out,
@@ -338,9 +301,28 @@ LORA_PRIVATE lora__family_set lora__family_match_target(lora__place *out,
 {
     size_t bytes = strlen(target);
     lora__component component = lora__component_take(&target, &bytes, '.');
+    lora__scope scope = {wanted, LORA__COMPONENT_BIT(component), 0, 1};
+    lora__family_set found;
 
-    return lora__family_match(out, wanted, component, target, bytes, '.');
+    memset(out, 0, sizeof *out);
+    if (component == LORA__COMPONENT_ANY) {
+        return 0;
+    }
+    found = lora__family_match(out, &scope, target, bytes, '.');
+    if (found != 0) {
+        return found;
+    }
+    scope.only_diffusers = 0;
+    if (component == LORA__COMPONENT_TE) {
+        scope.components |= LORA__COMPONENT_BIT(LORA__COMPONENT_OPENCLIP_H);
+    } else if (component == LORA__COMPONENT_TE2) {
+        scope.components |= LORA__COMPONENT_BIT(LORA__COMPONENT_OPENCLIP_G);
+    }
+    found = lora__family_match(out, &scope, target, bytes, '.');
+    return found != 0 && out->rule->rows != NULL ? found : 0;
 }
+
+/* Places ------------------------------------------------------------------- */
 
 LORA_PRIVATE lora__layer lora__place_layer(const lora__place *place,
                                            lora__family_set known,
@@ -363,150 +345,199 @@ LORA_PRIVATE lora__layer lora__place_layer(const lora__place *place,
     return layer;
 }
 
-/* Spelling ----------------------------------------------------------------- */
-
-static void family_put_number(lora__buffer *out, int value)
-{
-    if (value > 9) {
-        family_put_number(out, value / 10);
-    }
-    lora__buffer_putc(out, (char)('0' + value % 10));
-}
-
-static void family_put_hole(lora__buffer *out,
-                            const family_hole *hole,
-                            const int16_t numbers[LORA__PLACE_NUMBERS],
-                            int *used)
-{
-    const char *word = hole->words;
-    int value;
-
-    if (hole->kind == FAMILY_HOLE_SUM) {
-        value = hole->low + 3 * numbers[0] + (hole->has_b ? numbers[1] : 0);
-        *used = hole->has_b ? 2 : 1;
-    } else {
-        value = hole->kind == FAMILY_HOLE_EITHER ? 0 : numbers[(*used)++];
-    }
-    if (word == NULL) {
-        family_put_number(out, value);
-        return;
-    }
-    for (; value > 0; value--) {
-        word = family_next_word(word);
-    }
-    lora__buffer_append(out, word, family_word_bytes(word));
-}
-
-static void family_put_rule(lora__buffer *out,
-                            const char *rule,
-                            const int16_t numbers[LORA__PLACE_NUMBERS],
-                            int *used,
-                            char separator)
-{
-    while (*rule != '\0') {
-        size_t bytes = strcspn(rule, "{.");
-        family_hole hole;
-
-        lora__buffer_append(out, rule, bytes);
-        rule += bytes;
-        if (*rule == '.') {
-            lora__buffer_putc(out, separator);
-            rule++;
-        } else if (*rule == '{') {
-            rule = family_read_hole(&hole, rule, 0);
-            family_put_hole(out, &hole, numbers, used);
-        }
-    }
-}
-
 LORA_PRIVATE void lora__place_put(lora__buffer *out,
                                   const lora__place *place,
-                                  int ldm,
+                                  int original,
                                   char separator)
 {
-    const family_site *site = &family_sites[place->site];
-    const family_part *part = &site->parts[place->part];
-    const char *rule = ldm && site->ldm != NULL ? site->ldm : site->name;
-    const char *tail = ldm && part->ldm != NULL ? part->ldm : part->name;
+    const lora__site *site = place->site;
+    const char *head;
+    const char *tail;
     int used = 0;
 
-    family_put_rule(out, rule, place->numbers, &used, separator);
-    if (*rule != '\0') {
+    original = original && site->original != NULL;
+    head = family_site_name(site, original);
+    tail = family_rule_name(place->rule, original);
+    lora__rule_put(out, head, place->numbers, &used, separator);
+    if (*head != '\0' && *tail != '\0') {
         lora__buffer_putc(out, separator);
     }
-    family_put_rule(out, tail, place->numbers, &used, separator);
+    lora__rule_put(out, tail, place->numbers, &used, separator);
+}
+
+LORA_PRIVATE lora__family_set lora__place_families(const lora__place *place)
+{
+    return place->site->families & place->rule->families;
+}
+
+LORA_PRIVATE lora__component lora__place_slot(const lora__place *place)
+{
+    return place->site->slot;
+}
+
+LORA_PRIVATE int lora__place_is_alias(const lora__place *place)
+{
+    return place->site->is_alias;
+}
+
+/* Rows --------------------------------------------------------------------- */
+
+static size_t family_rows_count(const char *rows)
+{
+    size_t count = 1;
+
+    for (; *rows != '\0'; rows++) {
+        count += *rows == '|';
+    }
+    return count;
+}
+
+static uint16_t family_rows_number(const char **at)
+{
+    uint16_t value = 0;
+
+    while (**at >= '0' && **at <= '9') {
+        value = (uint16_t)(value * 10 + (**at - '0'));
+        (*at)++;
+    }
+    return value;
+}
+
+/* The index-th alternative of "0:1|1:2/2". */
+static void family_rows_read(lora__row_set *out, const char *rows, size_t index)
+{
+    const char *units = strchr(rows, '/');
+
+    memset(out, 0, sizeof *out);
+    out->transposed = units == NULL;
+    if (units == NULL) {
+        return;
+    }
+    units++;
+    out->units = family_rows_number(&units);
+    for (; index > 0; index--) {
+        rows = strchr(rows, '|') + 1;
+    }
+    do {
+        lora__slice *slice = &out->slices[out->slice_count++];
+        slice->begin = family_rows_number(&rows);
+        rows++;
+        slice->end = family_rows_number(&rows);
+    } while (*rows++ == ',' && out->slice_count < LORA__MAX_SLICES);
+}
+
+LORA_PRIVATE int lora__place_rows(lora__row_set *out, const lora__place *place)
+{
+    const char *rows = place->rule->rows;
+    size_t index = 0;
+
+    memset(out, 0, sizeof *out);
+    if (rows == NULL) {
+        return 0;
+    }
+    if (family_rows_count(rows) > 1) {
+        index = (size_t)place->numbers[place->count - 1];
+    }
+    family_rows_read(out, rows, index);
+    return 1;
+}
+
+/* 1 if the rule is of the same original weight as the place's. */
+static int family_rule_shares(const lora__place *place,
+                              lora__family_set family,
+                              const lora__rule *rule)
+{
+    return rule->rows != NULL && (rule->families & family) != 0 &&
+           family_same(family_rule_name(rule, 1),
+                       family_rule_name(place->rule, 1));
+}
+
+LORA_PRIVATE size_t lora__place_part_count(const lora__place *place,
+                                           lora__family_set family)
+{
+    const lora__site *site = place->site;
+    size_t count = 0;
+
+    if (!place->original || place->rule->rows == NULL) {
+        return 0;
+    }
+    for (size_t i = 0; i < site->rule_count; i++) {
+        if (family_rule_shares(place, family, &site->rules[i])) {
+            count += family_rows_count(site->rules[i].rows);
+        }
+    }
+    return count;
+}
+
+LORA_PRIVATE void lora__place_part(lora__place *out,
+                                   lora__row_set *out_rows,
+                                   const lora__place *place,
+                                   lora__family_set family,
+                                   size_t index)
+{
+    const lora__site *site = place->site;
+
+    *out = *place;
+    out->original = 0;
+    for (size_t i = 0; i < site->rule_count; i++) {
+        const lora__rule *rule = &site->rules[i];
+        size_t count;
+
+        if (!family_rule_shares(place, family, rule)) {
+            continue;
+        }
+        count = family_rows_count(rule->rows);
+        if (index < count) {
+            out->rule = rule;
+            if (count > 1) {
+                out->numbers[out->count++] = (int16_t)index;
+            }
+            family_rows_read(out_rows, rule->rows, index);
+            return;
+        }
+        index -= count;
+    }
 }
 
 /* Listing ------------------------------------------------------------------ */
 
-/* How many values the hole can have. */
-static size_t family_hole_size(const family_hole *hole)
+static size_t family_site_size(const lora__site *site, lora__family_set bit)
 {
     size_t size = 0;
 
-    if (hole->kind == FAMILY_HOLE_RANGE) {
-        return (size_t)(hole->high - hole->low + 1);
-    }
-    for (const char *word = hole->words; word != NULL;
-         word = family_next_word(word)) {
-        size++;
-    }
-    return size;
-}
-
-static size_t family_rule_size(const char *rule, int16_t depth)
-{
-    size_t size = 1;
-
-    while ((rule = strchr(rule, '{')) != NULL) {
-        family_hole hole;
-        rule = family_read_hole(&hole, rule, depth);
-        size *= family_hole_size(&hole);
-    }
-    return size;
-}
-
-static size_t family_site_size(const family_site *site, lora__family_set bit)
-{
-    size_t size = 0;
-
-    if ((site->families & bit) == 0) {
+    if (site->is_alias || (site->families & bit) == 0) {
         return 0;
     }
-    for (size_t i = 0; i < site->part_count; i++) {
-        if ((site->parts[i].families & bit) != 0) {
-            size += family_rule_size(site->parts[i].name, site->depth);
+    for (size_t i = 0; i < site->rule_count; i++) {
+        if ((site->rules[i].families & bit) != 0) {
+            size += lora__rule_size(site->rules[i].name, site->depth);
         }
     }
-    return size * family_rule_size(site->name, 0);
+    return size * lora__rule_size(site->name, 0);
 }
 
-/* The numbers of the index-th name of a rule; the last hole runs fastest. */
-static void family_unrank(int16_t numbers[LORA__PLACE_NUMBERS],
-                          int *count,
-                          const char *rule,
-                          int16_t depth,
-                          size_t index)
+/* The site of the index-th target, and *index within it. */
+static const lora__site *family_find_site(size_t *index, lora__family_set bit)
 {
-    size_t size = family_rule_size(rule, depth);
-
-    while ((rule = strchr(rule, '{')) != NULL) {
-        family_hole hole;
-        rule = family_read_hole(&hole, rule, depth);
-        size /= family_hole_size(&hole);
-        numbers[(*count)++] = (int16_t)(hole.low + (int16_t)(index / size));
-        index %= size;
+    for (size_t g = 0; g < LORA__COUNT(family_groups); g++) {
+        const lora__site_group *group = family_groups[g];
+        for (size_t i = 0; i < group->site_count; i++) {
+            size_t size = family_site_size(&group->sites[i], bit);
+            if (*index < size) {
+                return &group->sites[i];
+            }
+            *index -= size;
+        }
     }
+    return NULL;
 }
 
 LORA_PRIVATE size_t lora__family_target_count(const lora__family *family)
 {
-    size_t count = 0;
+    size_t count = SIZE_MAX;
 
-    for (size_t i = 0; i < LORA__COUNT(family_sites); i++) {
-        count += family_site_size(&family_sites[i], family->bit);
-    }
-    return count;
+    (void)family_find_site(&count, family->bit);
+    return SIZE_MAX - count;
 }
 
 LORA_PRIVATE int lora__family_target_at(lora__buffer *out,
@@ -514,39 +545,28 @@ LORA_PRIVATE int lora__family_target_at(lora__buffer *out,
                                         const lora__family *family,
                                         size_t index)
 {
-    const family_site *site = family_sites;
-    const family_site *end = site + LORA__COUNT(family_sites);
+    const lora__site *site = family_find_site(&index, family->bit);
     lora__place place = {0};
-    size_t copies;
     size_t size;
-    int count = 0;
 
-    for (; site < end; site++) {
-        size = family_site_size(site, family->bit);
-        if (index < size) {
-            break;
-        }
-        index -= size;
-    }
-    if (site == end) {
+    if (site == NULL) {
         return 0;
     }
-    copies = family_rule_size(site->name, 0);
-    size = family_site_size(site, family->bit) / copies;
-    place.site = (uint16_t)(site - family_sites);
-    family_unrank(place.numbers, &count, site->name, 0, index / size);
+    size = family_site_size(site, family->bit) / lora__rule_size(site->name, 0);
+    place.site = site;
+    lora__rule_unrank(place.numbers, &place.count, site->name, 0, index / size);
     index %= size;
-    for (const family_part *part = site->parts;; part++) {
-        if ((part->families & family->bit) == 0) {
+    for (const lora__rule *rule = site->rules;; rule++) {
+        if ((rule->families & family->bit) == 0) {
             continue;
         }
-        size = family_rule_size(part->name, site->depth);
+        size = lora__rule_size(rule->name, site->depth);
         if (index < size) {
-            place.part = (uint16_t)(part - site->parts);
-            family_unrank(place.numbers, &count, part->name, site->depth,
-                          index);
-            out_target->layer = part->layer;
-            out_target->is_default = part->is_default;
+            place.rule = rule;
+            lora__rule_unrank(place.numbers, &place.count, rule->name,
+                              site->depth, index);
+            out_target->layer = rule->layer;
+            out_target->is_default = rule->is_default;
             break;
         }
         index -= size;
@@ -555,6 +575,30 @@ LORA_PRIVATE int lora__family_target_at(lora__buffer *out,
     lora__buffer_putc(out, '.');
     lora__place_put(out, &place, 0, '.');
     return 1;
+}
+
+LORA_PRIVATE size_t lora__family_core_count(const lora__family *family)
+{
+    size_t count = 0;
+
+    for (size_t g = 0; g < LORA__COUNT(family_groups); g++) {
+        for (size_t i = 0; i < family_groups[g]->site_count; i++) {
+            const lora__site *site = &family_groups[g]->sites[i];
+            size_t places = lora__rule_size(site->name, 0);
+
+            if ((site->families & family->bit) == 0) {
+                continue;
+            }
+            for (size_t r = 0; r < site->rule_count; r++) {
+                const lora__rule *rule = &site->rules[r];
+                if (family_core(site, rule, family->bit & rule->families) !=
+                    0) {
+                    count += places * lora__rule_size(rule->name, site->depth);
+                }
+            }
+        }
+    }
+    return count;
 }
 
 /* The table ---------------------------------------------------------------- */

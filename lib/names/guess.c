@@ -1,8 +1,10 @@
-/* Guessing the base model: metadata, then names, then widths.
+/* Guessing the base model: metadata, then names, then widths, then how much of
+ * a model is there.
  *
  * Metadata is what a trainer wrote, names are what it must have had: both are
  * trusted above widths, which an adapter for another model may share. Where
- * several families remain the answer is none of them, but all are listed.
+ * several families remain the answer is none of them, but all are listed;
+ * unless the others are much rarer, or cut-down models.
  */
 #include "names/guess.h"
 
@@ -13,6 +15,32 @@
 /* Inputs of the projections in a text encoder; the first is CLIP-L. */
 #define GUESS_CLIP_L_WIDTH 768
 #define GUESS_OPENCLIP_H_WIDTH 1024
+
+/* Beside the UNets' own evidence, other families are neither here nor there;
+ * and the other way round. */
+#define GUESS_OTHERS (LORA__FAMILY_ALL & ~LORA__FAMILIES_UNET)
+
+static lora__family_set guess_by_width(int64_t width, int context)
+{
+    lora__family_set set = 0;
+
+    for (size_t i = 0; i < lora__family_count(); i++) {
+        const lora__family *family = lora__family_at(i);
+        if ((context ? family->context_width : family->width) == width) {
+            set |= family->bit;
+        }
+    }
+    return set;
+}
+
+static int
+guess_target_ends(const char *target, const char *one, const char *two)
+{
+    size_t bytes = strlen(target);
+
+    return lora__text_ends(target, bytes, one) ||
+           lora__text_ends(target, bytes, two);
+}
 
 LORA_PRIVATE void
 lora__guess_width(lora__evidence *evidence, const char *target, int64_t width)
@@ -26,14 +54,17 @@ lora__guess_width(lora__evidence *evidence, const char *target, int64_t width)
                       ? LORA__FAMILY_SD15 | LORA__FAMILY_SDXL
                   : width == GUESS_OPENCLIP_H_WIDTH ? LORA__FAMILY_SD21
                                                     : 0;
+            set |= set == 0 ? 0 : GUESS_OTHERS;
         }
-    } else if (lora__text_ends(target, bytes, ".attn2.to_k") ||
-               lora__text_ends(target, bytes, ".attn2.to_v")) {
+    } else if (lora__text_begins(target, bytes, "transformer.")) {
+        if (guess_target_ends(target, "attn.to_q", "attn1.to_q")) {
+            set = guess_by_width(width, 0);
+            set |= set == 0 ? 0 : LORA__FAMILIES_UNET;
+        }
+    } else if (guess_target_ends(target, ".attn2.to_k", ".attn2.to_v")) {
         evidence->context_seen = 1;
-        for (size_t i = 0; i < lora__family_count(); i++) {
-            const lora__family *family = lora__family_at(i);
-            set |= family->context_width == width ? family->bit : 0;
-        }
+        set = guess_by_width(width, 1);
+        set |= set == 0 ? 0 : GUESS_OTHERS;
     }
     if (set != 0) {
         evidence->widths = evidence->width_seen ? evidence->widths & set : set;
@@ -41,38 +72,40 @@ lora__guess_width(lora__evidence *evidence, const char *target, int64_t width)
     }
 }
 
-/* What the trainer says. NULL: nothing, or a model that is not in the table,
- * in which case *out_other is set. */
-static const lora__family *guess_from_metadata(int *out_other,
-                                               lora__metadata_fn metadata,
-                                               const void *user)
+static int guess_begins(const char *text, const char *part)
+{
+    return text != NULL && part != NULL &&
+           lora__text_begins(text, strlen(text), part);
+}
+
+/* What the trainer says, which may be several families. None: nothing, or a
+ * model that is not in the table, in which case *out_other is set. */
+static lora__family_set guess_from_metadata(int *out_other,
+                                            lora__metadata_fn metadata,
+                                            const void *user)
 {
     const char *version = metadata(user, "ss_base_model_version");
     const char *architecture = metadata(user, "modelspec.architecture");
     const char *v2 = metadata(user, "ss_v2");
+    lora__family_set by_version = 0;
+    lora__family_set by_architecture = 0;
 
     for (size_t i = 0; i < lora__family_count(); i++) {
         const lora__family *family = lora__family_at(i);
-        if (version != NULL &&
-            lora__text_begins(version, strlen(version), family->ss_prefix)) {
-            return family;
+        if (guess_begins(version, family->ss_prefix)) {
+            by_version |= family->bit;
+        }
+        if (guess_begins(architecture, family->architecture_part)) {
+            by_architecture |= family->bit;
         }
     }
-    for (size_t i = 0; i < lora__family_count(); i++) {
-        const lora__family *family = lora__family_at(i);
-        if (architecture != NULL &&
-            lora__text_begins(architecture, strlen(architecture),
-                              family->architecture_part)) {
-            return family;
-        }
+    if (by_version != 0 || by_architecture != 0) {
+        return by_version != 0 ? by_version : by_architecture;
     }
     *out_other = (version != NULL && version[0] != '\0' &&
                   strcmp(version, "None") != 0) ||
                  (architecture != NULL && architecture[0] != '\0');
-    if (v2 != NULL && strcmp(v2, "True") == 0) {
-        return lora__family_find("sd21");
-    }
-    return NULL;
+    return v2 != NULL && strcmp(v2, "True") == 0 ? LORA__FAMILY_SD21 : 0;
 }
 
 /* The families that know the most of the names: all of them, as a rule. */
@@ -93,7 +126,24 @@ static lora__family_set guess_from_names(const lora__evidence *evidence)
     if (evidence->ldm && (set & LORA__FAMILY_SDXL) != 0) {
         set = LORA__FAMILY_SDXL;
     }
-    return set;
+    return evidence->backbone_known == 0 ? set & LORA__FAMILIES_WITH_ENCODERS
+                                         : set;
+}
+
+/* Those of the set that are there as a whole. */
+static lora__family_set guess_whole(const lora__evidence *evidence,
+                                    lora__family_set set)
+{
+    lora__family_set whole = 0;
+
+    for (size_t i = 0; i < lora__family_count(); i++) {
+        const lora__family *family = lora__family_at(i);
+        if ((set & family->bit) != 0 && evidence->core_count[i] > 0 &&
+            evidence->core_count[i] >= lora__family_core_count(family)) {
+            whole |= family->bit;
+        }
+    }
+    return whole;
 }
 
 static void guess_list(lora__names *out, lora__family_set set)
@@ -117,14 +167,31 @@ static const lora__family *guess_only(lora__family_set set)
     return NULL;
 }
 
-static void guess_from_evidence(lora__names *out,
-                                const lora__evidence *evidence)
+/* The family whose less likely kin all the others are. */
+static const lora__family *guess_kin(lora__family_set set)
 {
-    lora__family_set set = guess_from_names(evidence);
+    for (size_t i = 0; i < lora__family_count(); i++) {
+        const lora__family *family = lora__family_at(i);
+        if ((set & family->bit) != 0 && family->kin != 0 &&
+            (set & ~(family->bit | family->kin)) == 0) {
+            return family;
+        }
+    }
+    return NULL;
+}
+
+static void guess_from_set(lora__names *out,
+                           const lora__evidence *evidence,
+                           lora__family_set set)
+{
     lora__family_set fitting = set & evidence->widths;
 
     if (fitting != 0) {
         set = fitting;
+    }
+    if (guess_only(set) == NULL && (set & LORA__FAMILIES_UNET) == 0) {
+        lora__family_set whole = guess_whole(evidence, set);
+        set = whole == 0 ? set : whole;
     }
     out->family = guess_only(set);
     out->confidence = out->family == NULL ? 0 : fitting != 0 ? 0.95 : 0.9;
@@ -133,6 +200,9 @@ static void guess_from_evidence(lora__names *out,
     if (set == (LORA__FAMILY_SD15 | LORA__FAMILY_SD21) &&
         evidence->context_seen && !evidence->width_seen) {
         out->family = lora__family_find("sd15");
+        out->confidence = 0.5;
+    } else if (out->family == NULL && guess_kin(set) != NULL) {
+        out->family = guess_kin(set);
         out->confidence = 0.5;
     }
     guess_list(out, set);
@@ -143,19 +213,21 @@ LORA_PRIVATE void lora__guess_family(lora__names *out,
                                      lora__metadata_fn metadata,
                                      const void *metadata_user)
 {
-    const lora__family *said = NULL;
+    lora__family_set set = guess_from_names(evidence);
+    lora__family_set said = 0;
     int other = 0;
 
     if (metadata != NULL) {
         said = guess_from_metadata(&other, metadata, metadata_user);
     }
-    if (said != NULL) {
-        lora__family_set set = guess_from_names(evidence);
-        out->family = said;
-        out->confidence = set != 0 ? 1 : 0.9;
-        if ((set & said->bit) == 0 && set != 0) {
+    if (said != 0) {
+        lora__family_set both = set & said;
+        guess_from_set(out, evidence, both != 0 ? both : said);
+        if (both == 0 && set != 0 && out->family != NULL) {
             out->confidence = 0.5;
             guess_list(out, set);
+        } else if (guess_only(said) != NULL) {
+            out->confidence = both != 0 ? 1 : 0.9;
         }
         return;
     }
@@ -164,5 +236,9 @@ LORA_PRIVATE void lora__guess_family(lora__names *out,
         (other && evidence->backbone_known == 0)) {
         return;
     }
-    guess_from_evidence(out, evidence);
+    /* Adapters of text encoders alone are a matter of the UNets' users. */
+    if (evidence->backbone_known == 0 && (set & LORA__FAMILIES_UNET) != 0) {
+        set &= LORA__FAMILIES_UNET;
+    }
+    guess_from_set(out, evidence, set);
 }

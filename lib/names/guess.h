@@ -8,6 +8,7 @@
 typedef struct lora__evidence {
     size_t known_count;                    /* by any family */
     size_t family_count[LORA__FAMILY_MAX]; /* by each of them */
+    size_t core_count[LORA__FAMILY_MAX];   /* targets of its core */
     size_t backbone_known;                 /* outside of the text encoders */
     size_t backbone_unknown;               /* of these, by no family */
     int ldm;                               /* names were flattened from LDM */

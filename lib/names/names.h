@@ -12,6 +12,21 @@
  * keep their component, so such targets are canonical without a family.
  * Only known targets say that two modules change the same weight: flattened
  * unknown ones of two components can be equal.
+ *
+ * Models as their authors published them may have one weight where diffusers
+ * has several: q, k and v in one, as a rule. A module of such a weight has
+ * parts, one for each canonical target, with the rows that belong to it. Its
+ * own target is the component and the original name of the weight, as in
+ * "transformer.double_blocks.0.img_attn.qkv", whatever the dialect; so it can
+ * be spelled in every dialect that has the weight whole. A single part means
+ * that the weight is one target, but with its rows in another order (halves
+ * swapped) or transposed; it is named in the same way. To split a module, spell
+ * its parts; to fuse targets, ask which rows they get (lora__spelling.rows).
+ *
+ * Modules that a file numbers instead of naming them have the number in their
+ * name. Where they can be placed, they have targets: of cloneofsimo's files by
+ * the order of layers, of Sam_LoRA's as "image_encoder.blocks.0.attn.qkv#q",
+ * the rows of q in a weight no family knows.
  */
 #ifndef LORA__NAMES_NAMES_H
 #define LORA__NAMES_NAMES_H
@@ -27,7 +42,8 @@ typedef enum lora__layer {
     LORA__LAYER_CONV1, /* 1 x 1 */
     LORA__LAYER_CONV,  /* k x k */
     LORA__LAYER_NORM,
-    LORA__LAYER_EMBEDDING
+    LORA__LAYER_EMBEDDING,
+    LORA__LAYER_PARAMETER /* a tensor of its own, no module's weight */
 } lora__layer;
 
 typedef struct lora__dialect lora__dialect; /* a row of the dialect table */
@@ -41,6 +57,28 @@ typedef struct lora__key_in {
     const int64_t *shape;
 } lora__key_in;
 
+/* Some rows of an original weight: the slices one after another, each from row
+ * rows * begin / units to rows * end / units. 0 units: all rows. */
+#define LORA__MAX_SLICES 2
+typedef struct lora__slice {
+    uint16_t begin;
+    uint16_t end;
+} lora__slice;
+
+typedef struct lora__row_set {
+    lora__slice slices[LORA__MAX_SLICES];
+    uint16_t slice_count;
+    uint16_t units;
+    int transposed; /* the target is the transpose of the original weight */
+} lora__row_set;
+
+/* One target of a module that has several, or one with its rows moved. */
+typedef struct lora__part {
+    const char *target; /* canonical, a layer of diffusers */
+    lora__layer layer;
+    lora__row_set rows;
+} lora__part;
+
 /* What it means. Strings live in the arena or are static. Unknown keys have no
  * dialect, role UNKNOWN, and "" for both names. A learned token is its own
  * module and target; it has a dialect only in a positional file. */
@@ -50,7 +88,9 @@ typedef struct lora__key_out {
     const char *module; /* as stored: what precedes the suffix; "" unknown */
     const char *target; /* canonical */
     lora__layer layer;
-    int known; /* 1: a family knows the target */
+    int known;               /* 1: a family knows the target */
+    const lora__part *parts; /* in the arena, shared by a module's keys */
+    size_t part_count;       /* 0: the module is the whole target */
 } lora__key_out;
 
 #define LORA__MAX_DIALECTS 8
@@ -87,13 +127,18 @@ typedef struct lora__spelling {
     const lora__dialect *stored_dialect;
     int known; /* not looked at: the families are asked */
     lora__role role;
+    /* Where to say which rows of the weight that is spelled the target has:
+     * 0 units where it has them all. NULL: to spell a weight that is more than
+     * the target, or has its rows in another order, is UNSUPPORTED. */
+    lora__row_set *rows;
 } lora__spelling;
 
 /* Append a key to a buffer. With `stored` read in the same dialect the name is
- * kept as it was; else it is formed from the target. UNSUPPORTED where the
- * dialect has no spelling for the role or the target; KEY where the name
- * cannot be respelled because no family knows it. Nothing is appended on these
- * failures. */
+ * kept as it was; else it is formed from the target, which may also be that of
+ * a module with parts. UNSUPPORTED where the dialect has no spelling for the
+ * role or the target, or has several names for it; KEY where the name cannot
+ * be respelled because no family knows it, or several, each with a name of its
+ * own. Nothing is appended on these failures. */
 struct lora__buffer;
 LORA_PRIVATE lora_status lora__names_write(struct lora__buffer *out,
                                            const lora__dialect *dialect,

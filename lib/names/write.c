@@ -3,11 +3,13 @@
  * A name that was read in the dialect asked for is kept letter by letter.
  * Otherwise it is formed from the canonical target, which takes a family that
  * knows it; only between dialects that both use diffusers' dotted names can
- * an unknown one be carried over.
+ * an unknown one be carried over. Where the dialect has one weight for several
+ * targets, the caller is told which rows of it the target gets.
  */
 #include "names/names.h"
 
 #include "names/dialect.h"
+#include "names/numbered.h"
 
 #include <string.h>
 
@@ -30,22 +32,144 @@ static lora_status write_unknown(const lora__dialect *dialect,
                       dialect->id);
 }
 
-/* diffusers-old: only attention processors have names. */
-static int write_attention(lora__buffer *out,
-                           const char *prefix,
-                           const char *name,
-                           size_t bytes)
+static lora_status write_split(const lora__dialect *dialect,
+                               const lora__spelling *spelling,
+                               lora_error *error)
 {
+    return lora__fail(
+        error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET, spelling->target,
+        "%s cuts or orders the rows of this in another way", dialect->id);
+}
+
+static lora_status write_ambiguous(const lora__dialect *dialect,
+                                   const lora__spelling *spelling,
+                                   lora_error *error)
+{
+    return lora__fail(error, LORA_ERROR_KEY, LORA_NO_OFFSET, spelling->target,
+                      "several models have this layer, each with a name of its "
+                      "own in %s: say which it is",
+                      dialect->id);
+}
+
+static void write_truncate(lora__buffer *out, size_t bytes)
+{
+    if (out->data != NULL) {
+        out->bytes = bytes;
+        out->data[bytes] = '\0';
+    }
+}
+
+/* Dialects with names for attention processors only: replace the end of the
+ * name from `begin` on; 0 if it has none. */
+static int
+write_rename(lora__buffer *out, size_t begin, const lora__dialect *dialect)
+{
+    if (out->failed) {
+        return 1; /* found out at the end */
+    }
     for (size_t i = 0; i < LORA__RENAME_COUNT; i++) {
         const lora__rename *rename = lora__rename_at(i);
-        if (lora__name_ends(name, bytes, '.', rename->now)) {
-            lora__buffer_puts(out, prefix);
-            lora__buffer_append(out, name, bytes - strlen(rename->now));
+        if ((rename->styles & dialect->styles) != 0 &&
+            lora__name_ends(out->data + begin, out->bytes - begin, '.',
+                            rename->now)) {
+            write_truncate(out, out->bytes - strlen(rename->now));
             lora__buffer_puts(out, rename->old);
             return 1;
         }
     }
     return 0;
+}
+
+/* What a family calls a place: its name there, and the rows. */
+typedef struct write_form {
+    int original;
+    lora__row_set rows;
+} write_form;
+
+/* 1 if all families of the set have one original name for the target, which
+ * stands in `out` from `begin` on, and the same rows. */
+static int write_agrees(lora__buffer *out,
+                        size_t begin,
+                        const lora__dialect *dialect,
+                        const lora__spelling *spelling,
+                        const write_form *form,
+                        lora__family_set families)
+{
+    size_t bytes = out->bytes - begin;
+
+    /* UNets do, by the way they are made. */
+    for (families &= ~LORA__FAMILIES_UNET; families != 0 && !out->failed;
+         families &= families - 1) {
+        lora__place place;
+        lora__row_set rows;
+        size_t end = out->bytes;
+        int same;
+
+        (void)lora__family_match_target(&place, families & (~families + 1),
+                                        spelling->target);
+        lora__place_put(out, &place, 1, dialect->separator);
+        (void)lora__place_rows(&rows, &place);
+        same = !out->failed && out->bytes - end == bytes &&
+               memcmp(out->data + begin, out->data + end, bytes) == 0 &&
+               memcmp(&rows, &form->rows, sizeof rows) == 0;
+        if (!out->failed) {
+            write_truncate(out, end);
+        }
+        if (!same) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+/* 1 if the dialect has the original names of these families. */
+static int write_is_original(const lora__dialect *dialect,
+                             lora__family_set families)
+{
+    if ((dialect->flags & LORA__DIALECT_BY_FAMILY) != 0) {
+        return (families & ~LORA__FAMILIES_KOHYA_ORIGINAL) == 0;
+    }
+    return (dialect->flags & LORA__DIALECT_ORIGINAL) != 0;
+}
+
+static const char *write_prefix(const lora__dialect *dialect,
+                                const lora__place *place,
+                                lora__family_set families)
+{
+    lora__component component = place->component;
+
+    if ((dialect->flags & LORA__DIALECT_SLOTS) != 0 &&
+        !lora__place_is_alias(place)) {
+        component = lora__place_slot(place);
+    }
+    if (dialect->te1_prefix != NULL && component == LORA__COMPONENT_TE &&
+        (families & ~LORA__FAMILIES_TWO_ENCODERS) == 0) {
+        return dialect->te1_prefix;
+    }
+    return dialect->prefixes[component];
+}
+
+/* Whether the target can be written, and how: 0 if it has more than one name
+ * in the dialect, or none. */
+static int write_choose(write_form *out,
+                        const lora__dialect *dialect,
+                        const lora__place *place,
+                        lora__family_set families)
+{
+    memset(out, 0, sizeof *out);
+    out->original = write_is_original(dialect, families);
+    if (!place->original) {
+        if (out->original) {
+            (void)lora__place_rows(&out->rows, place);
+        }
+        return 1;
+    }
+    /* It is the original weight itself. Those with another name for it, as in
+     * XLabs' part of one, are for their own dialect only. */
+    if (lora__place_is_alias(place)) {
+        return (dialect->flags & LORA__DIALECT_RENAMED) != 0 && out->original;
+    }
+    return out->original;
 }
 
 /* The name of a target that a family knows. */
@@ -56,29 +180,40 @@ static lora_status write_known(lora__buffer *out,
                                lora__family_set families,
                                lora_error *error)
 {
-    const char *prefix = dialect->prefixes[place->component];
-    const char *name = spelling->target;
-    size_t bytes = strlen(name);
-    int ldm = (dialect->flags & LORA__DIALECT_LDM) != 0;
+    const char *prefix = write_prefix(dialect, place, families);
+    size_t start = out->bytes;
+    size_t begin;
+    write_form form;
 
-    if (prefix == NULL) {
+    if (prefix == NULL || (dialect == lora__dialect_at(LORA__DIALECT_XLABS) &&
+                           (families & LORA__FAMILY_FLUX) == 0)) {
         return write_refuse(dialect, spelling, error);
     }
-    if ((dialect->flags & LORA__DIALECT_ATTENTION) != 0) {
-        (void)lora__component_take(&name, &bytes, '.');
-        return write_attention(out, prefix, name, bytes)
-                   ? LORA_OK
-                   : write_refuse(dialect, spelling, error);
-    }
-    if ((dialect->flags & LORA__DIALECT_BY_FAMILY) != 0) {
-        ldm = (families & ~LORA__FAMILIES_KOHYA_LDM) == 0;
-    }
-    if (dialect->te1_prefix != NULL && place->component == LORA__COMPONENT_TE &&
-        (families & ~LORA__FAMILIES_TWO_ENCODERS) == 0) {
-        prefix = dialect->te1_prefix;
+    if (!write_choose(&form, dialect, place, families)) {
+        return write_split(dialect, spelling, error);
     }
     lora__buffer_puts(out, prefix);
-    lora__place_put(out, place, ldm, dialect->separator);
+    begin = out->bytes;
+    lora__place_put(out, place, form.original, dialect->separator);
+    if (form.original && !place->original &&
+        !write_agrees(out, begin, dialect, spelling, &form,
+                      families & (families - 1))) {
+        write_truncate(out, start);
+        return write_ambiguous(dialect, spelling, error);
+    }
+    if (spelling->rows == NULL &&
+        (form.rows.units != 0 || form.rows.transposed)) {
+        write_truncate(out, start);
+        return write_split(dialect, spelling, error);
+    }
+    if ((dialect->flags & LORA__DIALECT_RENAMED) != 0 &&
+        !write_rename(out, begin, dialect)) {
+        write_truncate(out, start);
+        return write_refuse(dialect, spelling, error);
+    }
+    if (spelling->rows != NULL) {
+        *spelling->rows = form.rows;
+    }
     return LORA_OK;
 }
 
@@ -121,6 +256,9 @@ static lora_status write_module(lora__buffer *out,
     lora__place place;
     lora__family_set known = 0;
 
+    if (spelling->rows != NULL) {
+        memset(spelling->rows, 0, sizeof *spelling->rows);
+    }
     if (spelling->stored != NULL && spelling->stored_dialect == dialect) {
         lora__buffer_puts(out, spelling->stored);
         return LORA_OK;
@@ -169,6 +307,11 @@ LORA_PRIVATE lora_status lora__names_write(struct lora__buffer *out,
 
     if (spelling->role == LORA__ROLE_TOKEN) {
         lora__buffer_puts(out, target);
+        return lora__buffer_status(out, error);
+    }
+    if (lora__numbered_has_role(styles, spelling->role) &&
+        spelling->stored_dialect == dialect) {
+        lora__numbered_put_key(out, styles, spelling->role, spelling->stored);
         return lora__buffer_status(out, error);
     }
     if (dialect->te_styles != 0 &&

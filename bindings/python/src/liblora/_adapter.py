@@ -1,0 +1,484 @@
+"""Adapters: open a file, look inside, compute with it, save it."""
+
+from __future__ import annotations
+
+import builtins
+import ctypes
+import functools
+import json
+import os
+from typing import Any, Mapping, Optional, Union
+
+from . import _arrays, _core, _errors, _ffi, _streams
+from ._core import Context, Handle, Progress, options, text
+from ._library import lib
+from ._report import Report, table
+
+# The rules of resize(), in the order of its parameters.
+_RULES = {
+    "rank": _ffi.LORA_RANK_FIXED,
+    "energy": _ffi.LORA_RANK_ENERGY,
+    "ratio": _ffi.LORA_RANK_RATIO,
+    "threshold": _ffi.LORA_RANK_THRESHOLD,
+    "cumulative": _ffi.LORA_RANK_CUMULATIVE,
+}
+
+# More than a layer has: the rule that keeps all.
+_ANY_RANK = 65536
+
+_PARTS = {"weight": _ffi.LORA_PART_WEIGHT, "bias": _ffi.LORA_PART_BIAS}
+_NO_MODULE = 2**64 - 1
+
+_PEFT_MODEL = "adapter_model.safetensors"
+_PEFT_CONFIG = "adapter_config.json"
+
+
+def _fixed(rank: int) -> _ffi.lora_rank_rule:
+    return _ffi.lora_rank_rule(_ffi.LORA_RANK_FIXED, rank, 0.0)
+
+
+def _rule(given: dict[str, Any], default: bool) -> _ffi.lora_rank_rule:
+    """The one rule that was given; without one, where that is in order, the
+    rule that keeps all."""
+    names = [name for name in _RULES if given[name] is not None]
+    if not names and default:
+        return _fixed(_ANY_RANK)
+    if len(names) != 1:
+        raise _errors.make(_ffi.LORA_ERROR_ARGUMENT,
+                           f"give one of {', '.join(_RULES)}")
+    value = given[names[0]]
+    if names[0] == "rank":
+        return _fixed(value)
+    return _ffi.lora_rank_rule(_RULES[names[0]], 0, value)
+
+
+class Adapter:
+    """The immutable picture of one file: its tensors, and the modules they
+    form. open() and Builder make them, and so does every operation. Any number
+    of threads may use one.
+
+    Names of modules are as stored or canonical ("unet.down_blocks.0...").
+    """
+
+    def __init__(self, pointer: Any, context: Context,
+                 keep: Any = None, report: Optional[Report] = None) -> None:
+        self._open: Optional[Handle] = Handle(
+            pointer, lib.lora_adapter_destroy, keep)
+        self._context = context
+        #: What the operation that made it did, or None.
+        self.report = report
+
+    # Lifetime -----------------------------------------------------------
+
+    @property
+    def _handle(self) -> Handle:
+        if self._open is None:
+            raise _errors.make(_ffi.LORA_ERROR_STATE, "the adapter was closed")
+        return self._open
+
+    @property
+    def context(self) -> Context:
+        return self._context
+
+    def close(self) -> None:
+        """Give the file up. What was made from this adapter keeps what it
+        needs."""
+        self._open = None
+
+    def __enter__(self) -> "Adapter":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.close()
+
+    def _made(self, handle: Handle, pointer: Any,
+              report: Optional[Report] = None) -> "Adapter":
+        """An adapter that was made from this one, which may have been closed
+        meanwhile."""
+        return Adapter(pointer, self._context, handle.keep, report)
+
+    # Looking inside -----------------------------------------------------
+
+    def info(self, *, modules: bool = False, hashes: bool = False
+             ) -> dict[str, Any]:
+        """What the file is: the object of `lora info --json`. modules: one
+        entry a module instead of counts; hashes: reads the whole file."""
+        return json.loads(self._describe(modules, hashes).to_json())
+
+    def _describe(self, modules: bool, hashes: bool) -> Report:
+        handle = self._handle
+        out = ctypes.POINTER(_ffi.lora_report)()
+        call = self._context.work if hashes else self._context.call
+        call(lib.lora_adapter_describe, out, handle,
+             options(_ffi.lora_adapter_describe_options, modules=modules,
+                     hashes=hashes))
+        return Report(out, self._context, handle)
+
+    @functools.cached_property
+    def modules(self) -> list[dict[str, Any]]:
+        """The adapted layers, as `lora info --json --modules` has them."""
+        return self.info(modules=True)["modules"]
+
+    @functools.cached_property
+    def problems(self) -> list[dict[str, Any]]:
+        """What is wrong without looking at values; see check()."""
+        return self._describe(False, False).problems
+
+    @functools.cached_property
+    def metadata(self) -> dict[str, str]:
+        entries = {}
+        for i in range(lib.lora_adapter_metadata_count(self._handle)):
+            key, value = ctypes.c_char_p(), ctypes.c_char_p()
+            self._context.call(lib.lora_adapter_get_metadata, key, value,
+                               self._handle, i)
+            name = (key.value or b"").decode()
+            entries[name] = (value.value or b"").decode()
+        return entries
+
+    @functools.cached_property
+    def tensors(self) -> list[dict[str, Any]]:
+        """The tensors in the order of the file, as `lora keys --json` has
+        them."""
+        names = [(row.name.decode(), row.target.decode()) for row in
+                 map(self._module_at, range(self._module_count))]
+        rows = []
+        for i in range(lib.lora_adapter_tensor_count(self._handle)):
+            row = options(_ffi.lora_tensor_info)
+            self._context.call(lib.lora_adapter_get_tensor_info, row,
+                               self._handle, i)
+            module, target = (None, None) if (
+                row.module_index == _NO_MODULE) else names[row.module_index]
+            rows.append({
+                "name": row.name.decode(),
+                "dtype": _arrays.dtype_name(row.dtype),
+                "shape": row.shape[:row.ndim], "offset": row.offset,
+                "bytes": row.bytes, "module": module, "target": target,
+                "role": row.role.decode()})
+        return rows
+
+    def keys(self) -> list[str]:
+        """The names of the tensors."""
+        return [row["name"] for row in self.tensors]
+
+    @functools.cached_property
+    def _tensor_index(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(self.keys())}
+
+    def tensor(self, name: str, dtype: Any = None, *, copy: bool = True
+               ) -> Any:
+        """The values of one tensor, converted to `dtype` if that is given.
+        copy=False: a read-only view, of adapters that are in memory or that
+        were opened with map=True."""
+        index = self._tensor_index.get(name)
+        if index is None:
+            raise _errors.make(_ffi.LORA_ERROR_KEY, "no such tensor", name)
+        row = self.tensors[index]
+        code = _arrays.dtype_code(dtype)
+        if not copy:
+            return self._lent(index, row, code)
+        array, memory = _arrays.empty(code or _arrays.dtype_code(row["dtype"]),
+                                      tuple(row["shape"]))
+        self._context.call(lib.lora_adapter_read_tensor, memory.address,
+                           memory.bytes, self._handle, index, code)
+        return array
+
+    def _lent(self, index: int, row: dict[str, Any], code: int) -> Any:
+        if code not in (0, _arrays.dtype_code(row["dtype"])):
+            raise _errors.make(_ffi.LORA_ERROR_ARGUMENT,
+                               "a view cannot be converted", row["name"])
+        view = _ffi.lora_tensor()
+        handle = self._handle
+        self._context.call(lib.lora_adapter_get_tensor, view, handle, index)
+        return _arrays.lent(view, handle)
+
+    @property
+    def _module_count(self) -> int:
+        return lib.lora_adapter_module_count(self._handle)
+
+    def _module_at(self, index: int) -> _ffi.lora_module_info:
+        row = options(_ffi.lora_module_info)
+        self._context.call(lib.lora_adapter_get_module, row, self._handle,
+                           index)
+        return row
+
+    def _find(self, name: str) -> int:
+        index = ctypes.c_size_t()
+        self._context.call(lib.lora_adapter_find_module, index, self._handle,
+                           text(name))
+        return index.value
+
+    # Computing ----------------------------------------------------------
+
+    def delta(self, name: str, strength: float = 1.0, dtype: Any = None, *,
+              part: str = "weight", out: Any = None) -> Any:
+        """The dense change of one module's weight, in the shape of the weight,
+        float32 or float64; or of its bias (part="bias"). `out` is an array to
+        write to."""
+        if part not in _PARTS:
+            raise _errors.make(_ffi.LORA_ERROR_ARGUMENT,
+                               'part is "weight" or "bias"', str(part))
+        index = self._find(name)
+        row = self._module_at(index)
+        shape = tuple(row.shape[:row.ndim if part == "weight" else 1])
+        array, memory = _arrays.target(out, _arrays.dtype_code(dtype), shape)
+        self._context.call(lib.lora_adapter_delta, memory.address,
+                           memory.bytes, self._handle, index, _PARTS[part],
+                           strength, memory.dtype, 0, row.shape[0])
+        return array
+
+    def factors(self, name: str, rank: Optional[int] = None,
+                dtype: Any = None) -> tuple[Any, Any, float]:
+        """(up, down, scale) with dW = scale * up @ down, exactly, or the best
+        approximation of at most `rank`; float32 or float64. Of a convolution
+        down has the shape [rank, in * kernel]."""
+        if rank is not None:
+            return self._lowered(name, rank).factors(name, None, dtype)
+        index = self._find(name)
+        code = _arrays.dtype_code(dtype) or _ffi.LORA_DTYPE_F32
+        sizes = [ctypes.c_int64() for _ in "rck"]
+        scale = ctypes.c_double()
+        self._context.call(lib.lora_adapter_factors, *sizes, scale, None, None,
+                           code, self._handle, index)
+        rows, columns, own = (size.value for size in sizes)
+        up, up_memory = _arrays.empty(code, (rows, own))
+        down, down_memory = _arrays.empty(code, (own, columns))
+        self._context.call(lib.lora_adapter_factors, None, None, None, None,
+                           up_memory.address, down_memory.address, code,
+                           self._handle, index)
+        return up, down, scale.value
+
+    def _lowered(self, name: str, rank: int) -> "Adapter":
+        """An adapter of one module only, with a lower rank, in f32."""
+        from ._builder import Builder
+        wanted = self._module_at(self._find(name)).name.decode()
+        builder = Builder(self)
+        for row in self.tensors:
+            if row["module"] != wanted:
+                builder.remove(row["name"])
+        return builder.finish().resize(rank=rank, dtype="F32")
+
+    def resize(self, *, rank: Optional[int] = None,
+               energy: Optional[float] = None, ratio: Optional[float] = None,
+               threshold: Optional[float] = None,
+               cumulative: Optional[float] = None,
+               conv_rank: Optional[int] = None,
+               max_rank: Optional[int] = None, min_rank: Optional[int] = None,
+               module_rank: Optional[Mapping[str, int]] = None,
+               pad: bool = False, dtype: Any = None, skip_bad: bool = False
+               ) -> "Adapter":
+        """Lower ranks, losing as little as possible; .report of the result
+        says what it cost. One rule:
+
+        rank        at most so many directions a layer
+        energy      the least rank that keeps this share of the sum of squares
+        ratio       drop values below the largest divided by it
+        threshold   drop values up to it
+        cumulative  the least rank that keeps this share of the sum
+
+        and, beside it or alone:
+
+        conv_rank   the rank of k x k convolutions
+        max_rank, min_rank  bounds, whatever the rule
+        module_rank ranks of the modules whose name matches a pattern ("*" any
+                    characters, "?" one); the last that matches holds
+        pad         fill up with zeros to just `rank`
+        dtype       of the factors; None keeps them
+        skip_bad    leave unusable modules out
+        """
+        alone = bool(conv_rank or max_rank or module_rank)
+        rule = _rule({"rank": rank, "energy": energy, "ratio": ratio,
+                      "threshold": threshold, "cumulative": cumulative}, alone)
+        overrides = [_ffi.lora_rank_override(text(pattern), _fixed(k))
+                     for pattern, k in (module_rank or {}).items()]
+        settings = options(
+            _ffi.lora_adapter_resize_options,
+            overrides=(_ffi.lora_rank_override * len(overrides))(*overrides),
+            override_count=len(overrides), max_rank=max_rank or 0,
+            min_rank=min_rank or 0, pad=pad, skip_bad=skip_bad,
+            dtype=_arrays.dtype_code(dtype))
+        if conv_rank is not None:
+            settings.conv_rule = ctypes.pointer(_fixed(conv_rank))
+        handle = self._handle
+        out = ctypes.POINTER(_ffi.lora_adapter)()
+        report = ctypes.POINTER(_ffi.lora_report)()
+        self._context.work(lib.lora_adapter_resize, out, report, handle, rule,
+                           settings)
+        return self._made(handle, out, Report(report, self._context, handle))
+
+    def convert(self, *, dialect: Optional[str] = None, dtype: Any = None,
+                family: Optional[str] = None, bake_alpha: bool = False,
+                skip_bad: bool = False) -> "Adapter":
+        """Other names or number types, the same weight change.
+
+        dialect     such as "kohya" or "diffusers"
+        dtype       of the factors
+        family      the base to take names from, instead of the guess
+        bake_alpha  scale into the factors, alpha = rank
+        skip_bad    leave unusable modules out
+        """
+        handle = self._handle
+        out = ctypes.POINTER(_ffi.lora_adapter)()
+        self._context.work(
+            lib.lora_adapter_convert, out, handle,
+            options(_ffi.lora_adapter_convert_options,
+                    dialect=None if dialect is None else text(dialect),
+                    family=None if family is None else text(family),
+                    dtype=_arrays.dtype_code(dtype), bake_alpha=bake_alpha,
+                    skip_bad=skip_bad))
+        return self._made(handle, out)
+
+    def check(self, *, family: Optional[str] = None) -> Report:
+        """Everything that would make it do nothing, or harm, values included.
+        family: report what this base lacks."""
+        handle = self._handle
+        out = ctypes.POINTER(_ffi.lora_report)()
+        self._context.work(
+            lib.lora_adapter_check, out, handle,
+            options(_ffi.lora_adapter_check_options,
+                    family=None if family is None else text(family)))
+        return Report(out, self._context, handle)
+
+    def with_metadata(self, entries: Mapping[str, Optional[str]]) -> "Adapter":
+        """The same with metadata entries set, or removed where None."""
+        from ._builder import Builder
+        builder = Builder(self)
+        for key, value in entries.items():
+            builder.set_metadata(key, value)
+        return builder.finish()
+
+    # Saving -------------------------------------------------------------
+
+    def _converted(self, dialect: Optional[str], dtype: Any) -> "Adapter":
+        if dialect is None and dtype is None:
+            return self
+        return self.convert(dialect=dialect, dtype=dtype)
+
+    def save(self, target: Any, *, dialect: Optional[str] = None,
+             dtype: Any = None, overwrite: bool = False) -> None:
+        """Save as a safetensors file: to a path, where the new file is there
+        whole or not at all, or to a file object."""
+        adapter = self._converted(dialect, dtype)
+        if _core.is_path(target):
+            self._context.work(
+                lib.lora_adapter_save, adapter._handle,
+                _core.path_text(target),
+                options(_ffi.lora_adapter_save_options, overwrite=overwrite))
+            return
+        with _streams.Writer(target, self._context) as writer:
+            self._context.work(lib.lora_adapter_save_writer, adapter._handle,
+                               writer)
+
+    def to_bytes(self, *, dialect: Optional[str] = None, dtype: Any = None
+                 ) -> bytearray:
+        """What save() would write."""
+        handle = self._converted(dialect, dtype)._handle
+        size = ctypes.c_size_t()
+        self._context.call(lib.lora_adapter_save_memory, None, 0, size, handle)
+        data = bytearray(size.value)
+        place = (ctypes.c_char * len(data)).from_buffer(data)
+        self._context.work(lib.lora_adapter_save_memory,
+                           ctypes.addressof(place), len(data), size, handle)
+        return data
+
+    def save_delta(self, path: Union[str, "os.PathLike[str]"],
+                   strength: float = 1.0, *, dtype: Any = None, canonical: bool = False,
+                   overwrite: bool = False, skip_bad: bool = False) -> None:
+        """Save the dense weight change of every module, as `lora delta`."""
+        self._context.work(
+            lib.lora_adapter_save_delta, self._handle, _core.path_text(path),
+            strength, options(_ffi.lora_adapter_delta_options,
+                              dtype=_arrays.dtype_code(dtype),
+                              canonical=canonical, overwrite=overwrite,
+                              skip_bad=skip_bad))
+
+    # Showing ------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        if self._open is None:
+            return "<liblora.Adapter: closed>"
+        row = options(_ffi.lora_adapter_info)
+        self._context.call(lib.lora_adapter_get_info, row, self._handle)
+        return (f"<liblora.Adapter {row.path.decode('utf-8', 'replace')!r}: "
+                f"{row.module_count} modules, {row.tensor_count} tensors, "
+                f"base {row.family.decode() or 'unknown'}>")
+
+    def _repr_html_(self) -> str:
+        info = self.info()
+        kinds = ", ".join(f"{kind} ({n})" for kind, n in info["kinds"].items())
+        return table([
+            ("file", info["file"]), ("base model", info["base"]["family"]),
+            ("modules", kinds), ("names", ", ".join(info["dialects"])),
+            ("dtypes", ", ".join(info["dtype"])),
+            ("parameters", f"{info['parameters']:,}"),
+            ("problems", len(info["problems"]))])
+
+
+# Opening --------------------------------------------------------------------
+
+def _read_config(config: Any) -> Optional[bytes]:
+    """The text of an adapter_config.json, given as a path or as its object."""
+    if config is None:
+        return None
+    if isinstance(config, Mapping):
+        return json.dumps(config).encode()
+    with builtins.open(config, "rb") as file:
+        return file.read()
+
+
+def _in_folder(source: Any, config: Any) -> tuple[Any, Any]:
+    """The files of a folder that PEFT wrote."""
+    model = os.path.join(source, _PEFT_MODEL)
+    if not os.path.isfile(model):
+        return source, config
+    beside = os.path.join(source, _PEFT_CONFIG)
+    if config is None and os.path.isfile(beside):
+        config = beside
+    return model, config
+
+
+def _settle(context: Optional[Context], progress: Union[bool, Progress, None]
+            ) -> Context:
+    if not progress:
+        return context or _core.default_context()
+    if context is not None:
+        raise _errors.make(_ffi.LORA_ERROR_ARGUMENT,
+                           "progress belongs to the context: give one of them")
+    return Context(progress=progress)
+
+
+def open(source: Any, *, context: Optional[Context] = None,
+         config: Any = None, map: bool = False,
+         progress: Union[bool, Progress, None] = None) -> Adapter:
+    """Open an adapter: a file, a folder that PEFT wrote, bytes (or whatever
+    has the buffer protocol), or a file object.
+
+    context   what the library may use; see Context
+    config    PEFT's adapter_config.json, if it lies elsewhere: a path, or the
+              object that is in it
+    map       map the file instead of reading it, so that tensor(copy=False)
+              works; another program must not truncate it meanwhile
+    progress  for a context of its own
+    """
+    context = _settle(context, progress)
+    if _core.is_path(source) and os.path.isdir(source):
+        source, config = _in_folder(source, config)
+    settings = options(_ffi.lora_adapter_open_options,
+                       flags=_ffi.LORA_OPEN_MAP if map else 0)
+    configured = _read_config(config)
+    if configured is not None:
+        settings.config, settings.config_bytes = configured, len(configured)
+    out = ctypes.POINTER(_ffi.lora_adapter)()
+    keep = None
+    if _core.is_path(source):
+        context.call(lib.lora_adapter_open, out, context.handle,
+                     _core.path_text(source), settings)
+    elif _streams.can_seek(source):
+        context.call(lib.lora_adapter_open_reader, out, context.handle,
+                     _streams.reader(source, context), settings)
+    else:
+        if hasattr(source, "read") and not _arrays.is_buffer(source):
+            source = source.read()
+        keep = _arrays.from_buffer(source)
+        context.call(lib.lora_adapter_open_memory, out, context.handle,
+                     keep.address, keep.bytes, settings)
+    return Adapter(out, context, keep)
