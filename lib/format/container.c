@@ -1,6 +1,7 @@
 /* Containers: making, opening, sharing, and reading what is in them. */
 #include "format/container.h"
 
+#include "format/torch.h"
 #include "platform/atomic.h"
 
 #include <string.h>
@@ -60,6 +61,12 @@ static lora_status container_load(lora__container *container, lora_error *error)
      * whatever the length looks like. Nothing below can have both. */
     if (bytes < 9 || head[8] != '{' || head[4] != 0 || head[5] != 0 ||
         head[6] != 0 || head[7] != 0) {
+        if (lora__torch_is_zip(head, bytes)) {
+            return lora__torch_read_zip(container, error);
+        }
+        if (lora__torch_is_legacy(head, bytes)) {
+            return lora__torch_read_legacy(container, error);
+        }
         what = lora__sniff(head, bytes);
         if (what != NULL) {
             return lora__fail(error, LORA_ERROR_FORMAT, 0, path, "%s", what);
@@ -162,6 +169,9 @@ LORA_PRIVATE lora_status lora__container_read(const lora__container *container,
     if (bytes == 0) {
         return LORA_OK;
     }
+    if (container->verify != NULL) {
+        TRY(container->verify(entry, error));
+    }
     if (entry->derive != NULL) {
         return entry->derive(entry, offset, buffer, bytes, error);
     }
@@ -182,6 +192,10 @@ LORA_PRIVATE const void *lora__container_view(const lora__container *container,
     const lora_reader *reader = &container->reader;
     const void *data = entry->data;
 
+    if (container->verify != NULL &&
+        container->verify(entry, NULL) != LORA_OK) {
+        return NULL; /* reading it tells what is wrong */
+    }
     if (data == NULL && entry->derive == NULL && reader->map != NULL &&
         reader->map(reader->user, entry->offset, entry->bytes, &data) !=
             LORA_OK) {

@@ -26,6 +26,10 @@ typedef lora_status (*lora__derive_fn)(const lora__entry *entry,
                                        size_t bytes,
                                        lora_error *error);
 
+/* Compare a checksum over the bytes of an entry, if that was not done yet. */
+typedef lora_status (*lora__verify_fn)(const lora__entry *entry,
+                                       lora_error *error);
+
 struct lora__entry {
     const char *name; /* UTF-8, no NUL inside */
     size_t name_bytes;
@@ -42,6 +46,7 @@ struct lora__entry {
                              * owned_bytes, LORA__ALIGN_NUMERIC), freed with us */
     lora__derive_fn derive; /* or NULL: the parent's bytes are ours */
     double factor;          /* for derive */
+    void *source;           /* for verify and derive: the format's own */
 };
 
 typedef struct lora__metadata {
@@ -53,12 +58,13 @@ struct lora__container {
     uint32_t references;   /* atomic */
     lora_context *context; /* holds a reference */
     lora__arena arena;
-    const char *format; /* "safetensors", "memory" */
+    const char *format; /* "safetensors", "torch zip", "memory" ... */
     const char *path;   /* "" if none */
     lora_reader reader; /* read_at NULL if none */
     uint64_t file_bytes;
-    uint64_t data_offset; /* where tensor data begin */
-    lora__entry *entries; /* in file order */
+    uint64_t data_offset;   /* where tensor data begin */
+    lora__verify_fn verify; /* or NULL; before bytes are read or lent */
+    lora__entry *entries;   /* in file order */
     size_t entry_count;
     lora__metadata *metadata; /* sorted by key, bytewise */
     size_t metadata_count;

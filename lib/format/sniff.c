@@ -8,7 +8,12 @@
 #include <string.h>
 
 #define SNIFF_UNPACK ": unpack it and open the model inside"
-#define SNIFF_TORCH ": convert it to safetensors with the program that made it"
+#define SNIFF_PICKLE                                                           \
+    "a bare Python pickle, not a checkpoint: save its tensors with "           \
+    "torch.save, or as safetensors"
+#define SNIFF_TORCH_TAR                                                        \
+    "a PyTorch checkpoint of the oldest form, from before 0.1.10: load it "    \
+    "with torch and save it again"
 
 typedef struct sniff_magic {
     size_t offset;
@@ -19,14 +24,11 @@ typedef struct sniff_magic {
 
 /* First match wins. */
 static const sniff_magic sniff_magics[] = {
-    {0, 4, "PK\x03\x04", "a zip archive" SNIFF_UNPACK},
     {0, 4, "PK\x05\x06", "an empty zip archive"},
-    {0, 14, "\x80\x02\x8A\x0A\x6C\xFC\x9C\x46\xF9\x20\x6A\xA8\x50\x19",
-     "a PyTorch checkpoint of the old form" SNIFF_TORCH},
-    {0, 2, "\x80\x02", "a Python pickle" SNIFF_TORCH},
-    {0, 2, "\x80\x03", "a Python pickle" SNIFF_TORCH},
-    {0, 2, "\x80\x04", "a Python pickle" SNIFF_TORCH},
-    {0, 2, "\x80\x05", "a Python pickle" SNIFF_TORCH},
+    {0, 2, "\x80\x02", SNIFF_PICKLE},
+    {0, 2, "\x80\x03", SNIFF_PICKLE},
+    {0, 2, "\x80\x04", SNIFF_PICKLE},
+    {0, 2, "\x80\x05", SNIFF_PICKLE},
     {257, 5, "ustar", "a tar archive" SNIFF_UNPACK},
     {0, 4, "GGUF", "a GGUF file: convert it to safetensors first"},
     {0, 8, "\x89HDF\r\n\x1A\n", "an HDF5 file: convert it to safetensors"},
@@ -52,6 +54,20 @@ static const sniff_magic sniff_magics[] = {
     {0, 22, "version https://git-lf",
      "a Git LFS pointer, not the file: run git lfs pull"},
 };
+
+/* 1 if the first member of a tar archive is one of those torch wrote. */
+static int sniff_is_torch_tar(const char *text)
+{
+    static const char *const members[] = {"sys_info", "pickle", "tensors",
+                                          "storages"};
+
+    for (size_t i = 0; i < LORA__COUNT(members); i++) {
+        if (strcmp(text, members[i]) == 0) {
+            return 1;
+        }
+    }
+    return 0;
+}
 
 /* 1 if the bytes, which may be cut anywhere, are text: UTF-8 with no controls
  * but white space. */
@@ -118,13 +134,9 @@ LORA_PRIVATE const char *lora__sniff(const unsigned char *head, size_t bytes)
         const sniff_magic *m = &sniff_magics[i];
         if (bytes >= m->offset + m->bytes &&
             memcmp(text + m->offset, m->magic, m->bytes) == 0) {
-            /* torch writes this record first. */
-            for (size_t at = 30; i == 0 && at + 9 <= bytes; at++) {
-                if (memcmp(text + at, "/data.pkl", 9) == 0) {
-                    return "a PyTorch checkpoint" SNIFF_TORCH;
-                }
-            }
-            return m->what;
+            return m->offset == 257 && sniff_is_torch_tar(text)
+                       ? SNIFF_TORCH_TAR
+                       : m->what;
         }
     }
     return bytes >= 8 && sniff_is_text(text, bytes) ? sniff_text(text, bytes)

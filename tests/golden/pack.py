@@ -55,6 +55,7 @@ def packs(shared):
     plain = {
         "kinds": (kinds, select(kind_cases, KINDS, OPERATIONS)),
         "names": (kinds, select(kind_cases, NAMES, OPERATIONS)),
+        "load": (kinds, select(kind_cases, ("load_",), ("load",))),
         "ops": (ops, rank_cases(op_cases)),
         "hashes": (ops, [c for c in op_cases
                          if c["operation"] == "hashes_and_metadata"
@@ -64,8 +65,7 @@ def packs(shared):
     for name, (folder, cases) in plain.items():
         files = set().union(*map(files_of, cases))
         result[name] = (folder, cases, files)
-    bad = [case for case in load(ops / "bad", "bad.json")
-           if case["file"].startswith(("st_", "ad_"))]
+    bad = load(ops / "bad", "bad.json")
     result["bad"] = (ops / "bad", bad, {case["file"] for case in bad})
     return result
 

@@ -1,0 +1,172 @@
+"""Checkpoints of torch: what `convert` without options makes of them has the
+names, types, shapes and bytes that torch.load found.
+
+The golden files are loaded as they are, and packed again with compression; the
+real one of ../shared/data (skipped where absent) is compared with the facts
+measured when it was fetched.
+"""
+
+import hashlib
+import pathlib
+import sys
+import zipfile
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+import support  # noqa: E402
+import test_real  # noqa: E402
+from support import UNREADABLE, equal, require  # noqa: E402
+
+REAL = "catundchat--stable-diffusion-v1.5-lora/pytorch_lora_weights.bin"
+
+# What `info` calls the container, by the first bytes of the file.
+CONTAINERS = {b"PK": "torch zip", b"\x80\x02": "torch legacy"}
+
+
+def loaded(suite, path, *args):
+    """(tensors of a plain copy, in its order; metadata)"""
+    out = suite.path("out.safetensors")
+    suite.run("convert", path, "-o", out, "--force", *args)
+    support.require_writer_rules(out)
+    return support.read_file(out)
+
+
+def check_load(suite, folder, case):
+    path = folder / case["adapter"]
+    tensors, metadata = loaded(suite, path)
+    expected, _ = support.read_file(folder / case["expect"])
+    test_real.same_tensors(tensors, expected)
+    info = suite.json("info", path)
+    head = path.read_bytes()[:2]
+    equal(info["container"], CONTAINERS.get(head, "safetensors"), "container")
+    equal(info["bytes"], path.stat().st_size, "bytes")
+    if head in CONTAINERS:
+        equal(metadata, {}, "metadata")
+    equal({row["name"]: (row["dtype"], row["shape"])
+           for row in suite.json("keys", path)["tensors"]},
+          {name: (t.dtype, list(t.shape)) for name, t in expected.items()},
+          "keys")
+
+
+def check_offsets(suite, path, expected):
+    """Where tensors lie in the file as they are, `keys` says where."""
+    whole = path.read_bytes()
+    for row in suite.json("keys", path)["tensors"]:
+        tensor = expected[row["name"]]
+        begin = row["offset"]
+        equal(whole[begin:begin + len(tensor.data)], tensor.data,
+              f"bytes at the offset of {row['name']}")
+
+
+def pack_again(path, out, method):
+    """The same archive by another program, with entries for folders."""
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(out, "w",
+                                                       method) as new:
+        names = old.namelist()
+        top = names[0].split("/")[0]
+        new.writestr(zipfile.ZipInfo(f"{top}/"), b"")
+        for name in names:
+            new.writestr(name, old.read(name))
+
+
+def check_packed(suite, folder, case, method):
+    path = folder / case["adapter"]
+    if path.read_bytes()[:2] != b"PK":
+        support.skip("no zip archive")
+    again = suite.path("again.pt")
+    pack_again(path, again, method)
+    zlib = suite.json("version")["features"]["zlib"]
+    if method == zipfile.ZIP_DEFLATED and not zlib:
+        run = suite.run("info", again, code=UNREADABLE)
+        require("no zlib" in run.err, f"zlib is not named: {run}")
+        return
+    tensors, _ = loaded(suite, again)
+    expected, _ = support.read_file(folder / case["expect"])
+    test_real.same_tensors(tensors, expected)
+    suite.run("keys", again)
+
+
+def check_real(suite):
+    path, _, facts = test_real.real(REAL)
+    tensors, metadata = loaded(suite, path)
+    equal(metadata, {}, "metadata")
+    equal(set(tensors), set(facts["per_tensor"]), "names")
+    for name, fact in facts["per_tensor"].items():
+        tensor = tensors[name]
+        equal((tensor.dtype, list(tensor.shape)),
+              (fact["dtype"], fact["shape"]), name)
+        digest = hashlib.sha256(tensor.data).hexdigest()
+        equal(digest[:len(fact["sha256"])], fact["sha256"], f"sha256 of {name}")
+    check_offsets(suite, path, tensors)
+
+
+def check_verbs(suite):
+    """The verbs on the real file give what they give on its copy."""
+    path, _, _ = test_real.real(REAL)
+    copy = suite.path("copy.safetensors")
+    suite.run("convert", path, "-o", copy)
+    for args in (("delta",), ("resize", "--rank", "2"),
+                 ("convert", "--dialect", "kohya"),
+                 ("convert", "--dtype", "bf16")):
+        results = []
+        for source in (path, copy):
+            out = suite.path("result.safetensors")
+            suite.run(args[0], source, "-o", out, "--force", *args[1:])
+            results.append(support.read_file(out)[0])
+        test_real.same_tensors(*results)
+    modules = [{m["name"]: m for m in
+                suite.json("info", file, "--modules")["modules"]}
+               for file in (path, copy)]
+    require(modules[0] == modules[1], "modules")
+
+
+def check_damage(suite):
+    """A storage too large to be checked at once: `info` and `keys` read only
+    names, whatever reads the values finds the damage."""
+    path, _, _ = test_real.real(REAL)
+    whole = bytearray(path.read_bytes())
+    middle = suite.json("keys", path)["tensors"][100]["offset"]
+    whole[middle + 3] ^= 0x40
+    bad = suite.path("bad.bin")
+    bad.write_bytes(whole)
+    suite.run("info", bad)
+    for args in (("check", bad), ("convert", bad, "-o", suite.path("x")),
+                 ("resize", bad, "-o", suite.path("x"), "--rank", "1"),
+                 ("delta", bad, "-o", suite.path("x"))):
+        run = suite.run(*args, code=UNREADABLE)
+        require("checksum" in run.err and "/data/" in run.err, f"place: {run}")
+        require(not suite.path("x").exists(), "an output was left")
+
+
+def main():
+    suite = support.Suite(__doc__.splitlines()[0])
+    folder, cases = suite.unpack("load")
+    for case in cases:
+        with suite.case(case["id"]):
+            check_load(suite, folder, case)
+        for what, method in (("stored", zipfile.ZIP_STORED),
+                             ("deflated", zipfile.ZIP_DEFLATED)):
+            if case["adapter"].endswith(".safetensors"):
+                continue
+            with suite.case(f"{case['id']}, {what} again"):
+                check_packed(suite, folder, case, method)
+        if case["id"].endswith(("_ordered_metadata", "_list", "_list_legacy")):
+            with suite.case(f"{case['id']}, offsets"):
+                expected, _ = support.read_file(folder / case["expect"])
+                check_offsets(suite, folder / case["adapter"], expected)
+    with suite.case("real: tensors"):
+        check_real(suite)
+    for check in (test_real.check_info, test_real.check_spectra,
+                  test_real.check_dense):
+        with suite.case(f"real: {check.__name__[6:]}"):
+            check(suite, REAL)
+    with suite.case("real: verbs"):
+        check_verbs(suite)
+    with suite.case("real: damage"):
+        check_damage(suite)
+    return suite.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
