@@ -10,7 +10,9 @@
 
 #define INPUT_TEXT_MOST ((size_t)16 << 20)
 
-static const char input_peft_model[] = "adapter_model.safetensors";
+/* The first that is there is taken, as PEFT does. */
+static const char *const input_peft_models[] = {"adapter_model.safetensors",
+                                                "adapter_model.bin", NULL};
 static const char input_peft_config[] = "adapter_config.json";
 
 static lora_status input_fail(lora_error *error,
@@ -65,11 +67,17 @@ static char *input_beside(const char *folder, const char *name)
     return path;
 }
 
-/* 1 if the last part of the path is the name. */
-static int input_is_called(const char *path, const char *name)
+/* 1 if the last part of the path is a name that PEFT gives to its models. */
+static int input_is_model(const char *path)
 {
     const char *slash = strrchr(path, '/');
-    return strcmp(slash != NULL ? slash + 1 : path, name) == 0;
+    const char *name = slash != NULL ? slash + 1 : path;
+    for (size_t i = 0; input_peft_models[i] != NULL; i++) {
+        if (strcmp(name, input_peft_models[i]) == 0) {
+            return 1;
+        }
+    }
+    return 0;
 }
 
 lora_status input_open(app_state *app,
@@ -84,9 +92,11 @@ lora_status input_open(app_state *app,
     char *config = NULL;
     lora_adapter_open_options_init(&options, sizeof options);
     if (system_path_kind(path) == SYSTEM_FOLDER) {
-        model = input_beside(path, input_peft_model);
+        for (size_t i = 0; model == NULL && input_peft_models[i] != NULL; i++) {
+            model = input_beside(path, input_peft_models[i]);
+        }
         config = model != NULL ? input_beside(path, input_peft_config) : NULL;
-    } else if (input_is_called(path, input_peft_model)) {
+    } else if (input_is_model(path)) {
         char *folder = system_folder_of(path);
         config =
             folder != NULL ? input_beside(folder, input_peft_config) : NULL;

@@ -4,9 +4,9 @@
 
 #include "app.h"
 
-/* Open `path`. In a folder with adapter_model.safetensors that file is meant,
- * and adapter_config.json beside it, unless --config names another. Fails as
- * lora_adapter_open() does. */
+/* Open `path`. In a folder with adapter_model.safetensors, or else
+ * adapter_model.bin, that file is meant, and adapter_config.json beside it,
+ * unless --config names another. Fails as lora_adapter_open() does. */
 lora_status input_open(app_state *app,
                        lora_adapter **out,
                        const char *path,

@@ -121,6 +121,18 @@ def check_verbs(suite):
     require(modules[0] == modules[1], "modules")
 
 
+def check_folder(suite, folder, case):
+    """A folder of PEFT's older kind: the model in a checkpoint."""
+    peft = suite.path("peft")
+    peft.mkdir()
+    (peft / "adapter_model.bin").write_bytes(
+        (folder / case["adapter"]).read_bytes())
+    (peft / "adapter_config.json").write_text("{}")
+    tensors, _ = loaded(suite, peft)
+    test_real.same_tensors(tensors, support.read_file(
+        folder / case["expect"])[0])
+
+
 def check_damage(suite):
     """A storage too large to be checked at once: `info` and `keys` read only
     names, whatever reads the values finds the damage."""
@@ -155,6 +167,10 @@ def main():
             with suite.case(f"{case['id']}, offsets"):
                 expected, _ = support.read_file(folder / case["expect"])
                 check_offsets(suite, folder / case["adapter"], expected)
+    with suite.case("a folder of PEFT's"):
+        check_folder(suite, folder, next(
+            case for case in cases if not case["adapter"].endswith(
+                ".safetensors")))
     with suite.case("real: tensors"):
         check_real(suite)
     for check in (test_real.check_info, test_real.check_spectra,

@@ -29,7 +29,7 @@ _ANY_RANK = 65536
 _PARTS = {"weight": _ffi.LORA_PART_WEIGHT, "bias": _ffi.LORA_PART_BIAS}
 _NO_MODULE = 2**64 - 1
 
-_PEFT_MODEL = "adapter_model.safetensors"
+_PEFT_MODELS = ("adapter_model.safetensors", "adapter_model.bin")
 _PEFT_CONFIG = "adapter_config.json"
 
 
@@ -427,13 +427,15 @@ def _read_config(config: Any) -> Optional[bytes]:
 
 def _in_folder(source: Any, config: Any) -> tuple[Any, Any]:
     """The files of a folder that PEFT wrote."""
-    model = os.path.join(source, _PEFT_MODEL)
-    if not os.path.isfile(model):
+    models = [path for path in (os.path.join(source, name)
+                                for name in _PEFT_MODELS)
+              if os.path.isfile(path)]
+    if not models:
         return source, config
     beside = os.path.join(source, _PEFT_CONFIG)
     if config is None and os.path.isfile(beside):
         config = beside
-    return model, config
+    return models[0], config
 
 
 def _settle(context: Optional[Context], progress: Union[bool, Progress, None]
