@@ -48,38 +48,6 @@ static lora_status save_produce(void *user,
                           state->total, error);
 }
 
-/* The tensors of an adapter as the writer wants them. */
-static lora_status save_list(lora__out_tensor **out,
-                             const lora_adapter *adapter,
-                             lora_error *error)
-{
-    const lora__container *container = adapter->container;
-    lora__out_tensor *list;
-    void *memory;
-
-    TRY(lora__alloc_zeroed(&memory, adapter->context,
-                           container->entry_count + 1, sizeof *list, error));
-    list = memory;
-    for (size_t i = 0; i < container->entry_count; i++) {
-        const lora__entry *entry = &container->entries[i];
-        list[i].name = entry->name;
-        list[i].dtype = entry->dtype;
-        list[i].ndim = entry->ndim;
-        memcpy(list[i].shape, entry->shape, sizeof list[i].shape);
-        list[i].bytes = entry->bytes;
-        list[i].id = i;
-    }
-    *out = list;
-    return LORA_OK;
-}
-
-static void save_free_list(lora__out_tensor *list, const lora_adapter *adapter)
-{
-    lora__free(adapter->context, list,
-               (adapter->container->entry_count + 1) * sizeof *list,
-               LORA__ALIGN);
-}
-
 /* The writer is finished or aborted in every case. */
 static lora_status save_to_writer(const lora_adapter *adapter,
                                   const lora_writer *writer,
@@ -87,9 +55,12 @@ static lora_status save_to_writer(const lora_adapter *adapter,
 {
     const lora__container *container = adapter->container;
     save_state state = {adapter, NULL, 0, container->entry_count};
-    lora__out_tensor *list = NULL;
-    lora_status status = save_list(&list, adapter, error);
+    lora__out_tensor *list;
+    lora__arena arena;
+    lora_status status;
 
+    lora__arena_init(&arena, adapter->context);
+    status = lora__safetensors_list(&list, &arena, container, error);
     if (status == LORA_OK) {
         state.chunk =
             lora__alloc(adapter->context, SAVE_CHUNK_BYTES, LORA__ALIGN);
@@ -106,9 +77,7 @@ static lora_status save_to_writer(const lora_adapter *adapter,
             &state, error);
     }
     lora__free(adapter->context, state.chunk, SAVE_CHUNK_BYTES, LORA__ALIGN);
-    if (list != NULL) {
-        save_free_list(list, adapter);
-    }
+    lora__arena_destroy(&arena);
     return status;
 }
 
@@ -178,18 +147,22 @@ LORA_API lora_status lora_adapter_save_memory(void *buffer,
     lora_writer writer = {sizeof writer, &memory, save_memory_write,
                           save_memory_finish, NULL};
     lora__out_tensor *list;
+    lora__arena arena;
     uint64_t needed = 0;
     lora_status status;
 
     lora__error_begin(error);
     CHECK_ARG(out_bytes != NULL, error);
     CHECK_ARG(adapter != NULL, error);
-    TRY(save_list(&list, adapter, error));
-    status = lora__safetensors_measure(
-        &needed, adapter->context, list, adapter->container->entry_count,
-        adapter->container->metadata, adapter->container->metadata_count,
-        error);
-    save_free_list(list, adapter);
+    lora__arena_init(&arena, adapter->context);
+    status = lora__safetensors_list(&list, &arena, adapter->container, error);
+    if (status == LORA_OK) {
+        status = lora__safetensors_measure(
+            &needed, adapter->context, list, adapter->container->entry_count,
+            adapter->container->metadata, adapter->container->metadata_count,
+            error);
+    }
+    lora__arena_destroy(&arena);
     if (status != LORA_OK) {
         return status;
     }

@@ -15,6 +15,7 @@
  */
 #include "format/container.h"
 #include "format/json.h"
+#include "format/quote.h"
 #include "format/sort.h"
 
 #include <string.h>
@@ -53,8 +54,7 @@ static lora_status st_fail(const st_parser *p,
     return lora__fail(error, status, offset, p->container->path, "%s", what);
 }
 
-/* Refuse a tensor. The name goes into the one-line message, or is the subject
- * if there is no path; it came from the file and may be long or unprintable. */
+/* Refuse a tensor. */
 static lora_status st_fail_tensor(const st_parser *p,
                                   lora_status status,
                                   uint64_t offset,
@@ -62,26 +62,8 @@ static lora_status st_fail_tensor(const st_parser *p,
                                   const char *what,
                                   lora_error *error)
 {
-    char shown[121];
-    size_t bytes = strlen(name);
-    const char *path = p->container->path;
-
-    if (bytes >= sizeof shown) {
-        bytes = sizeof shown - 1;
-        while (bytes > 0 && ((unsigned char)name[bytes] & 0xC0u) == 0x80u) {
-            bytes--; /* not into the middle of a character */
-        }
-    }
-    for (size_t i = 0; i < bytes; i++) {
-        unsigned char c = (unsigned char)name[i];
-        shown[i] = c < 0x20 || c == 0x7F ? '?' : name[i];
-    }
-    shown[bytes] = '\0';
-    if (path[0] == '\0') {
-        return lora__fail(error, status, offset, shown, "%s", what);
-    }
-    return lora__fail(error, status, offset, path, "tensor \"%s\": %s", shown,
-                      what);
+    return lora__fail_named(error, status, offset, p->container->path, "tensor",
+                            name, strlen(name), what);
 }
 
 /* Room for one more item in a growing table. */
