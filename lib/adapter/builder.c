@@ -33,35 +33,6 @@ struct lora_builder {
     lora__map pair_index;
 };
 
-/* Room for one more element of an array. */
-static lora_status builder_grow(void **items,
-                                size_t *capacity,
-                                size_t count,
-                                size_t bytes,
-                                lora_context *context,
-                                lora_error *error)
-{
-    size_t wanted = *capacity == 0 ? 32 : *capacity * 2;
-    size_t total;
-    void *moved;
-
-    if (count < *capacity) {
-        return LORA_OK;
-    }
-    if (!lora__mul_size(wanted, bytes, &total)) {
-        return lora__fail_memory(error, UINT64_MAX);
-    }
-    moved = *items == NULL ? lora__alloc(context, total, LORA__ALIGN)
-                           : lora__realloc(context, *items, *capacity * bytes,
-                                           total, LORA__ALIGN);
-    if (moved == NULL) {
-        return lora__fail_memory(error, total);
-    }
-    *items = moved;
-    *capacity = wanted;
-    return LORA_OK;
-}
-
 static void builder_drop_item(lora_builder *b, builder_item *item)
 {
     if (!item->removed) {
@@ -111,8 +82,8 @@ static lora_status builder_add(builder_item **out,
         return lora__fail(error, LORA_ERROR_ARGUMENT, LORA_NO_OFFSET, name,
                           "not a name for a tensor");
     }
-    TRY(builder_grow(&items, &b->item_capacity, b->item_count, sizeof *b->items,
-                     b->context, error));
+    TRY(lora__grow(&items, &b->item_capacity, b->context, b->item_count + 1,
+                   sizeof *b->items, error));
     b->items = items;
     TRY(lora__arena_string(&copy, &b->arena, name, bytes, error));
     TRY(lora__map_add(&place, &b->item_index, copy, bytes, b->item_count,
@@ -243,8 +214,8 @@ static lora_status builder_set_pair(lora_builder *b,
     size_t place;
     void *pairs = b->pairs;
 
-    TRY(builder_grow(&pairs, &b->pair_capacity, b->pair_count, sizeof *b->pairs,
-                     b->context, error));
+    TRY(lora__grow(&pairs, &b->pair_capacity, b->context, b->pair_count + 1,
+                   sizeof *b->pairs, error));
     b->pairs = pairs;
     TRY(lora__arena_string(&key, &b->arena, key, bytes, error));
     if (value != NULL) {

@@ -46,26 +46,6 @@ static lora_status config_entry(lora__peft_config **out,
     return LORA_OK;
 }
 
-/* Room for one more value; outgrown arrays stay in the arena. */
-static lora_status
-config_grow(lora__peft_config *config, lora__arena *arena, lora_error *error)
-{
-    size_t capacity =
-        config->value_capacity == 0 ? 16 : config->value_capacity * 2;
-    void *memory;
-
-    if (config->value_count < config->value_capacity) {
-        return LORA_OK;
-    }
-    TRY(lora__arena_zeroed(&memory, arena, capacity, sizeof(double), error));
-    if (config->value_count != 0) {
-        memcpy(memory, config->values, config->value_count * sizeof(double));
-    }
-    config->values = memory;
-    config->value_capacity = capacity;
-    return LORA_OK;
-}
-
 /* An object of pattern: number; other values are passed over, and of a
  * pattern that is there twice the first one holds. */
 static lora_status config_patterns(lora__peft_config *config,
@@ -80,6 +60,7 @@ static lora_status config_patterns(lora__peft_config *config,
         size_t bytes;
         size_t place;
         size_t skip;
+        void *values = config->values;
 
         TRY(lora__json_next(&event, json, error));
         if (event.type != LORA__JSON_KEY) {
@@ -100,7 +81,9 @@ static lora_status config_patterns(lora__peft_config *config,
             config->unread = text;
             continue;
         }
-        TRY(config_grow(config, arena, error));
+        TRY(lora__arena_grow(&values, &config->value_capacity, arena,
+                             config->value_count + 1, sizeof(double), error));
+        config->values = values;
         TRY(lora__map_add(&place, skip ? &config->anchored : &config->patterns,
                           text + skip, bytes - skip, config->value_count,
                           error));

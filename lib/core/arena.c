@@ -97,6 +97,29 @@ LORA_PRIVATE lora_status lora__arena_zeroed(void **out,
     return LORA_OK;
 }
 
+LORA_PRIVATE lora_status lora__arena_grow(void **items,
+                                          size_t *capacity,
+                                          lora__arena *arena,
+                                          size_t count,
+                                          size_t item_bytes,
+                                          lora_error *error)
+{
+    size_t wanted;
+    void *grown;
+
+    if (count <= *capacity) {
+        return LORA_OK;
+    }
+    TRY(lora__grow_capacity(&wanted, *capacity, count, error));
+    TRY(lora__arena_zeroed(&grown, arena, wanted, item_bytes, error));
+    if (*capacity > 0) {
+        memcpy(grown, *items, *capacity * item_bytes);
+    }
+    *items = grown;
+    *capacity = wanted;
+    return LORA_OK;
+}
+
 LORA_PRIVATE lora_status lora__arena_string(const char **out,
                                             lora__arena *arena,
                                             const char *text,

@@ -26,6 +26,15 @@ LORA_PRIVATE lora_status lora__arena_zeroed(void **out,
                                             size_t bytes,
                                             lora_error *error);
 
+/* Make room in a growing table, as lora__grow does. The table that was outgrown
+ * stays in the arena: all of them together are below twice the last. */
+LORA_PRIVATE lora_status lora__arena_grow(void **items,
+                                          size_t *capacity,
+                                          lora__arena *arena,
+                                          size_t count,
+                                          size_t item_bytes,
+                                          lora_error *error);
+
 /* A NUL-terminated copy of `bytes` bytes; fills in the error. */
 LORA_PRIVATE lora_status lora__arena_string(const char **out,
                                             lora__arena *arena,

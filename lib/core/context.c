@@ -299,6 +299,49 @@ LORA_PRIVATE lora_status lora__alloc_zeroed(
     return LORA_OK;
 }
 
+LORA_PRIVATE lora_status lora__grow_capacity(size_t *out,
+                                             size_t capacity,
+                                             size_t count,
+                                             lora_error *error)
+{
+    *out = capacity == 0 ? 64 : capacity;
+    while (*out < count) {
+        if (!lora__mul_size(*out, 2, out)) {
+            return lora__fail_memory(error, UINT64_MAX);
+        }
+    }
+    return LORA_OK;
+}
+
+LORA_PRIVATE lora_status lora__grow(void **items,
+                                    size_t *capacity,
+                                    lora_context *c,
+                                    size_t count,
+                                    size_t item_bytes,
+                                    lora_error *error)
+{
+    size_t wanted;
+    size_t total;
+    void *grown;
+
+    if (count <= *capacity) {
+        return LORA_OK;
+    }
+    TRY(lora__grow_capacity(&wanted, *capacity, count, error));
+    if (!lora__mul_size(wanted, item_bytes, &total)) {
+        return lora__fail_memory(error, UINT64_MAX);
+    }
+    grown = *items == NULL ? lora__alloc(c, total, LORA__ALIGN)
+                           : lora__realloc(c, *items, *capacity * item_bytes,
+                                           total, LORA__ALIGN);
+    if (grown == NULL) {
+        return lora__fail_memory(error, total);
+    }
+    *items = grown;
+    *capacity = wanted;
+    return LORA_OK;
+}
+
 LORA_PRIVATE uint32_t lora__concurrency(const lora_context *c)
 {
     const lora_executor *e = &c->settings.executor;

@@ -41,6 +41,22 @@ lora__free(lora_context *c, void *block, size_t bytes, size_t align);
 LORA_PRIVATE lora_status lora__alloc_zeroed(
     void **out, lora_context *c, size_t count, size_t bytes, lora_error *error);
 
+/* What a table of that capacity grows to, for `count` items. */
+LORA_PRIVATE lora_status lora__grow_capacity(size_t *out,
+                                             size_t capacity,
+                                             size_t count,
+                                             lora_error *error);
+
+/* Make room in a growing table of items for `count` of them; new ones are
+ * not initialised. *items is NULL and *capacity 0 at first; on failure both are
+ * as before. */
+LORA_PRIVATE lora_status lora__grow(void **items,
+                                    size_t *capacity,
+                                    lora_context *c,
+                                    size_t count,
+                                    size_t item_bytes,
+                                    lora_error *error);
+
 /* How many tasks may run at once: workers are below this number. */
 LORA_PRIVATE uint32_t lora__concurrency(const lora_context *c);
 

@@ -90,28 +90,14 @@ static lora_status pickle_reserve(pickle_machine *m,
                                   size_t count,
                                   lora_error *error)
 {
-    size_t size = sizeof *stack->values;
-    size_t wanted = stack->capacity == 0 ? 64 : stack->capacity;
-    void *grown;
+    void *values = stack->values;
+    size_t old = stack->capacity;
 
-    if (count <= stack->capacity) {
-        return LORA_OK;
-    }
-    while (wanted < count && wanted <= SIZE_MAX / 4 / size) {
-        wanted *= 2;
-    }
-    grown =
-        stack->values == NULL
-            ? lora__alloc(m->context, wanted * size, LORA__ALIGN)
-            : lora__realloc(m->context, stack->values, stack->capacity * size,
-                            wanted * size, LORA__ALIGN);
-    if (grown == NULL || wanted < count) {
-        return lora__fail_memory(error, wanted * size);
-    }
-    stack->values = grown;
-    memset(stack->values + stack->capacity, 0,
-           (wanted - stack->capacity) * size);
-    stack->capacity = wanted;
+    TRY(lora__grow(&values, &stack->capacity, m->context, count,
+                   sizeof *stack->values, error));
+    stack->values = values;
+    memset(stack->values + old, 0,
+           (stack->capacity - old) * sizeof *stack->values);
     return LORA_OK;
 }
 

@@ -66,34 +66,6 @@ static lora_status st_fail_tensor(const st_parser *p,
                             name, strlen(name), what);
 }
 
-/* Room for one more item in a growing table. */
-static lora_status st_grow(lora_context *context,
-                           void **items,
-                           size_t *capacity,
-                           size_t count,
-                           size_t bytes,
-                           lora_error *error)
-{
-    size_t wanted = *capacity == 0 ? 64 : *capacity * 2;
-    void *grown;
-
-    if (count < *capacity) {
-        return LORA_OK;
-    }
-    if (*capacity > SIZE_MAX / 2 / bytes) {
-        return lora__fail_memory(error, UINT64_MAX);
-    }
-    grown = *capacity == 0 ? lora__alloc(context, wanted * bytes, LORA__ALIGN)
-                           : lora__realloc(context, *items, *capacity * bytes,
-                                           wanted * bytes, LORA__ALIGN);
-    if (grown == NULL) {
-        return lora__fail_memory(error, wanted * bytes);
-    }
-    *items = grown;
-    *capacity = wanted;
-    return LORA_OK;
-}
-
 /* Decode a key or string where it lies. Only an escape can give a NUL. */
 static lora_status st_decode(const char **out,
                              size_t *out_bytes,
@@ -282,8 +254,8 @@ static lora_status st_read_entry(st_parser *p,
         return st_fail(p, LORA_ERROR_LIMIT, key->offset,
                        "more tensors than the limit", error);
     }
-    TRY(st_grow(p->container->context, &entries, &p->entry_capacity,
-                p->entry_count, sizeof *entry, error));
+    TRY(lora__grow(&entries, &p->entry_capacity, p->container->context,
+                   p->entry_count + 1, sizeof *entry, error));
     p->entries = entries;
     entry = &p->entries[p->entry_count++];
     memset(entry, 0, sizeof *entry);
@@ -373,8 +345,8 @@ st_read_metadata(st_parser *p, const lora__json_event *key, lora_error *error)
         if (event.type == LORA__JSON_OBJECT_END) {
             return st_keep_metadata(p, error);
         }
-        TRY(st_grow(p->container->context, &items, &p->metadata_capacity,
-                    p->metadata_count, sizeof *item, error));
+        TRY(lora__grow(&items, &p->metadata_capacity, p->container->context,
+                       p->metadata_count + 1, sizeof *item, error));
         p->metadata = items;
         item = &p->metadata[p->metadata_count++];
         TRY(st_decode(&item->key, &bytes, p, &event, error));

@@ -270,31 +270,6 @@ tree_check_name(tree_walk *w, uint64_t offset, lora_error *error)
     return LORA_OK;
 }
 
-static lora_status tree_grow(tree_walk *w, lora_error *error)
-{
-    lora_context *context = w->torch->container->context;
-    size_t size = sizeof *w->entries;
-    size_t wanted = w->capacity == 0 ? 64 : w->capacity * 2;
-    void *grown;
-
-    if (w->count < w->capacity) {
-        return LORA_OK;
-    }
-    if (w->capacity > SIZE_MAX / 2 / size) {
-        return lora__fail_memory(error, UINT64_MAX);
-    }
-    grown = w->capacity == 0
-                ? lora__alloc(context, wanted * size, LORA__ALIGN)
-                : lora__realloc(context, w->entries, w->capacity * size,
-                                wanted * size, LORA__ALIGN);
-    if (grown == NULL) {
-        return lora__fail_memory(error, wanted * size);
-    }
-    w->entries = grown;
-    w->capacity = wanted;
-    return LORA_OK;
-}
-
 /* An entry of the name that the walk has come to. */
 static lora_status tree_add_tensor(tree_walk *w,
                                    const lora__pickle_value *function,
@@ -305,9 +280,12 @@ static lora_status tree_add_tensor(tree_walk *w,
     lora__container *container = w->torch->container;
     lora__entry *entry;
     size_t existing;
+    void *entries = w->entries;
 
     TRY(tree_check_name(w, offset, error));
-    TRY(tree_grow(w, error));
+    TRY(lora__grow(&entries, &w->capacity, container->context, w->count + 1,
+                   sizeof *entry, error));
+    w->entries = entries;
     entry = &w->entries[w->count];
     memset(entry, 0, sizeof *entry);
     TRY(tree_read_tensor(entry, w, function, arguments, offset, error));

@@ -74,6 +74,7 @@ static lora_status read_find_module(lora__reading *r,
                                     lora_error *error)
 {
     lora__read_module *module;
+    void *modules = r->modules;
 
     if (lora__map_find(out, &r->map, name, bytes)) {
         return LORA_OK;
@@ -82,7 +83,11 @@ static lora_status read_find_module(lora__reading *r,
         TRY(lora__arena_string(&name, r->arena, name, bytes, error));
     }
     TRY(lora__map_add(out, &r->map, name, bytes, r->module_count, error));
+    TRY(lora__grow(&modules, &r->module_capacity, r->context,
+                   r->module_count + 1, sizeof *module, error));
+    r->modules = modules;
     module = &r->modules[r->module_count++];
+    memset(module, 0, sizeof *module);
     module->name = name;
     module->bytes = bytes;
     return LORA_OK;
@@ -410,7 +415,6 @@ LORA_PRIVATE lora_status lora__names_read(lora__names *out,
     lora_context *context = arena->context;
     lora__reading r = {0};
     void *found = NULL;
-    void *modules = NULL;
     void *answers = NULL;
     lora_status status;
 
@@ -428,19 +432,14 @@ LORA_PRIVATE lora_status lora__names_read(lora__names *out,
                                    sizeof(lora__key_out), error));
     TRY_OR_DONE(lora__alloc_zeroed(&found, context, key_count,
                                    sizeof(lora__read_key), error));
-    TRY_OR_DONE(lora__alloc_zeroed(&modules, context, key_count,
-                                   sizeof(lora__read_module), error));
     r.found = found;
-    r.modules = modules;
     out->keys = answers;
     out->key_count = key_count;
     TRY_OR_DONE(read_run(&r, out, error));
 
 done:
-    if (modules != NULL) {
-        lora__free(context, modules, key_count * sizeof(lora__read_module),
-                   LORA__ALIGN);
-    }
+    lora__free(context, r.modules, r.module_capacity * sizeof *r.modules,
+               LORA__ALIGN);
     if (found != NULL) {
         lora__free(context, found, key_count * sizeof(lora__read_key),
                    LORA__ALIGN);

@@ -51,8 +51,9 @@ typedef struct lora__reading {
     const lora__key_in *keys;
     size_t key_count;
     lora__read_key *found;
-    lora__read_module *modules; /* room for one a key */
+    lora__read_module *modules;
     size_t module_count;
+    size_t module_capacity;
     lora__map map; /* from names to modules */
     lora__buffer text;
     const char *adapter; /* PEFT's adapter name */

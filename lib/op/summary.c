@@ -36,26 +36,6 @@ static int summary_compare(const void *a, const void *b)
                                 : strcmp(x->text, y->text);
 }
 
-/* Room for one more; the old table stays in the arena, where all is freed
- * together, so growing by half again costs no more than three tables. */
-static lora_status summary_grow(summary_tags *tags, lora_error *error)
-{
-    size_t capacity = tags->capacity == 0 ? 64 : tags->capacity * 2;
-    void *memory;
-
-    if (tags->count < tags->capacity) {
-        return LORA_OK;
-    }
-    TRY(lora__arena_zeroed(&memory, tags->arena, capacity, sizeof *tags->tags,
-                           error));
-    if (tags->count != 0) {
-        memcpy(memory, tags->tags, tags->count * sizeof *tags->tags);
-    }
-    tags->tags = memory;
-    tags->capacity = capacity;
-    return LORA_OK;
-}
-
 static lora_status summary_add_tag(summary_tags *tags,
                                    lora__json *json,
                                    const lora__json_event *key,
@@ -64,6 +44,7 @@ static lora_status summary_add_tag(summary_tags *tags,
     lora__json_event value;
     size_t bytes;
     size_t place;
+    void *table = tags->tags;
     char *text = lora__arena_alloc(tags->arena, key->bytes + 1);
 
     if (text == NULL) {
@@ -74,7 +55,9 @@ static lora_status summary_add_tag(summary_tags *tags,
     if (value.type != LORA__JSON_NUMBER) {
         return lora__json_skip(json, &value, error);
     }
-    TRY(summary_grow(tags, error));
+    TRY(lora__arena_grow(&table, &tags->capacity, tags->arena, tags->count + 1,
+                         sizeof *tags->tags, error));
+    tags->tags = table;
     TRY(lora__map_add(&place, &tags->index, text, bytes, tags->count, error));
     tags->tags[place].text = text;
     tags->tags[place].count +=
