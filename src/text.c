@@ -334,6 +334,12 @@ void text_tally_number(text_tally *tally, double value)
 {
     char label[TEXT_NUMBER];
     size_t before = tally->count;
+    for (size_t i = 0; i < before; i++) {
+        if (tally->entries[i].value == value) {
+            tally->entries[i].count++;
+            return;
+        }
+    }
     text_tally_label(tally, text_real(label, value));
     if (tally->count > before) {
         tally->entries[before].value = value;

@@ -108,6 +108,7 @@ typedef struct family_search {
     const char *name;
     const char *end;
     char separator;
+    const char *seen; /* the furthest letter that told a site, or the end */
     lora__place *place;
     lora__family_set found;
 } family_search;
@@ -128,13 +129,23 @@ static int family_may_begin(const char *at, const char *end, const char *rule)
     return *rule == '\0' || *rule == '{' || (at < end && *at == *rule);
 }
 
+/* The same for its last letter. */
+static int family_may_end(const char *at, const char *end, const char *rule)
+{
+    size_t bytes = strlen(rule);
+
+    return bytes == 0 || rule[bytes - 1] == '}' ||
+           (at < end && end[-1] == rule[bytes - 1]);
+}
+
 /* 1 and a cursor past the site's own name and the separator behind it. */
 static int family_take_site(lora__rule_cursor *c,
-                            const family_search *s,
+                            family_search *s,
                             const lora__site *site,
                             int original)
 {
     const char *rule = family_site_name(site, original);
+    int fits;
 
     if (rule == NULL || !family_may_begin(s->name, s->end, rule)) {
         return 0;
@@ -142,14 +153,15 @@ static int family_take_site(lora__rule_cursor *c,
     memset(c, 0, sizeof *c);
     c->at = s->name;
     c->end = s->end;
+    c->seen = s->seen;
     c->separator = s->separator;
     c->depth = site->depth;
-    if (!lora__rule_take(c, rule) ||
-        /* Numbers of the original name have the same bounds. */
-        (original && !lora__rule_holds(c, site->name))) {
-        return 0;
-    }
-    return *rule == '\0' || c->at == c->end || *c->at++ == c->separator;
+    fits = lora__rule_take(c, rule) &&
+           /* Numbers of the original name have the same bounds. */
+           (!original || lora__rule_holds(c, site->name));
+    s->seen = c->seen;
+    return fits &&
+           (*rule == '\0' || c->at == c->end || *c->at++ == c->separator);
 }
 
 static int family_same(const char *a, const char *b)
@@ -223,9 +235,10 @@ static void family_found(family_search *s,
     }
 }
 
-/* Try one spelling of a site; 1 if the name is one of it. */
+/* Try one spelling of a site: 2 if the name is one of it, 1 if it only begins
+ * as one, up to the first letter of a rule. */
 static int
-family_try_site(family_search *s, const lora__site *site, int original)
+family_try_spelling(family_search *s, const lora__site *site, int original)
 {
     lora__rule_cursor c;
     int hit = 0;
@@ -234,19 +247,26 @@ family_try_site(family_search *s, const lora__site *site, int original)
         !family_take_site(&c, s, site, original)) {
         return 0;
     }
+    if (s->seen < c.at) {
+        s->seen = c.at;
+    }
     for (size_t i = 0; i < site->rule_count; i++) {
         const lora__rule *rule = &site->rules[i];
         const char *name = family_rule_name(rule, original);
         lora__rule_cursor rest;
 
-        if (!family_may_begin(c.at, c.end, name) ||
+        if (!family_may_begin(c.at, c.end, name)) {
+            continue;
+        }
+        hit |= 1;
+        if (!family_may_end(c.at, c.end, name) ||
             (rule->families & site->families & s->scope->families) == 0) {
             continue;
         }
         rest = c;
         if (lora__rule_take(&rest, name) && rest.at == rest.end) {
             family_found(s, site, rule, original, &rest);
-            hit = 1;
+            hit |= 2;
         }
     }
     return hit;
@@ -263,34 +283,77 @@ static int family_in_scope(const lora__scope *scope, const lora__site *site)
            (scope->families & site->families) != 0;
 }
 
+/* Try both spellings of a site; 0 if the name does not begin as one of it. */
+static int family_try_site(family_search *s, const lora__site *site)
+{
+    int first = s->scope->original_first;
+    int one = family_try_spelling(s, site, first);
+    int other =
+        s->scope->only_diffusers ? 0 : family_try_spelling(s, site, !first);
+
+    s->place->both |= (one & other & 2) != 0;
+    return one | other;
+}
+
+/* Compare the name with all sites, and remember those that it begins as. */
+static void family_try_all(family_search *s, lora__site_memo *memo)
+{
+    memo->count = 0;
+    for (size_t g = 0; g < LORA__COUNT(family_groups); g++) {
+        const lora__site_group *group = family_groups[g];
+
+        if ((group->families & s->scope->families) == 0 ||
+            (group->components & s->scope->components) == 0) {
+            continue;
+        }
+        for (size_t i = 0; i < group->site_count; i++) {
+            const lora__site *site = &group->sites[i];
+            if (family_in_scope(s->scope, site) && family_try_site(s, site) &&
+                memo->count++ < LORA__MEMO_SITES) {
+                memo->sites[memo->count - 1] = site;
+            }
+        }
+    }
+    memo->scope = *s->scope;
+    memo->separator = s->separator;
+    memo->name = s->name;
+    memo->seen = 0;
+    if (memo->count <= LORA__MEMO_SITES && s->seen < s->end) {
+        memo->seen = (size_t)(s->seen - s->name) + 1;
+    }
+}
+
+/* 1 if comparing the name with all sites would find those of the memo. */
+static int family_remembers(const lora__site_memo *memo, const family_search *s)
+{
+    return memo->seen > 0 && memo->seen <= (size_t)(s->end - s->name) &&
+           memo->separator == s->separator &&
+           memcmp(memo->name, s->name, memo->seen) == 0 &&
+           memo->scope.families == s->scope->families &&
+           memo->scope.components == s->scope->components &&
+           memo->scope.original_first == s->scope->original_first &&
+           memo->scope.only_diffusers == s->scope->only_diffusers;
+}
+
 LORA_PRIVATE lora__family_set lora__family_match(lora__place *out,
+                                                 lora__site_memo *memo,
                                                  const lora__scope *scope,
                                                  const char *name,
                                                  size_t bytes,
                                                  char separator)
 {
-    family_search s = {scope, name, name + bytes, separator, out, 0};
-    int first = scope->original_first;
+    family_search s = {scope, name, name + bytes, separator, name, out, 0};
 
     memset(out, 0, sizeof *out);
     if (bytes == 0) {
         return 0;
     }
-    for (size_t g = 0; g < LORA__COUNT(family_groups); g++) {
-        const lora__site_group *group = family_groups[g];
-
-        if ((group->families & scope->families) == 0 ||
-            (group->components & scope->components) == 0) {
-            continue;
+    if (family_remembers(memo, &s)) {
+        for (size_t i = 0; i < memo->count; i++) {
+            (void)family_try_site(&s, memo->sites[i]);
         }
-        for (size_t i = 0; i < group->site_count; i++) {
-            const lora__site *site = &group->sites[i];
-            if (family_in_scope(scope, site)) {
-                int hit = family_try_site(&s, site, first);
-                out->both |= !scope->only_diffusers &&
-                             family_try_site(&s, site, !first) && hit;
-            }
-        }
+    } else {
+        family_try_all(&s, memo);
     }
     return s.found;
 }
@@ -301,6 +364,7 @@ LORA_PRIVATE lora__family_set lora__family_match_target(lora__place *out,
 {
     size_t bytes = strlen(target);
     lora__component component = lora__component_take(&target, &bytes, '.');
+    lora__site_memo memo = {0};
     lora__scope scope = {wanted, LORA__COMPONENT_BIT(component), 0, 1};
     lora__family_set found;
 
@@ -308,7 +372,7 @@ LORA_PRIVATE lora__family_set lora__family_match_target(lora__place *out,
     if (component == LORA__COMPONENT_ANY) {
         return 0;
     }
-    found = lora__family_match(out, &scope, target, bytes, '.');
+    found = lora__family_match(out, &memo, &scope, target, bytes, '.');
     if (found != 0) {
         return found;
     }
@@ -318,7 +382,7 @@ LORA_PRIVATE lora__family_set lora__family_match_target(lora__place *out,
     } else if (component == LORA__COMPONENT_TE2) {
         scope.components |= LORA__COMPONENT_BIT(LORA__COMPONENT_OPENCLIP_G);
     }
-    found = lora__family_match(out, &scope, target, bytes, '.');
+    found = lora__family_match(out, &memo, &scope, target, bytes, '.');
     return found != 0 && out->rule->rows != NULL ? found : 0;
 }
 

@@ -118,10 +118,25 @@ typedef struct lora__scope {
     int only_diffusers; /* the original spelling is not taken */
 } lora__scope;
 
+/* The sites that a name was found in. Names of one site follow each other in
+ * files, and the letters that tell the site are the same in all of them, so
+ * most names need not be compared with every site. */
+#define LORA__MEMO_SITES 16
+typedef struct lora__site_memo {
+    lora__scope scope;
+    char separator;
+    const char *name; /* of the last search; not owned */
+    size_t seen;      /* letters of it that decided; 0: nothing is known */
+    size_t count;
+    const struct lora__site *sites[LORA__MEMO_SITES];
+} lora__site_memo;
+
 /* Which families of the scope have a target of that name, all of them the
  * same; 0 if none. `separator` stands between the parts of the name: '.' or,
- * flattened, '_'. Both spellings are taken. */
+ * flattened, '_'. Both spellings are taken. The memo
+ * is zeroed before the first name; it keeps pointing at the last one. */
 LORA_PRIVATE lora__family_set lora__family_match(lora__place *out,
+                                                 lora__site_memo *memo,
                                                  const lora__scope *scope,
                                                  const char *name,
                                                  size_t bytes,

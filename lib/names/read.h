@@ -56,6 +56,7 @@ typedef struct lora__reading {
     size_t module_capacity;
     lora__map map; /* from names to modules */
     lora__buffer text;
+    lora__site_memo memo;
     const char *adapter; /* PEFT's adapter name */
     size_t adapter_bytes;
     int adapters_differ;

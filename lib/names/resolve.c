@@ -88,10 +88,12 @@ static lora__scope resolve_scope(const lora__reading *r,
 }
 
 /* Look for the name in the components it may belong to. */
-static void resolve_match(lora__read_module *module, const lora__scope *scope)
+static void resolve_match(lora__reading *r,
+                          lora__read_module *module,
+                          const lora__scope *scope)
 {
     module->known =
-        lora__family_match(&module->place, scope, module->own,
+        lora__family_match(&module->place, &r->memo, scope, module->own,
                            strlen(module->own), module->prefix->separator);
     if (module->known != 0) {
         module->component = module->place.component;
@@ -103,8 +105,7 @@ static void resolve_match(lora__read_module *module, const lora__scope *scope)
 
 /* What looks like a component may be the begin of a name: "transformer.layers"
  * of CogVideoX. */
-static void resolve_match_whole(const lora__reading *r,
-                                lora__read_module *module)
+static void resolve_match_whole(lora__reading *r, lora__read_module *module)
 {
     lora__component named = module->named;
     const char *own = module->own;
@@ -113,7 +114,7 @@ static void resolve_match_whole(const lora__reading *r,
     module->named = LORA__COMPONENT_ANY;
     module->own = module->target;
     scope = resolve_scope(r, module, LORA__FAMILY_ALL);
-    resolve_match(module, &scope);
+    resolve_match(r, module, &scope);
     if (module->known == 0) {
         module->named = named;
         module->own = own;
@@ -263,7 +264,7 @@ LORA_PRIVATE lora_status lora__read_resolve(lora__reading *r,
                            module->bytes, error));
     module->own = module->target + head;
     scope = resolve_scope(r, module, LORA__FAMILY_ALL);
-    resolve_match(module, &scope);
+    resolve_match(r, module, &scope);
     if (module->known == 0 && head > 0) {
         resolve_match_whole(r, module);
     }
@@ -297,7 +298,7 @@ static void resolve_harmonise(lora__reading *r)
             lora__scope scope = resolve_scope(r, module, LORA__FAMILY_ALL);
             scope.components = LORA__COMPONENT_BIT(LORA__COMPONENT_TE2);
             module->component = LORA__COMPONENT_TE2;
-            resolve_match(module, &scope);
+            resolve_match(r, module, &scope);
         }
         /* Text encoders are spelled alike in both. */
         if (ldm && module->dialect == LORA__DIALECT_KOHYA &&
@@ -427,7 +428,7 @@ static lora_status resolve_settle_module(lora__reading *r,
     if (one != 0 && ((lora__place_families(&module->place) & one) == 0 ||
                      module->place.both)) {
         lora__scope scope = resolve_scope(r, module, one);
-        resolve_match(module, &scope);
+        resolve_match(r, module, &scope);
         module->dialect = resolve_dialect(module);
         TRY(resolve_put_target(r, &module->target, &module->place, 0, error));
     } else if (one == 0) {

@@ -106,6 +106,13 @@ static const char *rule_read_hole(rule_hole *out, const char *at, int16_t depth)
 
 /* Matching ----------------------------------------------------------------- */
 
+static void rule_see(lora__rule_cursor *c, const char *at)
+{
+    if (c->seen < at) {
+        c->seen = at;
+    }
+}
+
 /* A decimal number as programs write it: no sign, no leading zero. */
 static int rule_take_number(int16_t *out, lora__rule_cursor *c)
 {
@@ -115,6 +122,7 @@ static int rule_take_number(int16_t *out, lora__rule_cursor *c)
 
     while (at < c->end && *at >= '0' && *at <= '9') {
         if (at - begin == 3) {
+            rule_see(c, at);
             return 0;
         }
         value = value * 10 + (*at - '0');
@@ -122,6 +130,7 @@ static int rule_take_number(int16_t *out, lora__rule_cursor *c)
     }
     *out = (int16_t)value;
     c->at = at;
+    rule_see(c, at);
     return at > begin && (at - begin == 1 || *begin != '0');
 }
 
@@ -134,6 +143,7 @@ static int16_t rule_take_word(const char *words, lora__rule_cursor *c)
     for (const char *word = words; word != NULL;
          word = rule_next_word(word), i++) {
         size_t bytes = rule_word_bytes(word);
+        rule_see(c, c->at + (bytes < left ? bytes : left));
         if (bytes <= left && memcmp(word, c->at, bytes) == 0) {
             c->at += bytes;
             return i;
@@ -199,12 +209,14 @@ LORA_PRIVATE int lora__rule_take(lora__rule_cursor *c, const char *rule)
             continue;
         }
         if (at == end || *at != (*rule == '.' ? separator : *rule)) {
+            rule_see(c, at);
             return 0;
         }
         at++;
         rule++;
     }
     c->at = at;
+    rule_see(c, at);
     return 1;
 }
 

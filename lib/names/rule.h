@@ -12,13 +12,16 @@
 typedef struct lora__rule_cursor {
     const char *at;
     const char *end;
+    const char *seen; /* the furthest letter that was looked at, or the end */
     char separator;
     int16_t depth;
     int count; /* of numbers */
     int16_t numbers[LORA__RULE_NUMBERS];
 } lora__rule_cursor;
 
-/* 1, and the cursor past it, if the name goes on as the rule says. */
+/* 1, and the cursor past it, if the name goes on as the rule says. Either way
+ * names with the same letters up to c->seen, that one included, are answered
+ * alike. */
 LORA_PRIVATE int lora__rule_take(lora__rule_cursor *c, const char *rule);
 
 /* 1 if the numbers, which may come from another spelling, are those of a name

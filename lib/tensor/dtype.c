@@ -61,7 +61,9 @@ LORA_API lora_dtype lora_dtype_from_name(const char *name)
 {
     if (name != NULL) {
         for (size_t i = 1; i < LORA__COUNT(dtype_table); i++) {
-            if (dtype_name_is(name, dtype_table[i].name)) {
+            /* Most differ in the first letter. */
+            if ((*name | 0x20) == (*dtype_table[i].name | 0x20) &&
+                dtype_name_is(name, dtype_table[i].name)) {
                 return (lora_dtype)i;
             }
         }
