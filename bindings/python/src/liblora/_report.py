@@ -102,4 +102,3 @@ class Report:
                   row["message"]) for row in self.problems),
                 ("severity", "code", "subject", "message")))
         return "".join(parts)
-
