@@ -2,11 +2,10 @@
 names, types, shapes and bytes that torch.load found.
 
 The golden files are loaded as they are, and packed again with compression; the
-real one of ../shared/data (skipped where absent) is compared with the facts
-measured when it was fetched.
+real one of ../shared/data (skipped where absent), whose tensors test_real.py
+compares with the facts, is read by every verb, and damaged.
 """
 
-import hashlib
 import pathlib
 import sys
 import zipfile
@@ -88,16 +87,13 @@ def check_packed(suite, folder, case, method):
 
 
 def check_real(suite):
-    path, _, facts = test_real.real(REAL)
+    """Its storages are on a GPU. The tensors are compared by test_real.py."""
+    path, _, _ = test_real.real(REAL)
+    with zipfile.ZipFile(path) as archive:
+        pickle, = (n for n in archive.namelist() if n.endswith("/data.pkl"))
+        require(b"cuda:0" in archive.read(pickle), "no storage on a GPU")
     tensors, metadata = loaded(suite, path)
     equal(metadata, {}, "metadata")
-    equal(set(tensors), set(facts["per_tensor"]), "names")
-    for name, fact in facts["per_tensor"].items():
-        tensor = tensors[name]
-        equal((tensor.dtype, list(tensor.shape)),
-              (fact["dtype"], fact["shape"]), name)
-        digest = hashlib.sha256(tensor.data).hexdigest()
-        equal(digest[:len(fact["sha256"])], fact["sha256"], f"sha256 of {name}")
     check_offsets(suite, path, tensors)
 
 
@@ -171,12 +167,8 @@ def main():
         check_folder(suite, folder, next(
             case for case in cases if not case["adapter"].endswith(
                 ".safetensors")))
-    with suite.case("real: tensors"):
+    with suite.case("real: on a GPU, offsets"):
         check_real(suite)
-    for check in (test_real.check_info, test_real.check_spectra,
-                  test_real.check_dense):
-        with suite.case(f"real: {check.__name__[6:]}"):
-            check(suite, REAL)
     with suite.case("real: verbs"):
         check_verbs(suite)
     with suite.case("real: damage"):
