@@ -24,7 +24,7 @@ typedef struct lora__module {
     const char *target; /* canonical */
     const lora__dialect *dialect;
     lora__layer layer;
-    int known; /* a family knows the target */
+    int known;               /* a family knows the target */
     const lora__kind *kind;
     lora__member *members; /* in file order */
     size_t member_count;
@@ -38,6 +38,7 @@ typedef struct lora__module {
     lora_dtype dtype;
     int32_t dora;
     int32_t tucker;
+    int32_t transposed; /* shape is [in, out], factors are [out, r] [r, in] */
     int32_t changes;
     lora_status status; /* not OK: operations answer this ... */
     const char *reason; /* ... and say this */

@@ -114,6 +114,9 @@ static lora_status config_field(lora__peft_config *config,
     } else if (event.type == LORA__JSON_TRUE && field_bytes == 10 &&
                memcmp(field, "use_rslora", 10) == 0) {
         config->rslora = 1;
+    } else if (event.type == LORA__JSON_TRUE && field_bytes == 14 &&
+               memcmp(field, "fan_in_fan_out", 14) == 0) {
+        config->transposed = 1;
     } else if (event.type == LORA__JSON_OBJECT_BEGIN && field_bytes == 13 &&
                memcmp(field, "alpha_pattern", 13) == 0) {
         return config_patterns(config, json, arena, error);
@@ -220,6 +223,20 @@ LORA_PRIVATE size_t lora__config_component(const char *target)
     return 0;
 }
 
+/* What is said of the component that a target is in, or NULL. */
+static const lora__peft_config *
+config_of(const lora__peft_config *config, const char *target, size_t component)
+{
+    for (; config != NULL; config = config->next) {
+        size_t bytes = strlen(config->component);
+        if (bytes == 0 || (bytes == component &&
+                           memcmp(config->component, target, bytes) == 0)) {
+            return config;
+        }
+    }
+    return NULL;
+}
+
 LORA_PRIVATE int lora__config_alpha(double *out_alpha,
                                     int *out_rslora,
                                     const lora__peft_config *config,
@@ -228,15 +245,18 @@ LORA_PRIVATE int lora__config_alpha(double *out_alpha,
     size_t component = lora__config_component(target);
     const char *path = target + component + (component != 0 ? 1 : 0);
 
-    for (; config != NULL; config = config->next) {
-        size_t bytes = strlen(config->component);
-        if (bytes != 0 && !(bytes == component &&
-                            memcmp(config->component, target, bytes) == 0)) {
-            continue;
-        }
-        *out_rslora = config->rslora;
-        *out_alpha = config->alpha;
-        return config_match(out_alpha, config, path) || config->alpha != 0;
+    config = config_of(config, target, component);
+    if (config == NULL) {
+        return 0;
     }
-    return 0;
+    *out_rslora = config->rslora;
+    *out_alpha = config->alpha;
+    return config_match(out_alpha, config, path) || config->alpha != 0;
+}
+
+LORA_PRIVATE int lora__config_transposed(const lora__peft_config *config,
+                                         const char *target)
+{
+    config = config_of(config, target, lora__config_component(target));
+    return config != NULL && config->transposed;
 }

@@ -15,6 +15,7 @@ struct lora__peft_config {
     const char *component; /* "unet"; "" in an adapter_config.json */
     double alpha;          /* 0 if not given */
     int rslora;
+    int transposed;     /* fan_in_fan_out: weights are stored [in, out] */
     lora__map patterns; /* module path or its end -> index into values */
     lora__map anchored; /* the same for "^...": the whole path */
     const char *unread; /* a pattern that is a regular expression, or NULL */
@@ -40,6 +41,11 @@ LORA_PRIVATE int lora__config_alpha(double *out_alpha,
                                     int *out_rslora,
                                     const lora__peft_config *config,
                                     const char *target);
+
+/* Whether the configuration says that the weight of a target is stored [in,
+ * out], as GPT-2's are. */
+LORA_PRIVATE int lora__config_transposed(const lora__peft_config *config,
+                                         const char *target);
 
 /* Bytes of the component that a canonical target begins with ("unet"), or 0
  * where it begins with none of a pipeline's. */

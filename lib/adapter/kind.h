@@ -13,6 +13,8 @@
 /* The currency of op/: dW[rows, cols] = scale * up[rows, rank] * down[rank,
  * cols]. The scale stays apart until a writer applies it, once. f64, since
  * SVDs follow; up is transposed so that both have their long side contiguous.
+ * Of a module whose weight is stored transposed they are the layer's factors:
+ * dW^T then.
  */
 typedef struct lora__factors {
     lora_context *context;
@@ -144,6 +146,13 @@ LORA_PRIVATE lora_status lora__rows_block(lora__rows *state,
                                           size_t block,
                                           size_t count,
                                           lora_error *error);
+
+/* out[c, r] = in[r, c], in the state's type. */
+LORA_PRIVATE void lora__rows_transpose(const lora__rows *state,
+                                       void *out,
+                                       const void *in,
+                                       size_t rows,
+                                       size_t cols);
 
 /* Bytes of one number of the state. */
 static inline size_t lora__rows_size(const lora__rows *state)

@@ -165,6 +165,40 @@ LORA_PRIVATE lora_status lora__rows_load(lora__rows *state,
                      state->kernels, error);
 }
 
+/* In tiles that stay in the cache. `size` is a constant where this is called:
+ * the copies become moves. */
+static inline void rows_transpose(unsigned char *out,
+                                  const unsigned char *in,
+                                  size_t rows,
+                                  size_t cols,
+                                  size_t size)
+{
+    enum { TILE = 16 };
+
+    for (size_t r0 = 0; r0 < rows; r0 += TILE) {
+        size_t r1 = r0 + TILE < rows ? r0 + TILE : rows;
+        for (size_t c = 0; c < cols; c++) {
+            for (size_t r = r0; r < r1; r++) {
+                memcpy(out + (c * rows + r) * size, in + (r * cols + c) * size,
+                       size);
+            }
+        }
+    }
+}
+
+LORA_PRIVATE void lora__rows_transpose(const lora__rows *state,
+                                       void *out,
+                                       const void *in,
+                                       size_t rows,
+                                       size_t cols)
+{
+    if (state->dtype == LORA_DTYPE_F64) {
+        rows_transpose(out, in, rows, cols, sizeof(double));
+    } else {
+        rows_transpose(out, in, rows, cols, sizeof(float));
+    }
+}
+
 /* ---- rows -------------------------------------------------------------- */
 
 enum { ROWS_BIAS_DIFF, ROWS_BIAS_UP };
@@ -380,7 +414,8 @@ static void rows_store(void *out, lora_dtype dtype, size_t i, double value)
     }
 }
 
-/* Row-major, as hosts want them. */
+/* Row-major, as hosts want them. Of a transposed weight, (up down)^T, what is
+ * up for them is down in the file. */
 static lora_status rows_copy_factors(void *up,
                                      void *down,
                                      lora_dtype dtype,
@@ -388,16 +423,25 @@ static lora_status rows_copy_factors(void *up,
                                      const lora__module *module,
                                      lora_error *error)
 {
+    int turned = module->transposed;
     lora__factors f;
+    const double *up_t;
+    const double *flat;
+    size_t rows;
+    size_t cols;
 
     TRY(lora__module_factors(&f, adapter, module, error));
-    for (size_t i = 0; up != NULL && i < f.rows; i++) {
+    up_t = turned ? f.down : f.up_t;
+    flat = turned ? f.up_t : f.down;
+    rows = turned ? f.cols : f.rows;
+    cols = turned ? f.rows : f.cols;
+    for (size_t i = 0; up != NULL && i < rows; i++) {
         for (size_t r = 0; r < f.rank; r++) {
-            rows_store(up, dtype, i * f.rank + r, f.up_t[r * f.rows + i]);
+            rows_store(up, dtype, i * f.rank + r, up_t[r * rows + i]);
         }
     }
-    for (size_t i = 0; down != NULL && i < f.cols * f.rank; i++) {
-        rows_store(down, dtype, i, f.down[i]);
+    for (size_t i = 0; down != NULL && i < cols * f.rank; i++) {
+        rows_store(down, dtype, i, flat[i]);
     }
     lora__factors_destroy(&f);
     return LORA_OK;

@@ -451,6 +451,68 @@ static void test_factors(void **state)
     image_free(&im);
 }
 
+/* PEFT's fan_in_fan_out: the weight is [in, out], the file's factors are the
+ * layer's. */
+static void test_transposed(void **state)
+{
+    enum { OUT = 4, R = 2 };
+    static const float a[R * IN] = {1, 2, 3, 4, 5, 6};
+    static const float b[OUT * R] = {1, -1, 2, 0.5f, -3, 1, 0, 2};
+    static const char config[] = "{\"lora_alpha\": 3, "
+                                 "\"fan_in_fan_out\": true}";
+    lora_adapter_open_options options;
+    lora_module_info info = {.struct_size = sizeof info};
+    lora_adapter *adapter;
+    lora_error error;
+    image im;
+    double delta[IN * OUT];
+    float wide_up[IN * R];
+    float wide_down[R * OUT];
+    int64_t rows = 0;
+    int64_t cols = 0;
+    int64_t rank = 0;
+    double scale = 0.0;
+
+    (void)state;
+    image_begin(&im, NULL);
+    image_f32(&im, "base_model.model.c_attn.lora_A.weight", "2,3", a, R * IN);
+    image_f32(&im, "base_model.model.c_attn.lora_B.weight", "4,2", b, OUT * R);
+    image_end(&im);
+    lora_adapter_open_options_init(&options, sizeof options);
+    options.config = config;
+    options.config_bytes = strlen(config);
+    CHECK(LORA_OK, LORA_NO_OFFSET, "",
+          lora_adapter_open_memory(&adapter, context, im.file, im.bytes,
+                                   &options, &error));
+    assert_int_equal(lora_adapter_get_module(&info, adapter, 0, NULL), LORA_OK);
+    assert_int_equal(info.ndim, 2);
+    assert_int_equal(info.shape[0], IN);
+    assert_int_equal(info.shape[1], OUT);
+    CHECK(LORA_OK, LORA_NO_OFFSET, "",
+          lora_adapter_factors(&rows, &cols, &rank, &scale, wide_up, wide_down,
+                               LORA_DTYPE_F32, adapter, 0, &error));
+    assert_int_equal(rows, IN);
+    assert_int_equal(cols, OUT);
+    assert_int_equal(rank, R);
+    assert_true(scale == 1.5);
+    CHECK(LORA_OK, LORA_NO_OFFSET, "",
+          lora_adapter_delta(delta, sizeof delta, adapter, 0, LORA_PART_WEIGHT,
+                             2.0, LORA_DTYPE_F64, 0, IN, &error));
+    for (int i = 0; i < IN; i++) {
+        for (int j = 0; j < OUT; j++) {
+            double sum = 0.0;
+            for (int r = 0; r < R; r++) {
+                sum += (double)a[r * IN + i] * (double)b[j * R + r];
+                assert_true(wide_up[i * R + r] == a[r * IN + i]);
+                assert_true(wide_down[r * OUT + j] == b[j * R + r]);
+            }
+            assert_true(delta[i * OUT + j] == 3.0 * sum);
+        }
+    }
+    lora_adapter_destroy(adapter);
+    image_free(&im);
+}
+
 /* To a file -------------------------------------------------------------- */
 
 /* The tensors are what lora_adapter_delta() gives. */
@@ -628,6 +690,7 @@ int main(void)
         cmocka_unit_test(test_troubled_modules),
         cmocka_unit_test(test_delta_fails_reading),
         cmocka_unit_test(test_factors),
+        cmocka_unit_test(test_transposed),
         cmocka_unit_test(test_save_delta),
         cmocka_unit_test(test_save_delta_canonical),
         cmocka_unit_test(test_save_delta_troubled),

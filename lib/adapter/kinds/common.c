@@ -3,6 +3,8 @@
  */
 #include "adapter/kinds/common.h"
 
+#include <string.h>
+
 LORA_PRIVATE const lora__entry *lora__kind_optional(lora__opening *opening,
                                                     lora__module *module,
                                                     lora__role role,
@@ -165,4 +167,50 @@ LORA_PRIVATE lora_status lora__kind_check_dora(lora__opening *opening,
             (long long)module->shape[1]);
     }
     return LORA_OK;
+}
+
+/* ---- numbers ----------------------------------------------------------- */
+
+LORA_PRIVATE lora_status
+lora__kind_prepare_transposed(lora__rows *state,
+                              const lora_adapter *adapter,
+                              const lora__module *module,
+                              lora__role a_role,
+                              lora__role b_role,
+                              lora_error *error)
+{
+    enum { B = LORA__BLOCK_BT + 1 };
+    const lora__member *a = lora__module_find(module, a_role);
+    const lora__member *b = lora__module_find(module, b_role);
+
+    state->rank = (size_t)module->rank;
+    state->multiplier *= module->scale;
+    TRY(lora__rows_load(state, LORA__BLOCK_A, adapter, a->entry, error));
+    TRY(lora__rows_load(state, B, adapter, b->entry, error));
+    TRY(lora__rows_block(state, LORA__BLOCK_BT, state->rank * state->cols,
+                         error));
+    lora__rows_transpose(state, state->blocks[LORA__BLOCK_BT], state->blocks[B],
+                         state->cols, state->rank);
+    return LORA_OK;
+}
+
+LORA_PRIVATE void lora__kind_rows_transposed(const lora__rows *state,
+                                             size_t begin,
+                                             size_t end,
+                                             void *out)
+{
+    size_t step = state->cols * lora__rows_size(state);
+    const unsigned char *bt = state->blocks[LORA__BLOCK_BT];
+    unsigned char *row = out;
+
+    for (size_t i = begin; i < end; i++) {
+        memset(row, 0, step);
+        for (size_t r = 0; r < state->rank; r++) {
+            lora__rows_axpy(state, row, bt + r * step,
+                            state->blocks[LORA__BLOCK_A], r * state->rows + i,
+                            state->cols);
+        }
+        lora__rows_scale(state, row, state->cols);
+        row += step;
+    }
 }

@@ -54,6 +54,23 @@ LORA_PRIVATE lora_status lora__kind_check_bias(lora__opening *opening,
 LORA_PRIVATE lora_status lora__kind_check_dora(lora__opening *opening,
                                                lora__module *module);
 
+/* Numbers of a change that is stored transposed: dW[rows, cols] = scale * a^T
+ * b^T with a [r, rows] and b [cols, r]. Blocks A and BT are [r, rows] and [r,
+ * cols] then. */
+enum { LORA__BLOCK_A, LORA__BLOCK_BT };
+
+LORA_PRIVATE lora_status
+lora__kind_prepare_transposed(lora__rows *state,
+                              const lora_adapter *adapter,
+                              const lora__module *module,
+                              lora__role a,
+                              lora__role b,
+                              lora_error *error);
+LORA_PRIVATE void lora__kind_rows_transposed(const lora__rows *state,
+                                             size_t begin,
+                                             size_t end,
+                                             void *out);
+
 /* Elements of the dimensions from `first` on. */
 LORA_PRIVATE int64_t lora__kind_product(const lora__entry *entry,
                                         int32_t first);

@@ -1,6 +1,8 @@
 /* PEFT's LoRA of an embedding: dW[vocab, dim] = s * (B A)^T with A [r, vocab]
- * and B [dim, r]. Source: formats.md 5.17. Recognised here; not computed in
- * this version.
+ * and B [dim, r]. Source: formats.md 5.17.
+ *
+ * It has no factors for operations: what they write are a pair's up and down,
+ * under other names.
  */
 #include "adapter/kinds/common.h"
 
@@ -34,13 +36,37 @@ static lora_status embedding_kind_parse(lora__opening *opening,
     if (module->status != LORA_OK) {
         return LORA_OK;
     }
+    TRY(lora__kind_check_dora(opening, module));
     return lora__module_resolve_scale(opening, module);
+}
+
+static lora_status embedding_kind_prepare(lora__rows *state,
+                                          const lora_adapter *adapter,
+                                          const lora__module *module,
+                                          lora_error *error)
+{
+    return lora__kind_prepare_transposed(state, adapter, module,
+                                         LORA__ROLE_EMBEDDING_DOWN,
+                                         LORA__ROLE_EMBEDDING_UP, error);
+}
+
+static void embedding_kind_rows(const lora__rows *state,
+                                const lora__module *module,
+                                size_t begin,
+                                size_t end,
+                                void *out)
+{
+    (void)module;
+    lora__kind_rows_transposed(state, begin, end, out);
 }
 
 LORA_PRIVATE const lora__kind lora__kind_embedding = {
     .id = "embedding",
     .roles = LORA__ROLE_BIT(LORA__ROLE_EMBEDDING_DOWN) |
-             LORA__ROLE_BIT(LORA__ROLE_EMBEDDING_UP),
+             LORA__ROLE_BIT(LORA__ROLE_EMBEDDING_UP) |
+             LORA__ROLE_BIT(LORA__ROLE_DORA),
     .claim = embedding_kind_claim,
     .parse = embedding_kind_parse,
+    .prepare = embedding_kind_prepare,
+    .rows = embedding_kind_rows,
 };

@@ -6,7 +6,11 @@
  *
  * Multiplying the core into down gives the plain form: down'[i, q * K + x] =
  * sum_j mid[i, j, x] down[j, q]. Source: formats.md 5.1 to 5.4.
+ *
+ * Where a weight is stored [in, out], the change is dW[in, out] = s * (up
+ * down)^T.
  */
+#include "adapter/config.h"
 #include "adapter/kinds/common.h"
 
 #include <string.h>
@@ -50,6 +54,28 @@ static lora_status lora_kind_parse_core(lora__opening *opening,
                                 mid);
 }
 
+/* Of a layer that stores its weight [in, out]. The configuration says it of
+ * all layers, but it holds for those of GPT-2's class only, which no family
+ * has, and which are never convolutions. */
+static lora_status lora_kind_turn(lora__opening *opening, lora__module *module)
+{
+    int64_t rows = module->shape[0];
+
+    if (module->known || module->ndim != 2 || module->tucker ||
+        !lora__config_transposed(opening->adapter->config, module->target)) {
+        return LORA_OK;
+    }
+    if (module->changes != LORA_PART_WEIGHT) {
+        return lora__module_reject(
+            opening, module, LORA_ERROR_UNSUPPORTED, "unsupported",
+            "a bias beside a transposed weight is not supported");
+    }
+    module->transposed = 1;
+    module->shape[0] = module->shape[1];
+    module->shape[1] = rows;
+    return LORA_OK;
+}
+
 static lora_status lora_kind_parse(lora__opening *opening, lora__module *module)
 {
     const lora__entry *down =
@@ -82,6 +108,7 @@ static lora_status lora_kind_parse(lora__opening *opening, lora__module *module)
     TRY(lora__kind_check_bias(opening, module, LORA__ROLE_UP_BIAS));
     TRY(lora__kind_check_bias(opening, module, LORA__ROLE_DIFF_BIAS));
     TRY(lora__kind_check_dora(opening, module));
+    TRY(lora_kind_turn(opening, module));
     return lora__module_resolve_scale(opening, module);
 }
 
@@ -137,6 +164,10 @@ static lora_status lora_kind_prepare(lora__rows *state,
     const lora__member *mid = lora__module_find(module, LORA__ROLE_MID);
     const lora__entry *entries = adapter->container->entries;
 
+    if (module->transposed) {
+        return lora__kind_prepare_transposed(
+            state, adapter, module, LORA__ROLE_DOWN, LORA__ROLE_UP, error);
+    }
     state->rank = lora_kind_factor_rank(adapter, module);
     state->multiplier *= module->scale;
     TRY(lora__rows_load(state, LORA_BLOCK_UP, adapter, up->entry, error));
@@ -164,6 +195,10 @@ static void lora_kind_rows(const lora__rows *state,
     const unsigned char *down = state->blocks[lora_kind_down(module)];
     unsigned char *row = out;
 
+    if (module->transposed) {
+        lora__kind_rows_transposed(state, begin, end, out);
+        return;
+    }
     for (size_t i = begin; i < end; i++) {
         memset(row, 0, step);
         for (size_t r = 0; r < state->rank; r++) {
@@ -176,20 +211,20 @@ static void lora_kind_rows(const lora__rows *state,
     }
 }
 
-/* out[c, r] = in[r, c], in tiles that stay in the cache. */
-static void
-lora_kind_transpose(double *out, const double *in, size_t rows, size_t cols)
+/* The factors of a transposed weight are those of the layer, as stored: what
+ * is written back has their shapes. */
+static void lora_kind_take_transposed(lora__factors *out, lora__rows *state)
 {
-    enum { TILE = 16 };
-
-    for (size_t r0 = 0; r0 < rows; r0 += TILE) {
-        size_t r1 = r0 + TILE < rows ? r0 + TILE : rows;
-        for (size_t c = 0; c < cols; c++) {
-            for (size_t r = r0; r < r1; r++) {
-                out[c * rows + r] = in[r * cols + c];
-            }
-        }
-    }
+    memset(out, 0, sizeof *out);
+    out->context = state->context;
+    out->rows = state->cols;
+    out->cols = state->rows;
+    out->rank = state->rank;
+    out->scale = state->multiplier;
+    out->up_t = state->blocks[LORA__BLOCK_BT];
+    out->down = state->blocks[LORA__BLOCK_A];
+    state->blocks[LORA__BLOCK_BT] = NULL;
+    state->blocks[LORA__BLOCK_A] = NULL;
 }
 
 static lora_status lora_kind_factors(lora__factors *out,
@@ -202,10 +237,15 @@ static lora_status lora_kind_factors(lora__factors *out,
 
     TRY(lora__rows_create(&state, adapter, module, LORA_PART_WEIGHT, 1.0,
                           LORA_DTYPE_F64, error));
+    if (module->transposed) {
+        lora_kind_take_transposed(out, &state);
+        lora__rows_destroy(&state);
+        return LORA_OK;
+    }
     status = lora__factors_take(out, &state, lora_kind_down(module), error);
     if (status == LORA_OK) {
-        lora_kind_transpose(out->up_t, state.blocks[LORA_BLOCK_UP], state.rows,
-                            state.rank);
+        lora__rows_transpose(&state, out->up_t, state.blocks[LORA_BLOCK_UP],
+                             state.rows, state.rank);
     }
     lora__rows_destroy(&state);
     return status;
