@@ -316,6 +316,8 @@ static lora_status adapter_group(lora_adapter *adapter, lora_error *error)
             module->dialect = key->dialect;
             module->layer = key->layer;
             module->known = key->known;
+            module->parts = key->parts;
+            module->part_count = key->part_count;
             module->scale = 1.0;
         }
     }

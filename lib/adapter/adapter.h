@@ -25,6 +25,9 @@ typedef struct lora__module {
     const lora__dialect *dialect;
     lora__layer layer;
     int known;               /* a family knows the target */
+    const lora__part *parts; /* of a weight that is several targets, or one with
+                              * its rows moved; see names.h */
+    size_t part_count;
     const lora__kind *kind;
     lora__member *members; /* in file order */
     size_t member_count;

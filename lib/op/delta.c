@@ -18,6 +18,8 @@ lora_adapter_delta_options_init(lora_adapter_delta_options *options,
 typedef struct delta_item {
     size_t module;
     lora_part part;
+    const lora__row_set *set; /* the rows of a target within the module's
+                               * weight; NULL: all of them */
 } delta_item;
 
 typedef struct delta_job {
@@ -31,12 +33,67 @@ typedef struct delta_job {
     size_t count;
 } delta_job;
 
-static lora_status
-delta_add(delta_job *job, size_t index, lora_part part, lora_error *error)
+/* Row `at` of so many units, where the weight has `rows`. */
+static size_t delta_row(const lora__row_set *set, size_t rows, size_t at)
+{
+    return rows / set->units * at;
+}
+
+/* A target that is a weight of its own needs no rows chosen. */
+static const lora__row_set *delta_set(const lora__part *piece)
+{
+    return piece->rows.units == 0 && !piece->rows.transposed ? NULL
+                                                             : &piece->rows;
+}
+
+/* Whether a module is written target by target: its rows can be shared out. */
+static int delta_splits(const delta_job *job, const lora__module *module)
+{
+    for (size_t i = 0; i < module->part_count; i++) {
+        const lora__row_set *set = &module->parts[i].rows;
+        if ((set->units != 0 && module->shape[0] % set->units != 0) ||
+            (set->transposed && module->ndim != 2)) {
+            return 0;
+        }
+    }
+    return job->options.canonical && module->part_count != 0;
+}
+
+static void delta_shape(lora__out_tensor *tensor,
+                        const lora__module *module,
+                        const delta_item *item)
+{
+    const lora__row_set *set = item->set;
+    size_t rows = 0;
+
+    tensor->ndim = item->part == LORA_PART_BIAS ? 1 : module->ndim;
+    memcpy(tensor->shape, module->shape, sizeof tensor->shape);
+    if (set == NULL) {
+        return;
+    }
+    for (size_t i = 0; i < set->slice_count; i++) {
+        rows += delta_row(set, (size_t)module->shape[0],
+                          (size_t)(set->slices[i].end - set->slices[i].begin));
+    }
+    tensor->shape[0] = set->units == 0 ? module->shape[0] : (int64_t)rows;
+    if (set->transposed && item->part == LORA_PART_WEIGHT) {
+        tensor->shape[1] = tensor->shape[0];
+        tensor->shape[0] = module->shape[1];
+    }
+}
+
+static lora_status delta_add(delta_job *job,
+                             size_t index,
+                             lora_part part,
+                             const lora__part *piece,
+                             lora_error *error)
 {
     const lora__module *module = &job->adapter->modules[index];
-    const char *name = job->options.canonical ? module->target : module->name;
+    const char *name = piece != NULL            ? piece->target
+                       : job->options.canonical ? module->target
+                                                : module->name;
     lora__out_tensor *tensor = &job->tensors[job->count];
+    delta_item *item = &job->items[job->count];
     lora__buffer text;
     uint64_t elements;
     lora_status status;
@@ -52,18 +109,41 @@ done:
     if (status != LORA_OK) {
         return status;
     }
+    item->module = index;
+    item->part = part;
+    item->set = piece == NULL ? NULL : delta_set(piece);
+    delta_shape(tensor, module, item);
     tensor->dtype = job->dtype;
-    tensor->ndim = part == LORA_PART_BIAS ? 1 : module->ndim;
-    memcpy(tensor->shape, module->shape, sizeof tensor->shape);
     tensor->id = job->count;
     if (lora__safetensors_size(&elements, &tensor->bytes, job->dtype,
                                tensor->ndim, tensor->shape) != NULL) {
         return lora__fail(error, LORA_ERROR_SHAPE, LORA_NO_OFFSET, module->name,
                           "the dense change is too large");
     }
-    job->items[job->count].module = index;
-    job->items[job->count].part = part;
     job->count++;
+    return LORA_OK;
+}
+
+/* Weight and bias of a module, whole or target by target. */
+static lora_status
+delta_add_module(delta_job *job, size_t index, lora_error *error)
+{
+    static const lora_part parts[] = {LORA_PART_WEIGHT, LORA_PART_BIAS};
+    const lora__module *module = &job->adapter->modules[index];
+
+    for (size_t i = 0; i < LORA__COUNT(parts); i++) {
+        if ((module->changes & parts[i]) == 0) {
+            continue;
+        }
+        TRY(lora__rows_check(module, parts[i], error));
+        if (!delta_splits(job, module)) {
+            TRY(delta_add(job, index, parts[i], NULL, error));
+            continue;
+        }
+        for (size_t p = 0; p < module->part_count; p++) {
+            TRY(delta_add(job, index, parts[i], &module->parts[p], error));
+        }
+    }
     return LORA_OK;
 }
 
@@ -90,9 +170,9 @@ delta_admit(unsigned char **out, delta_job *job, lora_error *error)
 /* List the tensors, and refuse before anything is written. */
 static lora_status delta_plan(delta_job *job, lora_error *error)
 {
-    static const lora_part parts[] = {LORA_PART_WEIGHT, LORA_PART_BIAS};
     const lora_adapter *adapter = job->adapter;
     unsigned char *left_out;
+    size_t most = 0;
     void *memory;
 
     if (adapter->module_count == 0) {
@@ -101,63 +181,132 @@ static lora_status delta_plan(delta_job *job, lora_error *error)
                           "no adapter: there is no change to write");
     }
     TRY(delta_admit(&left_out, job, error));
-    TRY(lora__arena_zeroed(&memory, &job->arena, adapter->module_count,
-                           2 * sizeof *job->items, error));
+    for (size_t m = 0; m < adapter->module_count; m++) {
+        size_t parts = adapter->modules[m].part_count;
+        most += parts == 0 ? 1 : parts;
+    }
+    TRY(lora__arena_zeroed(&memory, &job->arena, most, 2 * sizeof *job->items,
+                           error));
     job->items = memory;
-    TRY(lora__arena_zeroed(&memory, &job->arena, adapter->module_count,
-                           2 * sizeof *job->tensors, error));
+    TRY(lora__arena_zeroed(&memory, &job->arena, most, 2 * sizeof *job->tensors,
+                           error));
     job->tensors = memory;
     for (size_t m = 0; m < adapter->module_count; m++) {
-        const lora__module *module = &adapter->modules[m];
-        if (left_out[m]) {
-            continue;
+        if (!left_out[m]) {
+            TRY(delta_add_module(job, m, error));
         }
-        for (size_t i = 0; i < LORA__COUNT(parts); i++) {
-            if ((module->changes & parts[i]) != 0) {
-                TRY(lora__rows_check(module, parts[i], error));
-                TRY(delta_add(job, m, parts[i], error));
-            }
-        }
+    }
+    return LORA_OK;
+}
+
+/* Where the rows of a tensor go. */
+typedef struct delta_sink {
+    lora__sink_fn write;
+    void *user;
+} delta_sink;
+
+/* Rows [begin, end), block by block. */
+static lora_status delta_write_rows(const delta_sink *sink,
+                                    const lora__rows *state,
+                                    const lora__module *module,
+                                    lora_part part,
+                                    size_t begin,
+                                    size_t end,
+                                    lora_error *error)
+{
+    size_t row_bytes = state->cols * lora__rows_size(state);
+    size_t step =
+        row_bytes > DELTA_BLOCK_BYTES ? 1 : DELTA_BLOCK_BYTES / row_bytes;
+    size_t block_bytes;
+    void *block;
+    lora_status status = LORA_OK;
+
+    step = step > end - begin ? end - begin : step;
+    block_bytes = step * row_bytes;
+    block = lora__alloc(state->context, block_bytes, LORA__ALIGN_NUMERIC);
+    if (block == NULL) {
+        return lora__fail_memory(error, block_bytes);
+    }
+    for (size_t row = begin; row < end; row += step) {
+        size_t next = end - row < step ? end : row + step;
+        lora__rows_read(state, module, part, row, next, block);
+        TRY_OR_DONE(
+            sink->write(sink->user, block, (next - row) * row_bytes, error));
+    }
+done:
+    lora__free(state->context, block, block_bytes, LORA__ALIGN_NUMERIC);
+    return status;
+}
+
+/* The transpose of all rows: only small weights are stored so. */
+static lora_status delta_write_transposed(const delta_sink *sink,
+                                          const lora__rows *state,
+                                          const lora__module *module,
+                                          lora_error *error)
+{
+    size_t size = lora__rows_size(state);
+    size_t bytes = state->rows * state->cols * size;
+    unsigned char *in = lora__alloc(state->context, bytes, LORA__ALIGN_NUMERIC);
+    unsigned char *out =
+        lora__alloc(state->context, bytes, LORA__ALIGN_NUMERIC);
+    lora_status status;
+
+    if (in == NULL || out == NULL) {
+        status = lora__fail_memory(error, bytes);
+        goto done;
+    }
+    lora__rows_read(state, module, LORA_PART_WEIGHT, 0, state->rows, in);
+    lora__rows_transpose(state, out, in, state->rows, state->cols);
+    status = sink->write(sink->user, out, bytes, error);
+done:
+    lora__free(state->context, in, bytes, LORA__ALIGN_NUMERIC);
+    lora__free(state->context, out, bytes, LORA__ALIGN_NUMERIC);
+    return status;
+}
+
+static lora_status delta_write_item(const delta_sink *sink,
+                                    const lora__rows *state,
+                                    const lora__module *module,
+                                    const delta_item *item,
+                                    lora_error *error)
+{
+    const lora__row_set *set = item->set;
+
+    if (set != NULL && set->transposed && item->part == LORA_PART_WEIGHT) {
+        return delta_write_transposed(sink, state, module, error);
+    }
+    if (set == NULL || set->units == 0) {
+        return delta_write_rows(sink, state, module, item->part, 0, state->rows,
+                                error);
+    }
+    for (size_t i = 0; i < set->slice_count; i++) {
+        TRY(delta_write_rows(sink, state, module, item->part,
+                             delta_row(set, state->rows, set->slices[i].begin),
+                             delta_row(set, state->rows, set->slices[i].end),
+                             error));
     }
     return LORA_OK;
 }
 
 static lora_status delta_produce(void *user,
                                  size_t id,
-                                 lora__sink_fn sink,
-                                 void *sink_user,
+                                 lora__sink_fn write,
+                                 void *write_user,
                                  lora_error *error)
 {
     const delta_job *job = user;
     const delta_item *item = &job->items[id];
     const lora__module *module = &job->adapter->modules[item->module];
-    lora_context *context = job->adapter->context;
+    const delta_sink sink = {write, write_user};
     lora__rows state;
-    size_t row_bytes;
-    size_t step;
-    size_t block_bytes;
-    void *block;
-    lora_status status = LORA_OK;
+    lora_status status;
 
     TRY(lora__rows_create(&state, job->adapter, module, item->part,
                           job->strength, job->dtype, error));
-    row_bytes = state.cols * lora__rows_size(&state);
-    step = row_bytes > DELTA_BLOCK_BYTES ? 1 : DELTA_BLOCK_BYTES / row_bytes;
-    step = step > state.rows ? state.rows : step;
-    block_bytes = step * row_bytes;
-    block = lora__alloc(context, block_bytes, LORA__ALIGN_NUMERIC);
-    if (block == NULL) {
-        status = lora__fail_memory(error, block_bytes);
-        goto done;
-    }
-    for (size_t row = 0; row < state.rows; row += step) {
-        size_t end = state.rows - row < step ? state.rows : row + step;
-        lora__rows_read(&state, module, item->part, row, end, block);
-        TRY_OR_DONE(sink(sink_user, block, (end - row) * row_bytes, error));
-    }
-    status = lora__progress(context, "delta", id + 1, job->count, error);
+    TRY_OR_DONE(delta_write_item(&sink, &state, module, item, error));
+    status = lora__progress(job->adapter->context, "delta", id + 1, job->count,
+                            error);
 done:
-    lora__free(context, block, block_bytes, LORA__ALIGN_NUMERIC);
     lora__rows_destroy(&state);
     return status;
 }
