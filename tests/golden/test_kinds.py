@@ -1,5 +1,6 @@
-"""Golden weight changes: LoRA, LoCon, Tucker, full and norm, and the names of
-SD 1 and SDXL in every dialect, against what the libraries of origin computed.
+"""Golden weight changes: LoRA, LoCon, Tucker, full and norm, those of PEFT with
+its configuration, and the names of SD 1, SDXL and Flux in every dialect,
+against what the libraries of origin computed.
 
 Each case first compares the formula, in numpy float64, with the golden array,
 which shows that the test reads the case rightly; then the program, at the
@@ -7,7 +8,9 @@ tolerance of the case: |got - expected| <= atol + rtol * |expected|.
 """
 
 import json
+import math
 import pathlib
+import re
 import shutil
 import sys
 
@@ -44,6 +47,108 @@ def formula(tensors, module, expected):
     bias = value(".diff_b")
     bias = value(".b_norm") if bias is None else bias
     return weight.reshape(expected.shape), bias
+
+
+def peft_file(suite, folder, case):
+    """The case's file with the configuration beside it, by its usual name."""
+    peft = suite.path(case["id"])
+    peft.mkdir(exist_ok=True)
+    shutil.copy(folder / case["params"]["config"], peft / "adapter_config.json")
+    path = peft / "adapter_model.safetensors"
+    shutil.copy(folder / case["adapter"], path)
+    return path
+
+
+def peft_scale(config, target, rank):
+    """alpha / r as PEFT has it; the first pattern that ends the path."""
+    alpha = config["lora_alpha"]
+    for pattern, value in (config.get("alpha_pattern") or {}).items():
+        if re.fullmatch(rf"(.*\.)?({pattern})", target):
+            alpha = value
+            break
+    return alpha / (math.sqrt(rank) if config["use_rslora"] else rank)
+
+
+def peft_formula(tensors, module, config, target):
+    """(change of the weight, change of the bias or None)"""
+    def value(suffix):
+        t = tensors.get(module["prefix"] + suffix)
+        return None if t is None else t.array()
+
+    if module["type"] == "embedding":
+        a, b = value(".lora_embedding_A"), value(".lora_embedding_B")
+        return peft_scale(config, target, a.shape[0]) * (b @ a).T, None
+    a, b = value(".lora_A.weight"), value(".lora_B.weight")
+    scale = peft_scale(config, target, a.shape[0])
+    weight = support.lora_delta(a, b, None, scale)[0]
+    bias = value(".lora_B.bias")
+    return (weight.T if module["type"] == "linear_transposed" else weight,
+            None if bias is None else scale * bias)
+
+
+def test_peft(suite, folder, case):
+    tensors, _ = support.read_file(folder / case["adapter"])
+    config = json.loads((folder / case["params"]["config"]).read_text("utf-8"))
+    expected = arrays(folder / case["expect"])
+    path = peft_file(suite, folder, case)
+    out = suite.path(case["id"] + ".delta.safetensors")
+    suite.run("delta", path, "-o", out)
+    got = arrays(out)
+    for target, module in case["params"]["modules"].items():
+        own = peft_formula(tensors, module, config, target)
+        for name, key, value in ((module["prefix"], ".delta", own[0]),
+                                 (module["prefix"] + ".bias", ".delta_bias",
+                                  own[1])):
+            if value is None:
+                require(target + key not in expected, f"bias of {target}")
+                continue
+            want = expected[target + key]
+            bound = tolerance(case, want)
+            support.close(value.reshape(want.shape), want, bound,
+                          f"formula of {target}{key}")
+            support.close(got.pop(name), want, bound, target + key)
+        equal(support.one(suite.json("info", path, "--modules")["modules"],
+                          "name", module["prefix"])["shape"], module["shape"],
+              f"shape of {target}")
+    equal(set(got), set(), "further tensors")
+
+
+def test_peft_resize(suite, folder, case):
+    """Rank 2 of the change: its singular values, and the best change of that
+    rank in the layer's own factors, whichever way the weight is stored. New
+    factors have the scale in them."""
+    types = {m["type"] for m in case["params"]["modules"].values()}
+    path = peft_file(suite, folder, case)
+    out = suite.path(case["id"] + ".resized.safetensors")
+    if "embedding" in types:
+        run = suite.run("resize", path, "-o", out, "--rank", 2,
+                        code=support.FAILED)
+        require("no factors" in run.err, f"reason: {run}")
+        return
+    expected = arrays(folder / case["expect"])
+    config = json.loads((folder / case["params"]["config"]).read_text("utf-8"))
+    report = suite.json("resize", path, "-o", out, "--rank", 2, "--dtype",
+                        "f32")
+    got = arrays(out)
+    for target, module in case["params"]["modules"].items():
+        want = support.flat(expected[target + ".delta"])
+        if module["type"] == "linear_transposed":
+            want = want.T
+        u, sigma, vt = np.linalg.svd(want, full_matrices=False)
+        row = support.one(report["modules"], "name", module["prefix"])
+        count = len(row["sigma"])
+        # A change of E moves sigma by |E| and the best rank 2 by no more than
+        # |E| (1 + 4 sigma_1 / gap); f32 factors add 2^-22 sigma_1.
+        room = np.linalg.norm(tolerance(case, want))
+        support.close(row["sigma"], sigma[:count], room, f"sigma of {target}")
+        gap = sigma[1] - (sigma[2] if len(sigma) > 2 else 0.0)
+        bound = room + 2.0**-22 * sigma[0]
+        best = (u[:, :2] * sigma[:2]) @ vt[:2]
+        a, b = (support.flat(got[module["prefix"] + f".lora_{x}.weight"])
+                for x in "AB")
+        kept = (peft_scale(config, target, 2)
+                if row["rank_in"] == row["rank_out"] else 1.0)
+        support.close(kept * b @ a, best, bound * (1 + 4 * sigma[0] / gap), f"rank 2 of {target}")
 
 
 def weight_shape(tensors, module):
@@ -119,16 +224,28 @@ def test_strengths(suite, folder, case):
 # Names ----------------------------------------------------------------------
 
 def factors(tensors, entry):
-    """(down, up, scale, key of each role) of one entry of a case's map."""
-    if "prefix" in entry:
-        keys = {role: entry["prefix"] + KOHYA[role]
-                for role in ("down", "up", "alpha")}
-        scale = support.module_scale(tensors, entry["prefix"])
+    """(down, up, scale, key of each role) of one entry of a case's map; up
+    are the rows that belong to it."""
+    prefix = entry.get("prefix")
+    if prefix is None and entry["down"].endswith(KOHYA["down"]):
+        prefix = entry["down"][:-len(KOHYA["down"])]
+    if prefix is not None:
+        keys = {role: prefix + KOHYA[role] for role in ("down", "up", "alpha")}
+        scale = support.module_scale(tensors, prefix)
     else:
         keys = {"down": entry["down"], "up": entry["up"]}
         scale = 1.0
-    return tensors[keys["down"]].array(), tensors[keys["up"]].array(), scale, \
+    up = tensors[keys["up"]].array()
+    begin, end = entry.get("rows", (0, up.shape[0]))
+    return tensors[keys["down"]].array(), up[begin:end], scale, \
         {role: key for role, key in keys.items() if key in tensors}
+
+
+def is_whole(tensors, entry):
+    """The entry's layer has a module of its own in the file."""
+    keys = factors(tensors, entry)[3]
+    rows = tensors[keys["up"]].shape[0]
+    return entry.get("rows", [0, rows]) == [0, rows]
 
 
 def config_scale(case, folder):
@@ -155,12 +272,7 @@ def test_names(suite, folder, case):
 
 def test_config(suite, folder, case):
     """With the PEFT configuration beside it, under its usual name."""
-    peft = suite.path(case["id"])
-    peft.mkdir()
-    shutil.copy(folder / case["params"]["config"], peft / "adapter_config.json")
-    path = peft / "adapter_model.safetensors"
-    shutil.copy(folder / case["adapter"], path)
-    check_names(suite, folder, case, path, 1.0)
+    check_names(suite, folder, case, peft_file(suite, folder, case), 1.0)
 
 
 def check_names(suite, folder, case, path, outside):
@@ -200,16 +312,27 @@ def test_keys(suite, folder, case):
         equal(tuple(row["shape"]), tensor.shape, f"shape of {row['name']}")
         equal(row["offset"], tensor.offset, f"offset of {row['name']}")
     modules = suite.json("info", path, "--modules")["modules"]
-    stored = {m["target"]: m["name"] for m in modules}
-    equal(set(stored), set(case["params"]["map"]), "targets")
+    stored = {m["name"]: m["target"] for m in modules}
+    equal(len(stored), len(modules), "different modules")
     for target, entry in case["params"]["map"].items():
+        names = set()
         for role, key in factors(tensors, entry)[3].items():
             row = support.one(rows, "name", key)
-            equal((row["role"], row["module"]), (role, stored[target]),
-                  f"role and module of {key}")
+            equal(row["role"], role, f"role of {key}")
+            names.add(row["module"])
+        name, = names
+        if is_whole(tensors, entry):
+            equal(stored.pop(name), target, f"target of {name}")
+        else:  # several entries have it
+            require(stored[name] not in case["params"]["map"],
+                    f"{name} is not {stored[name]} alone")
+    fused = {target for target, entry in case["params"]["map"].items()
+             if not is_whole(tensors, entry)}
+    require(len(stored) <= len(fused) // 2, f"nothing is in {stored}")
 
 
-FAMILY = {"names_sd1": {"sd15", "sd21"}, "names_sdx": {"sdxl"}}
+FAMILY = {"names_sd1": {"sd15", "sd21"}, "names_sdx": {"sdxl"},
+          "names_flu": {"flux1_dev"}}
 
 
 def test_family(suite, folder, case):
@@ -257,6 +380,11 @@ def main():
     suite = support.Suite(__doc__.splitlines()[0])
     folder, cases = suite.unpack("kinds")
     for case in cases:
+        if "config" in case["params"]:
+            for test in (test_peft, test_peft_resize):
+                with suite.case(f"{case['id']} {test.__name__[5:]}"):
+                    test(suite, folder, case)
+            continue
         run = test_delta if case["operation"] == "delta" else test_patched
         with suite.case(case["id"]):
             run(suite, folder, case)
