@@ -318,6 +318,7 @@ static lora_status adapter_group(lora_adapter *adapter, lora_error *error)
             module->known = key->known;
             module->parts = key->parts;
             module->part_count = key->part_count;
+            module->broken = key->broken;
             module->scale = 1.0;
         }
     }
@@ -458,6 +459,28 @@ static lora_status adapter_index_modules(lora__opening *opening)
     return LORA_OK;
 }
 
+/* Names that were understood, but by few others. */
+static lora_status adapter_note_names(lora_adapter *adapter, lora_error *error)
+{
+    const lora__module *first = NULL;
+    size_t broken = 0;
+
+    for (size_t m = 0; m < adapter->module_count; m++) {
+        if (adapter->modules[m].broken && broken++ == 0) {
+            first = &adapter->modules[m];
+        }
+    }
+    return broken == 0
+               ? LORA_OK
+               : lora__problems_add(
+                     &adapter->problems, LORA_SEVERITY_WARNING, LORA_OK,
+                     "broken_names", first->name, error,
+                     "%llu of %llu modules have names that most loaders pass "
+                     "over: this is read as %s",
+                     (unsigned long long)broken,
+                     (unsigned long long)adapter->module_count, first->target);
+}
+
 static lora_status adapter_note_problems(lora_adapter *adapter,
                                          lora_error *error)
 {
@@ -561,6 +584,7 @@ static lora_status adapter_build(lora_adapter *adapter,
         TRY(opening.status);
     }
     TRY(adapter_index_modules(&opening));
+    TRY(adapter_note_names(adapter, error));
     return adapter_note_problems(adapter, error);
 }
 

@@ -28,6 +28,7 @@ typedef struct lora__module {
     const lora__part *parts; /* of a weight that is several targets, or one with
                               * its rows moved; see names.h */
     size_t part_count;
+    int broken; /* the name is spelled as no program does */
     const lora__kind *kind;
     lora__member *members; /* in file order */
     size_t member_count;

@@ -21,6 +21,7 @@
 #define DIALECT_T LORA__STYLE_TE
 #define DIALECT_H LORA__STYLE_HCP
 #define DIALECT_ALIAS LORA__STYLE_ALIAS
+#define DIALECT_BROKEN (LORA__STYLE_BROKEN | DIALECT_ALIAS)
 
 #define DIALECT_SUFFIX(text, role, styles)                                     \
     {                                                                          \
@@ -37,6 +38,8 @@ static const lora__suffix dialect_suffixes[] = {
     DIALECT_SUFFIX(".lora_B.weight", LORA__ROLE_UP, DIALECT_P),
     DIALECT_SUFFIX(".___.alpha", LORA__ROLE_ALPHA, DIALECT_H),
     DIALECT_SUFFIX(".lora.alpha", LORA__ROLE_ALPHA, DIALECT_U | DIALECT_ALIAS),
+    DIALECT_SUFFIX(
+        "_lora_down.alpha", LORA__ROLE_ALPHA, DIALECT_K | DIALECT_BROKEN),
     DIALECT_SUFFIX(".alpha",
                    LORA__ROLE_ALPHA,
                    DIALECT_K | DIALECT_L | DIALECT_U | DIALECT_T),
@@ -146,10 +149,12 @@ static const lora__suffix dialect_suffixes[] = {
     DIALECT_SUFFIX(".up", LORA__ROLE_UP, LORA__STYLE_CONTROL),
     DIALECT_SUFFIX(".lora_A", LORA__ROLE_DOWN, LORA__STYLE_LORALIB),
     DIALECT_SUFFIX(".lora_B", LORA__ROLE_UP, LORA__STYLE_LORALIB),
-    /* Conversions by hand that flattened too much. */
+    /* Conversions by hand that flattened too much, and put alpha where the
+     * pair is. */
     DIALECT_SUFFIX(
-        "_lora_down.weight", LORA__ROLE_DOWN, DIALECT_K | DIALECT_ALIAS),
-    DIALECT_SUFFIX("_lora_up.weight", LORA__ROLE_UP, DIALECT_K | DIALECT_ALIAS),
+        "_lora_down.weight", LORA__ROLE_DOWN, DIALECT_K | DIALECT_BROKEN),
+    DIALECT_SUFFIX(
+        "_lora_up.weight", LORA__ROLE_UP, DIALECT_K | DIALECT_BROKEN),
 
     /* Any checkpoint has these: they count beside others only. */
     DIALECT_SUFFIX(".weight", LORA__ROLE_WEIGHT, DIALECT_L),
@@ -178,8 +183,10 @@ static int dialect_match_raw(lora__suffix_match *out,
                              size_t bytes,
                              const char *last)
 {
-    const lora__styles wanted = DIALECT_P | DIALECT_M | LORA__STYLE_RAW;
     size_t last_bytes = strlen(last);
+    /* Scripts that rename keys leave the name in kohya's as well. */
+    lora__styles wanted =
+        LORA__STYLES_RAW | (last_bytes > 0 ? DIALECT_K | DIALECT_U : 0);
     size_t name_end;
     size_t dot;
 
@@ -299,37 +306,37 @@ LORA_PRIVATE const char *lora__suffix_text(lora__role role, lora__styles styles)
  * are conversions gone wrong; those of checkpoints were never meant for
  * adapters, but are unmistakable. */
 static const lora__prefix dialect_prefixes[] = {
-    {"lora_unet_unet_", '_', DIALECT_BACKBONE, LORA__DIALECT_KOHYA},
-    {"lora_unet__", '_', DIALECT_BACKBONE, LORA__DIALECT_KOHYA},
-    {"lora_unet_", '_', DIALECT_BACKBONE, LORA__DIALECT_KOHYA},
-    {"lora_te_", '_', DIALECT_IN(TE), LORA__DIALECT_KOHYA},
-    {"lora_te1_", '_', DIALECT_IN(TE), LORA__DIALECT_KOHYA},
-    {"lora_te2_", '_', DIALECT_IN(TE2), LORA__DIALECT_KOHYA},
-    {"lora_te3_", '_', DIALECT_IN(TE3), LORA__DIALECT_KOHYA},
-    {"lora_prior_unet_", '_', DIALECT_IN(PRIOR), LORA__DIALECT_KOHYA},
+    {"lora_unet_unet_", '_', DIALECT_BACKBONE, LORA__DIALECT_KOHYA, 1},
+    {"lora_unet__", '_', DIALECT_BACKBONE, LORA__DIALECT_KOHYA, 1},
+    {"lora_unet_", '_', DIALECT_BACKBONE, LORA__DIALECT_KOHYA, 0},
+    {"lora_te_", '_', DIALECT_IN(TE), LORA__DIALECT_KOHYA, 0},
+    {"lora_te1_", '_', DIALECT_IN(TE), LORA__DIALECT_KOHYA, 0},
+    {"lora_te2_", '_', DIALECT_IN(TE2), LORA__DIALECT_KOHYA, 0},
+    {"lora_te3_", '_', DIALECT_IN(TE3), LORA__DIALECT_KOHYA, 0},
+    {"lora_prior_unet_", '_', DIALECT_IN(PRIOR), LORA__DIALECT_KOHYA, 0},
     {"lora_transformer_", '_', DIALECT_IN(TRANSFORMER),
-     LORA__DIALECT_ONETRAINER},
-    {"oft_unet_", '_', DIALECT_BACKBONE, LORA__DIALECT_KOHYA_OFT},
-    {"lycoris_", '_', 0, LORA__DIALECT_LYCORIS_WRAPPER},
-    {"base_model.model.", '.', 0, LORA__DIALECT_PEFT},
-    {"diffusion_model.", '.', DIALECT_BACKBONE, LORA__DIALECT_NATIVE},
-    {"model.diffusion_model.", '.', DIALECT_BACKBONE, LORA__DIALECT_NATIVE},
+     LORA__DIALECT_ONETRAINER, 0},
+    {"oft_unet_", '_', DIALECT_BACKBONE, LORA__DIALECT_KOHYA_OFT, 0},
+    {"lycoris_", '_', 0, LORA__DIALECT_LYCORIS_WRAPPER, 0},
+    {"base_model.model.", '.', 0, LORA__DIALECT_PEFT, 0},
+    {"diffusion_model.", '.', DIALECT_BACKBONE, LORA__DIALECT_NATIVE, 0},
+    {"model.diffusion_model.", '.', DIALECT_BACKBONE, LORA__DIALECT_NATIVE, 0},
     {"text_encoders.clip_l.transformer.", '.', DIALECT_IN(TE),
-     LORA__DIALECT_NATIVE},
+     LORA__DIALECT_NATIVE, 0},
     {"text_encoders.clip_g.transformer.", '.', DIALECT_IN(TE2),
-     LORA__DIALECT_NATIVE},
+     LORA__DIALECT_NATIVE, 0},
     {"text_encoders.t5xxl.transformer.", '.', DIALECT_IN(TE3),
-     LORA__DIALECT_NATIVE},
-    {"cond_stage_model.transformer.", '.', DIALECT_IN(TE),
-     LORA__DIALECT_NATIVE},
-    {"cond_stage_model.", '.', DIALECT_IN(OPENCLIP_H), LORA__DIALECT_NATIVE},
+     LORA__DIALECT_NATIVE, 0},
+    {"cond_stage_model.transformer.", '.', DIALECT_IN(TE), LORA__DIALECT_NATIVE,
+     0},
+    {"cond_stage_model.", '.', DIALECT_IN(OPENCLIP_H), LORA__DIALECT_NATIVE, 0},
     {"conditioner.embedders.0.transformer.", '.', DIALECT_IN(TE),
-     LORA__DIALECT_NATIVE},
+     LORA__DIALECT_NATIVE, 0},
     {"conditioner.embedders.1.", '.', DIALECT_IN(OPENCLIP_G),
-     LORA__DIALECT_NATIVE},
-    {"clip_B.", '.', DIALECT_IN(TE), LORA__DIALECT_DIFFUSERS},
-    {"clip_bigG.", '.', DIALECT_IN(TE2), LORA__DIALECT_DIFFUSERS},
-    {"", '.', 0, LORA__DIALECT_DIFFUSERS},
+     LORA__DIALECT_NATIVE, 0},
+    {"clip_B.", '.', DIALECT_IN(TE), LORA__DIALECT_DIFFUSERS, 0},
+    {"clip_bigG.", '.', DIALECT_IN(TE2), LORA__DIALECT_DIFFUSERS, 0},
+    {"", '.', 0, LORA__DIALECT_DIFFUSERS, 0},
 };
 
 LORA_PRIVATE const lora__prefix *lora__prefix_find(const char *name,

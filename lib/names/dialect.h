@@ -28,6 +28,12 @@ typedef uint32_t lora__styles;
 #define LORA__STYLE_SAM 0x4000u       /* w_a_000: see numbered.h */
 #define LORA__STYLE_ALIAS 0x8000u     /* read, never written */
 #define LORA__STYLE_BFL 0x10000u      /* .scale, of a norm */
+#define LORA__STYLE_BROKEN 0x20000u   /* what no program writes on purpose */
+
+/* Those whose suffixes have the adapter's name inside, in PEFT's own state
+ * dicts. */
+#define LORA__STYLES_RAW                                                       \
+    (LORA__STYLE_PEFT | LORA__STYLE_PEFT_MORE | LORA__STYLE_RAW)
 
 typedef struct lora__suffix {
     const char *text;
@@ -111,6 +117,7 @@ typedef struct lora__prefix {
     char separator;
     uint32_t components;         /* a bit each; 0: the name does not tell */
     lora__dialect_index dialect; /* KOHYA and DIFFUSERS: a group of them */
+    int broken;                  /* what no program writes on purpose */
 } lora__prefix;
 
 /* The prefix of a module's name, which may be the empty one. */

@@ -89,6 +89,7 @@ typedef struct lora__key_out {
     const char *target; /* canonical */
     lora__layer layer;
     int known;               /* 1: a family knows the target */
+    int broken;              /* 1: spelled as no program does */
     const lora__part *parts; /* in the arena, shared by a module's keys */
     size_t part_count;       /* 0: the module is the whole target */
 } lora__key_out;

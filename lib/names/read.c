@@ -12,6 +12,7 @@
 #include "names/read.h"
 
 #include "core/text.h"
+#include "names/mend.h"
 #include "names/numbered.h"
 #include "names/positional.h"
 
@@ -88,8 +89,8 @@ static lora_status read_find_module(lora__reading *r,
     r->modules = modules;
     module = &r->modules[r->module_count++];
     memset(module, 0, sizeof *module);
-    module->name = name;
-    module->bytes = bytes;
+    module->name = module->path = name;
+    module->bytes = module->path_bytes = bytes;
     return LORA_OK;
 }
 
@@ -154,8 +155,10 @@ read_scan_key(lora__reading *r, size_t index, lora_error *error)
         module->styles |= match.suffix->styles;
         module->lycoris |= (match.suffix->styles & LORA__STYLE_KOHYA) == 0;
     }
+    module->broken |= (match.suffix->styles & LORA__STYLE_BROKEN) != 0;
     if (match.adapter != NULL) {
         module->raw = 1;
+        module->broken |= (match.suffix->styles & LORA__STYLES_RAW) == 0;
         read_note_adapter(r, &match);
     }
     return LORA_OK;
@@ -270,6 +273,44 @@ static lora_status read_resolve_numbered(lora__reading *r,
                               r->text.bytes, error);
 }
 
+/* Mistakes that are taken out of one name. */
+enum { READ_MENDS = 8 };
+
+/* A name that nobody knows as it stands may have been spoiled on its way: it is
+ * mended as far as it takes until a family knows it, or else left alone. */
+static lora_status read_resolve_name(lora__reading *r,
+                                     lora__read_module *module,
+                                     lora_error *error)
+{
+    const lora__read_module fresh = *module;
+    lora__read_module plain;
+    const char *path = module->name;
+    size_t bytes = module->bytes;
+
+    TRY(lora__read_resolve(r, module, error));
+    plain = *module;
+    for (int i = 0; plain.real && module->known == 0 && i < READ_MENDS; i++) {
+        lora__buffer_clear(&r->text);
+        if (!lora__name_mend(&r->text, path, bytes)) {
+            break;
+        }
+        TRY(lora__buffer_status(&r->text, error));
+        bytes = r->text.bytes;
+        TRY(lora__arena_string(&path, r->arena, r->text.data, bytes, error));
+        *module = fresh;
+        module->path = path;
+        module->path_bytes = bytes;
+        module->broken = 1;
+        TRY(lora__read_resolve(r, module, error));
+    }
+    if (module->known == 0) {
+        *module = plain;
+        module->path = module->stored;
+    }
+    module->broken |= module->prefix->broken;
+    return LORA_OK;
+}
+
 static lora_status read_resolve_all(lora__reading *r, lora_error *error)
 {
     read_survey_positions(r);
@@ -281,7 +322,7 @@ static lora_status read_resolve_all(lora__reading *r, lora_error *error)
                    module->styles == LORA__STYLE_SAM) {
             TRY(read_resolve_numbered(r, module, error));
         } else {
-            TRY(lora__read_resolve(r, module, error));
+            TRY(read_resolve_name(r, module, error));
         }
     }
     return LORA_OK;
@@ -356,6 +397,7 @@ static lora_status read_answer_key(lora__reading *r,
     answer->role = module->replaces ? LORA__ROLE_SET_WEIGHT : key->role;
     answer->module = module->stored;
     answer->target = module->target;
+    answer->broken = module->broken;
     answer->known = module->known != 0;
     answer->layer =
         lora__place_layer(&module->place, module->known, out->family);

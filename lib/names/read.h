@@ -18,6 +18,8 @@ typedef uint64_t lora__read_roles;
 typedef struct lora__read_module {
     const char *name; /* in the caller's key, or in the arena */
     size_t bytes;
+    const char *path; /* the same, or mended: see mend.h */
+    size_t path_bytes;
     lora__read_roles roles;
     lora__styles styles;   /* of all suffixes but accessories */
     int lycoris;           /* has a suffix that kohya's trainer lacks */
@@ -26,6 +28,7 @@ typedef struct lora__read_module {
     int bare;              /* a text encoder, but which one is not said */
     int real;              /* is a module at all */
     int replaces;          /* its scale is a norm's new weight */
+    int broken;            /* spelled as no program does */
     const lora__prefix *prefix;
     lora__component component;
     lora__family_set known;

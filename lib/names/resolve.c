@@ -224,8 +224,8 @@ LORA_PRIVATE lora_status lora__read_resolve(lora__reading *r,
                                             lora__read_module *module,
                                             lora_error *error)
 {
-    const char *name = module->name;
-    size_t bytes = module->bytes;
+    const char *name = module->path;
+    size_t bytes = module->path_bytes;
     size_t skip;
     size_t head = 0;
     lora__scope scope;

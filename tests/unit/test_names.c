@@ -639,6 +639,7 @@ static void memory_may_run_out(void **state)
         "lora_unet_single_blocks_0_linear1.lora_up.weight",
         "lora_unet_double_blocks_0_img_mod_lin.lora_up.weight",
         "lora_te3_shared.alpha",
+        "module.unet._orig_mod.conv_in.lora_B.weight",
     };
     static lora__key_in keys[COUNT(sd_rows) + COUNT(more)];
     lora_context_options options;
