@@ -144,44 +144,26 @@ static lora_status check_note_metadata(const check_job *job,
                                     "says rank %s, which no module has", text);
 }
 
-/* Set *out to 1 unless a stored hash is sure to be of other tensors, that is,
- * if it is theirs in neither of the orders that writers have had. LyCORIS'
- * form ("0x") is of an order that files do not keep: nothing is sure. */
-static lora_status check_hash_matches(int *out,
-                                      const char *stored,
-                                      const lora__container *container,
-                                      lora_error *error)
-{
-    static const lora__hash_order orders[] = {LORA__HASH_WRITER,
-                                              LORA__HASH_NAME};
-    char text[LORA__HASH_TEXT];
-
-    *out = strncmp(stored, "0x", 2) == 0;
-    for (size_t i = 0; !*out && i < LORA__COUNT(orders); i++) {
-        TRY(lora__hash_tensors(text, container, orders[i], 0, error));
-        *out = strcmp(stored, text) == 0;
-    }
-    return LORA_OK;
-}
-
 /* kohya's hash of the tensors, where it is of others: front ends that know
- * files by it take this one for another. */
+ * files by it take this one for another. LyCORIS' form ("0x") is of an order
+ * that files do not keep: nothing is sure. */
 static lora_status check_note_hash(const check_job *job,
                                    lora__problems *problems,
                                    lora_error *error)
 {
     const lora__container *container = job->adapter->container;
     const char *stored = lora__container_metadata(container, "sshs_model_hash");
-    int matches = 1;
+    lora__hash_order order = LORA__HASH_WRITER;
 
-    if (stored != NULL) {
-        TRY(check_hash_matches(&matches, stored, container, error));
+    if (stored != NULL && strncmp(stored, "0x", 2) != 0) {
+        TRY(lora__hash_find_order(&order, stored, container, error));
     }
-    return matches ? LORA_OK
-                   : lora__problems_add(
-                         problems, LORA_SEVERITY_WARNING, LORA_OK, "stale_hash",
-                         "sshs_model_hash", error,
-                         "is not the hash of these tensors, in either order");
+    return order != LORA__HASH_FILE
+               ? LORA_OK
+               : lora__problems_add(
+                     problems, LORA_SEVERITY_WARNING, LORA_OK, "stale_hash",
+                     "sshs_model_hash", error,
+                     "is not the hash of these tensors, in either order");
 }
 
 /* Names that the base does not have: such modules are never applied. */

@@ -114,9 +114,17 @@ LORA_PRIVATE lora_status lora__emit_rest(lora__emit *emit, lora_error *error);
 LORA_PRIVATE lora_status lora__emit_metadata(lora__emit *emit,
                                              lora_error *error);
 
-/* Make the adapter. Where numbers changed, the hashes that its metadata carry
- * are computed anew; a change of names keeps them, as they say which training
- * this is. */
+/* Bring the hashes in the metadata of a result in line with its tensors;
+ * *adapter may be replaced. Where numbers `changed`, those that are there are
+ * computed anew. Where only names did, which puts tensors in another order,
+ * they are if they were right: one of other tensors says which training this
+ * is. */
+LORA_PRIVATE lora_status lora__emit_hashes(lora_adapter **adapter,
+                                           const lora_adapter *source,
+                                           int changed,
+                                           lora_error *error);
+
+/* Make the adapter, its hashes with it. */
 LORA_PRIVATE lora_status lora__emit_finish(lora_adapter **out,
                                            lora__emit *emit,
                                            lora_error *error);

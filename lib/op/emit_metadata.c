@@ -137,29 +137,47 @@ LORA_PRIVATE lora_status lora__emit_metadata(lora__emit *emit,
 
 /* ---- hashes ------------------------------------------------------------ */
 
-/* Replace the stale hashes of an adapter by its own; *adapter is replaced. */
+static const char *const metadata_hashes[] = {
+    "sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256"};
+
+static int metadata_has_hashes(const lora__container *container)
+{
+    int found = 0;
+
+    for (size_t i = 0; i < LORA__COUNT(metadata_hashes); i++) {
+        found |=
+            lora__container_metadata(container, metadata_hashes[i]) != NULL;
+    }
+    return found;
+}
+
+/* Replace the stale hashes of an adapter by its own, the first of them in the
+ * order that it had; *adapter is replaced. */
 static lora_status metadata_refresh_hashes(lora_adapter **adapter,
+                                           lora__hash_order order,
                                            lora_error *error)
 {
     const lora__container *container = (*adapter)->container;
     lora_builder *builder;
     lora_adapter *fresh = NULL;
+    char model[LORA__HASH_TEXT];
     char body[2 + LORA__HASH_TEXT] = "0x";
     char window[LORA__HASH_SHORT];
+    const char *const values[] = {model, window, body};
     lora_status status;
 
     TRY(lora__hash_tensors(body + 2, container, LORA__HASH_WRITER, 0, error));
+    memcpy(model, body + 2, sizeof model);
+    if (order != LORA__HASH_WRITER) {
+        TRY(lora__hash_tensors(model, container, order, 0, error));
+    }
     TRY(lora__hash_legacy(window, container, error));
     TRY(lora_builder_create(&builder, (*adapter)->context, *adapter, error));
-    if (lora__builder_metadata(builder, "sshs_model_hash") != NULL) {
-        TRY_OR_DONE(metadata_set(builder, "sshs_model_hash", body + 2, error));
-    }
-    if (lora__builder_metadata(builder, "sshs_legacy_hash") != NULL) {
-        TRY_OR_DONE(metadata_set(builder, "sshs_legacy_hash", window, error));
-    }
-    if (lora__builder_metadata(builder, "modelspec.hash_sha256") != NULL) {
-        TRY_OR_DONE(
-            metadata_set(builder, "modelspec.hash_sha256", body, error));
+    for (size_t i = 0; i < LORA__COUNT(values); i++) {
+        if (lora__builder_metadata(builder, metadata_hashes[i]) != NULL) {
+            TRY_OR_DONE(
+                metadata_set(builder, metadata_hashes[i], values[i], error));
+        }
     }
     status = lora_builder_finish(&fresh, builder, error);
 done:
@@ -171,23 +189,65 @@ done:
     return status;
 }
 
+/* 1 if the tensors have other names than those of the source. */
+static int metadata_is_renamed(const lora_adapter *adapter,
+                               const lora_adapter *source)
+{
+    const lora__container *container = adapter->container;
+    int same = container->entry_count == source->container->entry_count;
+    size_t at;
+
+    for (size_t i = 0; same && i < container->entry_count; i++) {
+        same = lora__map_find(&at, &source->container->by_name,
+                              container->entries[i].name,
+                              container->entries[i].name_bytes);
+    }
+    return !same;
+}
+
+/* The order in which the first hash is to be made anew, where it was right and
+ * only names changed; FILE: it is not. */
+static lora_status metadata_hash_order(lora__hash_order *out,
+                                       const lora_adapter *adapter,
+                                       const lora_adapter *source,
+                                       lora_error *error)
+{
+    const char *stored =
+        lora__container_metadata(adapter->container, metadata_hashes[0]);
+
+    *out = LORA__HASH_FILE;
+    return stored == NULL || !metadata_is_renamed(adapter, source)
+               ? LORA_OK
+               : lora__hash_find_order(out, stored, source->container, error);
+}
+
+LORA_PRIVATE lora_status lora__emit_hashes(lora_adapter **adapter,
+                                           const lora_adapter *source,
+                                           int changed,
+                                           lora_error *error)
+{
+    lora__hash_order order = LORA__HASH_WRITER;
+
+    if (!metadata_has_hashes((*adapter)->container)) {
+        return LORA_OK;
+    }
+    if (!changed) {
+        TRY(metadata_hash_order(&order, *adapter, source, error));
+    }
+    return order == LORA__HASH_FILE
+               ? LORA_OK
+               : metadata_refresh_hashes(adapter, order, error);
+}
+
 LORA_PRIVATE lora_status lora__emit_finish(lora_adapter **out,
                                            lora__emit *emit,
                                            lora_error *error)
 {
-    static const char *const hashes[] = {"sshs_model_hash", "sshs_legacy_hash",
-                                         "modelspec.hash_sha256"};
     lora_adapter *adapter;
-    lora_status status = LORA_OK;
-    int stale = 0;
+    lora_status status;
 
-    for (size_t i = 0; emit->changed && i < LORA__COUNT(hashes); i++) {
-        stale |= lora__builder_metadata(emit->builder, hashes[i]) != NULL;
-    }
     TRY(lora_builder_finish(&adapter, emit->builder, error));
-    if (stale) {
-        status = metadata_refresh_hashes(&adapter, error);
-    }
+    status = lora__emit_hashes(&adapter, emit->source, emit->changed, error);
     if (status != LORA_OK) {
         lora_adapter_destroy(adapter);
         return status;

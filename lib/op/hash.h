@@ -57,6 +57,13 @@ LORA_PRIVATE lora_status lora__hash_tensors(char out[LORA__HASH_TEXT],
                                             int described,
                                             lora_error *error);
 
+/* In which of the two orders of writers a stored hash is that of the tensors'
+ * data; FILE if in neither. */
+LORA_PRIVATE lora_status lora__hash_find_order(lora__hash_order *out,
+                                               const char *stored,
+                                               const lora__container *container,
+                                               lora_error *error);
+
 /* sshs_legacy_hash: of the window of the file that has the tensors in WRITER
  * order, and no metadata but the "ss_" entries. KEY or LIMIT where there can
  * be no such file. */

@@ -194,6 +194,24 @@ done:
     return status;
 }
 
+LORA_PRIVATE lora_status lora__hash_find_order(lora__hash_order *out,
+                                               const char *stored,
+                                               const lora__container *container,
+                                               lora_error *error)
+{
+    static const lora__hash_order orders[] = {LORA__HASH_WRITER,
+                                              LORA__HASH_NAME};
+    char text[LORA__HASH_TEXT];
+
+    *out = LORA__HASH_FILE;
+    for (size_t i = 0; *out == LORA__HASH_FILE && i < LORA__COUNT(orders);
+         i++) {
+        TRY(lora__hash_tensors(text, container, orders[i], 0, error));
+        *out = strcmp(stored, text) == 0 ? orders[i] : LORA__HASH_FILE;
+    }
+    return LORA_OK;
+}
+
 /* kohya hashes a file that has only its own entries. */
 static lora_status hash_own_metadata(lora__metadata **out,
                                      size_t *out_count,

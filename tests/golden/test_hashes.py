@@ -162,6 +162,12 @@ def check_orders(suite, seed, count, largest, ss):
     path.unlink()
 
 
+def data_of(tensors):
+    """The data in the order of the reference's writer."""
+    return b"".join(t.data for _, t in sorted(
+        tensors.items(), key=lambda i: (support.ORDER[i[1].dtype], i[0])))
+
+
 def check_stale(suite):
     """`check` knows kohya's hash in the orders of both writers, and leaves
     LyCORIS' alone, whose order files do not keep."""
@@ -170,8 +176,7 @@ def check_stale(suite):
     two = tensor([[1.0, 2.0], [3.0, 4.0]])
     tensors = {name + "down.weight": two, name + "up.weight": two,
                "lora_unet_a.alpha": tensor(1.0, "F16")}
-    new = b"".join(t.data for _, t in sorted(
-        tensors.items(), key=lambda i: (support.ORDER[i[1].dtype], i[0])))
+    new = data_of(tensors)
     old = b"".join(tensors[n].data for n in sorted(tensors))
     for stored, stale in ((sha256_of(new), False), (sha256_of(old), False),
                           ("0x" + sha256_of(b""), False), (None, False),
@@ -217,6 +222,43 @@ def check_refreshed(suite):
     out.unlink()
 
 
+def check_renamed(suite):
+    """Names alone put the tensors in another order: a hash that was right in
+    one of the two stays right in it, also on the way back; one of others
+    stays, as it says which training this was."""
+    path, out = suite.path("names.safetensors"), suite.path("out.safetensors")
+    back = suite.path("back.safetensors")
+    rng = np.random.default_rng(3)
+    tensors = {}
+    for layer in ("attn1_to_q", "attn1_to_k", "attn2_to_out_0", "ff_net_2"):
+        name = ("lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_"
+                + layer)
+        tensors[name + ".lora_down.weight"] = tensor(rng.normal(size=(2, 8)),
+                                                     "F16")
+        tensors[name + ".lora_up.weight"] = tensor(rng.normal(size=(8, 2)))
+        tensors[name + ".alpha"] = tensor(1.0, "F16")
+    by_writer = data_of(tensors)
+    by_name = b"".join(tensors[n].data for n in sorted(tensors))
+    require(by_writer != by_name, "the orders do not differ")
+    for stored, order in ((sha256_of(by_writer), data_of),
+                          (sha256_of(by_name), lambda t: b"".join(
+                              t[n].data for n in sorted(t))),
+                          ("0" * 64, None)):
+        support.write_file(path, tensors, {"sshs_model_hash": stored})
+        suite.run("convert", path, "-o", out, "--dialect", "diffusers",
+                  "--force")
+        converted, metadata = support.read_file(out)
+        equal(metadata["sshs_model_hash"],
+              sha256_of(order(converted)) if order else stored, "converted")
+        codes = [p["code"] for p in suite.json("check", out)["problems"]]
+        equal("stale_hash" in codes, order is None, "stale")
+        suite.run("convert", out, "-o", back, "--dialect", "kohya", "--force")
+        equal(support.read_file(back)[1]["sshs_model_hash"], stored, "back")
+        require(back.read_bytes() == path.read_bytes(), "not the same file")
+    for file in (path, out, back):
+        file.unlink()
+
+
 def check_window(suite):
     """The file whose legacy hash is of something; a megabyte of noise."""
     folder = support.SHARED / "golden/ops"
@@ -254,6 +296,7 @@ def main():
             check_orders(suite, i, *shape)
     for name, check in (("stale", check_stale),
                         ("refreshed", check_refreshed),
+                        ("renamed", check_renamed),
                         ("window", check_window), ("info", check_info)):
         with suite.case(name):
             check(suite)
