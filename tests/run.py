@@ -33,7 +33,7 @@ class Test:
 
     def __init__(self, name, kind, source, build):
         self.name = name
-        if kind in ("unit", "api"):
+        if kind in ("unit", "api", "fuzz"):
             self.command = [build / "tests" / name.split(":")[0]]
         else:
             self.command = [sys.executable, "-B", ROOT / "tests" / source,

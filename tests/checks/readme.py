@@ -9,7 +9,7 @@ import re
 import checklib
 
 DOCUMENTS = ("README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md lib/README.md "
-             "tests/README.md examples/README.md").split()
+             "tests/README.md tests/fuzz/README.md examples/README.md").split()
 
 
 def read(name):

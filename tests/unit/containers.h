@@ -14,7 +14,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#ifdef TEST_PLAIN
+#include "plain.h"
+#else
 #include <cmocka.h>
+#endif
 
 /* Memory that can run out ------------------------------------------------ */
 
