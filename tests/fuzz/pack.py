@@ -106,6 +106,8 @@ JSON_TEXTS = [
     r'"\u00e9\ud83d\ude00\"\\\/\b\f\n\r\t"', r'["\ud800","\udc00\ud800"]',
     '{"a":[{"b":null},"c"],"a":{"":false}}', '{"a" 1}', "[1,]", '{"a":1,}',
     "[" * 64 + "]" * 64, "[" * 65 + "]" * 65, '"\t"', "\"\u00e9\u20ac\U0001f600\"",
+    r'"\u1', r'"\u', '"\\', r'"\uabcdef\uABCDEF"', r'"\ud83d\u00', r'"\ud800x"',
+    r'"\udc00\udc00"', r'"\udfff"', r'"\udbff\udfff\ud7ff\ue000"', r'"\udbff\ue000"', r'"\u00g0"',
     "1 2", "[1}", "nul", '"', '"\\', "{", "-", "tru",
 ]
 
@@ -255,7 +257,8 @@ def make_seeds(shared):
     headers = {name: split_safetensors(data).split(b"\0")[0]
                for name, data in sorted(with_header.items())[::4]}
     return {
-        "adapter": {**bad, **checkpoints, **numbered([b"GGUF" + make_gguf()])},
+        "adapter": {**bad, **checkpoints, **numbered([
+            b"GGUF" + make_gguf(), struct.pack("<Q", 90_000_000) + b"{}"])},
         "safetensors": {name: split_safetensors(data)
                         for name, data in with_header.items()},
         "json": {**headers, **numbered(JSON_TEXTS)},
