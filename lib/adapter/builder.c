@@ -387,22 +387,21 @@ static lora_status builder_move_entries(lora__container *container,
                                         lora_builder *b,
                                         lora_error *error)
 {
-    void *memory;
     size_t seen;
 
-    TRY(lora__arena_zeroed(&memory, &container->arena, b->item_count,
-                           sizeof *container->entries, error));
-    container->entries = memory;
     for (size_t i = 0; i < b->item_count; i++) {
-        lora__entry *entry = &container->entries[container->entry_count];
-        if (b->items[i].removed) {
+        builder_item *item = &b->items[i];
+        lora__entry *entry;
+        const char *name;
+        if (item->removed) {
             continue;
         }
-        *entry = b->items[i].entry;
-        TRY(lora__arena_string(&entry->name, &container->arena, entry->name,
-                               entry->name_bytes, error));
-        b->items[i].removed = 1; /* the entry owns it now */
-        container->entry_count++;
+        TRY(lora__container_add(&entry, container, error));
+        TRY(lora__arena_string(&name, &container->arena, item->entry.name,
+                               item->entry.name_bytes, error));
+        *entry = item->entry;
+        entry->name = name;
+        item->removed = 1; /* the entry owns it now */
     }
     lora__sort(container->entries, container->entry_count,
                sizeof *container->entries, builder_compare_entries);

@@ -106,6 +106,20 @@ done:
     return status;
 }
 
+LORA_PRIVATE lora_status lora__container_add(lora__entry **out,
+                                             lora__container *container,
+                                             lora_error *error)
+{
+    void *entries = container->entries;
+
+    TRY(lora__grow(&entries, &container->entry_capacity, container->context,
+                   container->entry_count + 1, sizeof **out, error));
+    container->entries = entries;
+    *out = &container->entries[container->entry_count++];
+    memset(*out, 0, sizeof **out);
+    return LORA_OK;
+}
+
 LORA_PRIVATE void lora__container_retain(lora__container *container)
 {
     lora__atomic_add_u32(&container->references, 1);
@@ -134,6 +148,9 @@ LORA_PRIVATE void lora__container_release(lora__container *container)
         container->reader.destroy(container->reader.user);
     }
     context = container->context;
+    lora__free(context, container->entries,
+               container->entry_capacity * sizeof *container->entries,
+               LORA__ALIGN);
     lora__map_destroy(&container->by_name);
     lora__arena_destroy(&container->arena);
     lora__free(context, container, sizeof *container, LORA__ALIGN);

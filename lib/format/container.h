@@ -66,6 +66,7 @@ struct lora__container {
     lora__verify_fn verify; /* or NULL; before bytes are read or lent */
     lora__entry *entries;   /* in file order */
     size_t entry_count;
+    size_t entry_capacity;
     lora__metadata *metadata; /* sorted by key, bytewise */
     size_t metadata_count;
     lora__map by_name;
@@ -86,6 +87,11 @@ LORA_PRIVATE lora_status lora__container_open(lora__container **out,
                                               const lora_reader *reader,
                                               const char *path,
                                               lora_error *error);
+
+/* One more entry at the end, zeroed. Those that are there may move. */
+LORA_PRIVATE lora_status lora__container_add(lora__entry **out,
+                                             lora__container *container,
+                                             lora_error *error);
 
 /* Releasing NULL does nothing. */
 LORA_PRIVATE void lora__container_retain(lora__container *container);

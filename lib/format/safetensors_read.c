@@ -29,9 +29,6 @@ typedef struct st_parser {
     char *header;
     size_t header_bytes;
     lora__json json;
-    lora__entry *entries; /* in header order; offset is relative to the data */
-    size_t entry_count;
-    size_t entry_capacity;
     lora__metadata *metadata;
     size_t metadata_count;
     size_t metadata_capacity;
@@ -239,7 +236,6 @@ static lora_status st_read_entry(st_parser *p,
                                  const lora__json_event *key,
                                  lora_error *error)
 {
-    void *entries = p->entries;
     lora__entry *entry;
     lora__json_event event;
     unsigned seen = 0;
@@ -250,15 +246,11 @@ static lora_status st_read_entry(st_parser *p,
         return st_fail_tensor(p, LORA_ERROR_LIMIT, key->offset, name,
                               "its name is over the limit", error);
     }
-    if (p->entry_count >= p->limits->tensor_count) {
+    if (p->container->entry_count >= p->limits->tensor_count) {
         return st_fail(p, LORA_ERROR_LIMIT, key->offset,
                        "more tensors than the limit", error);
     }
-    TRY(lora__grow(&entries, &p->entry_capacity, p->container->context,
-                   p->entry_count + 1, sizeof *entry, error));
-    p->entries = entries;
-    entry = &p->entries[p->entry_count++];
-    memset(entry, 0, sizeof *entry);
+    TRY(lora__container_add(&entry, p->container, error));
     entry->name = name;
     entry->name_bytes = name_bytes;
     TRY(st_expect(&event, p, LORA__JSON_OBJECT_BEGIN,
@@ -387,55 +379,31 @@ static lora_status st_parse(st_parser *p, lora_error *error)
     return LORA_OK;
 }
 
-typedef struct st_place {
-    uint64_t begin;
-    uint64_t end;
-    size_t index;
-} st_place;
-
-/* By data; empty tensors come before what begins at the same byte. */
-static int st_compare_places(const void *a, const void *b)
+/* By data; empty tensors come before what begins at the same byte. Names lie in
+ * the header, in its order. */
+static int st_compare_entries(const void *a, const void *b)
 {
-    const st_place *x = a;
-    const st_place *y = b;
+    const lora__entry *x = a;
+    const lora__entry *y = b;
 
-    if (x->begin != y->begin) {
-        return x->begin < y->begin ? -1 : 1;
+    if (x->offset != y->offset) {
+        return x->offset < y->offset ? -1 : 1;
     }
-    if (x->end != y->end) {
-        return x->end < y->end ? -1 : 1;
+    if (x->bytes != y->bytes) {
+        return x->bytes < y->bytes ? -1 : 1;
     }
-    return (x->index > y->index) - (x->index < y->index);
+    return (x->name > y->name) - (x->name < y->name);
 }
 
-/* Copy the entries into the container in the order of their data. */
-static lora_status st_keep_entries(st_parser *p, lora_error *error)
+/* Order the entries by their data, and count offsets from the begin of the
+ * file instead of the data. */
+static void st_place_entries(lora__container *container)
 {
-    lora__container *container = p->container;
-    lora_context *context = container->context;
-    size_t count = p->entry_count;
-    void *kept;
-    void *memory;
-    st_place *places;
-
-    TRY(lora__arena_zeroed(&kept, &container->arena, count, sizeof *p->entries,
-                           error));
-    TRY(lora__alloc_zeroed(&memory, context, count, sizeof *places, error));
-    places = memory;
-    for (size_t i = 0; i < count; i++) {
-        places[i].begin = p->entries[i].offset;
-        places[i].end = p->entries[i].offset + p->entries[i].bytes;
-        places[i].index = i;
-    }
-    lora__sort(places, count, sizeof *places, st_compare_places);
-    container->entries = kept;
-    for (size_t i = 0; i < count; i++) {
-        container->entries[i] = p->entries[places[i].index];
+    lora__sort(container->entries, container->entry_count,
+               sizeof *container->entries, st_compare_entries);
+    for (size_t i = 0; i < container->entry_count; i++) {
         container->entries[i].offset += container->data_offset;
     }
-    container->entry_count = count;
-    lora__free(context, places, count * sizeof *places, LORA__ALIGN);
-    return LORA_OK;
 }
 
 /* Refuse a name given twice, and let names be looked up. */
@@ -553,13 +521,11 @@ LORA_PRIVATE lora_status lora__safetensors_read(lora__container *container,
     p.limits = &lora__context_get(context)->limits;
     TRY_OR_DONE(st_load(&p, head, error));
     TRY_OR_DONE(st_parse(&p, error));
-    TRY_OR_DONE(st_keep_entries(&p, error));
+    st_place_entries(container);
     TRY_OR_DONE(st_index_names(&p, error));
     TRY_OR_DONE(st_check_data(&p, error));
 done:
     lora__error_set_subject(error, container->path);
-    lora__free(context, p.entries, p.entry_capacity * sizeof *p.entries,
-               LORA__ALIGN);
     lora__free(context, p.metadata, p.metadata_capacity * sizeof *p.metadata,
                LORA__ALIGN);
     return status;

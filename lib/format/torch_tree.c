@@ -36,9 +36,6 @@ typedef struct tree_walk {
     lora__buffer name;
     tree_level levels[TREE_MAX_DEPTH];
     size_t depth;
-    lora__entry *entries;
-    size_t count;
-    size_t capacity;
     uint64_t visits;
     uint64_t name_bytes; /* of all names */
     uint64_t bytes;      /* of all tensors */
@@ -263,7 +260,7 @@ tree_check_name(tree_walk *w, uint64_t offset, lora_error *error)
         return tree_fail(w, LORA_ERROR_FORMAT, offset,
                          "its name is not UTF-8, or has a NUL in it", error);
     }
-    if (w->count >= w->limits->tensor_count) {
+    if (w->torch->container->entry_count >= w->limits->tensor_count) {
         return tree_fail(w, LORA_ERROR_LIMIT, offset,
                          "more tensors than the limit", error);
     }
@@ -278,16 +275,12 @@ static lora_status tree_add_tensor(tree_walk *w,
                                    lora_error *error)
 {
     lora__container *container = w->torch->container;
+    size_t count = container->entry_count;
     lora__entry *entry;
     size_t existing;
-    void *entries = w->entries;
 
     TRY(tree_check_name(w, offset, error));
-    TRY(lora__grow(&entries, &w->capacity, container->context, w->count + 1,
-                   sizeof *entry, error));
-    w->entries = entries;
-    entry = &w->entries[w->count];
-    memset(entry, 0, sizeof *entry);
+    TRY(lora__container_add(&entry, container, error));
     TRY(tree_read_tensor(entry, w, function, arguments, offset, error));
     if (!lora__add_u64(w->bytes, entry->bytes, &w->bytes) ||
         w->bytes > lora__expanded_most(container->file_bytes)) {
@@ -300,12 +293,11 @@ static lora_status tree_add_tensor(tree_walk *w,
     TRY(lora__arena_string(&entry->name, &container->arena, w->name.data,
                            w->name.bytes, error));
     TRY(lora__map_add(&existing, &container->by_name, entry->name,
-                      entry->name_bytes, w->count, error));
-    if (existing != w->count) {
+                      entry->name_bytes, count, error));
+    if (existing != count) {
         return tree_fail(w, LORA_ERROR_DUPLICATE, offset, "the same name twice",
                          error);
     }
-    w->count++;
     return LORA_OK;
 }
 
@@ -437,23 +429,6 @@ static lora_status tree_run(tree_walk *w, lora_error *error)
     return LORA_OK;
 }
 
-static lora_status tree_keep(tree_walk *w, lora_error *error)
-{
-    lora__container *container = w->torch->container;
-    void *kept;
-
-    if (w->count == 0) {
-        return lora__fail(error, LORA_ERROR_FORMAT, 0, container->path,
-                          "a PyTorch checkpoint without tensors");
-    }
-    TRY(lora__arena_zeroed(&kept, &container->arena, w->count,
-                           sizeof *w->entries, error));
-    memcpy(kept, w->entries, w->count * sizeof *w->entries);
-    container->entries = kept;
-    container->entry_count = w->count;
-    return LORA_OK;
-}
-
 LORA_PRIVATE lora_status lora__torch_read_tree(lora__torch *torch,
                                                const lora__pickle_value *root,
                                                lora_error *error)
@@ -471,9 +446,11 @@ LORA_PRIVATE lora_status lora__torch_read_tree(lora__torch *torch,
     lora__buffer_init(&w.name, context);
     TRY_OR_DONE(tree_enter(&w, tree_root(root), NULL, error));
     TRY_OR_DONE(tree_run(&w, error));
-    TRY_OR_DONE(tree_keep(&w, error));
+    if (torch->container->entry_count == 0) {
+        status = lora__fail(error, LORA_ERROR_FORMAT, 0, torch->container->path,
+                            "a PyTorch checkpoint without tensors");
+    }
 done:
     lora__buffer_destroy(&w.name);
-    lora__free(context, w.entries, w.capacity * sizeof *w.entries, LORA__ALIGN);
     return status;
 }

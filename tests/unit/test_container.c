@@ -458,28 +458,27 @@ static void test_parents(void **state)
     blob b = make_file(GOOD, strlen(GOOD), GOOD_DATA);
     lora__container *source_file, *made;
     unsigned char bytes[3];
-    void *entries;
+    lora__entry *entry;
+    void *own;
 
     (void)state;
     assert_int_equal(open_blob(&source_file, context, &b, "", NULL), LORA_OK);
     assert_int_equal(lora__container_create(&made, context, "memory", "", NULL),
                      LORA_OK);
-    assert_int_equal(lora__arena_zeroed(&entries, &made->arena, 2,
-                                        sizeof *made->entries, NULL),
-                     LORA_OK);
-    made->entries = entries;
-    made->entry_count = 2;
-    made->entries[0] = source_file->entries[3];
-    made->entries[0].parent = source_file;
-    made->entries[0].parent_index = 3;
+    assert_int_equal(lora__container_add(&entry, made, NULL), LORA_OK);
+    *entry = source_file->entries[3];
+    entry->parent = source_file;
+    entry->parent_index = 3;
     lora__container_retain(source_file);
-    made->entries[1].name = "own";
-    made->entries[1].bytes = 3;
-    made->entries[1].owned_bytes = 3;
-    entries = lora__alloc(context, 3, LORA__ALIGN_NUMERIC);
-    assert_non_null(entries);
-    memcpy(entries, "abc", 3);
-    made->entries[1].data = entries;
+    assert_int_equal(lora__container_add(&entry, made, NULL), LORA_OK);
+    own = lora__alloc(context, 3, LORA__ALIGN_NUMERIC);
+    assert_non_null(own);
+    memcpy(own, "abc", 3);
+    entry->name = "own";
+    entry->bytes = 3;
+    entry->owned_bytes = 3;
+    entry->data = own;
+    assert_int_equal(made->entry_count, 2);
 
     lora__container_release(source_file);
     assert_int_equal(lora__container_read(made, 0, 0, bytes, 3, NULL), LORA_OK);
