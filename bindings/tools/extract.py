@@ -7,6 +7,7 @@ that follow from it.
 
     bindings/api.json                       functions, structs, constants
     bindings/python/src/liblora/_ffi.py     the same for ctypes
+    bindings/rust/liblora-sys/src/ffi.rs    the same for Rust
 
 All are checked in, so that only a change of the headers needs clang (14 or
 later). Declarations come from its syntax tree. Sizes, offsets and the values
@@ -27,11 +28,13 @@ INCLUDE = ROOT / "include"
 HEADERS = ("lora/lora.h", "lora/openblas.h")
 API = ROOT / "bindings/api.json"
 PYTHON = ROOT / "bindings/python/src/liblora/_ffi.py"
+RUST = ROOT / "bindings/rust/liblora-sys/src/ffi.rs"
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(ROOT / "lib/tools"))
 import ctypes_layer  # noqa: E402
 import gen_abi  # noqa: E402
+import rust_layer  # noqa: E402
 
 SKIP = 77  # the exit code of a check that cannot run here
 
@@ -234,7 +237,8 @@ def main():
         return SKIP if arguments.check else 1
     api = extract(clang)
     stale = [(path, text) for path, text in
-             ((API, api_text(api)), (PYTHON, ctypes_layer.text(api)))
+             ((API, api_text(api)), (PYTHON, ctypes_layer.text(api)),
+              (RUST, rust_layer.text(api)))
              if not path.exists() or path.read_text("utf-8") != text]
     for path, text in stale:
         if arguments.check:

@@ -1,6 +1,7 @@
 """The description of the interface that the bindings are made from is fresh
-and complete, the structs of the ctypes layer have the sizes and offsets of C,
-and each public function is called by the package or listed with a reason."""
+and complete, as are their raw layers; the structs of the ctypes layer have the
+sizes and offsets of C (those of Rust have a test in their crate); and each
+public function is called by each binding or listed with a reason."""
 
 import ast
 import ctypes
@@ -8,6 +9,7 @@ import fnmatch
 import importlib.util
 import json
 import pathlib
+import re
 import struct
 import subprocess
 import sys
@@ -21,6 +23,7 @@ import support  # noqa: E402
 from support import ROOT, equal, require  # noqa: E402
 
 PACKAGE = ROOT / "bindings/python"
+CRATES = ROOT / "bindings/rust"
 EXTRACT = ROOT / "bindings/tools/extract.py"
 API = json.loads((ROOT / "bindings/api.json").read_text("utf-8"))
 SKIP = 77
@@ -77,7 +80,7 @@ def try_layout():
         equal(getattr(ffi, name), value, name)
 
 
-def called_functions():
+def called_by_python():
     """Functions of C that the package names, outside of the generated file."""
     names = set()
     for path in (PACKAGE / "src/liblora").glob("*.py"):
@@ -88,26 +91,53 @@ def called_functions():
     return names & set(API["functions"])
 
 
-def try_coverage():
+def called_by_rust():
+    """Functions of C that the safe crate calls."""
+    names = set()
+    for path in (CRATES / "liblora/src").glob("*.rs"):
+        names |= set(re.findall(r"\bsys::(lora_\w+)\(",
+                                path.read_text("utf-8")))
+    return names & set(API["functions"])
+
+
+def require_coverage(called, listing):
     """Called or excused, and not both."""
-    lines = (PACKAGE / "unused.txt").read_text("utf-8").splitlines()
+    where = listing.relative_to(ROOT)
+    lines = listing.read_text("utf-8").splitlines()
     excused = [line.split(None, 1) for line in lines
                if line and line[0] not in "# "]
-    require(all(len(row) == 2 for row in excused), "unused.txt: a reason each")
-    called = called_functions()
+    require(all(len(row) == 2 for row in excused), f"{where}: a reason each")
     unused = set()
     for pattern, _ in excused:
         found = set(fnmatch.filter(API["functions"], pattern))
-        require(found, f"unused.txt: {pattern} is no function")
+        require(found, f"{where}: {pattern} is no function")
         unused |= found
-    equal(sorted(unused & called), [], "in unused.txt, but called")
+    equal(sorted(unused & called), [], f"in {where}, but called")
     equal(sorted(set(API["functions"]) - called - unused), [],
-          "neither called by the package nor in unused.txt")
+          f"neither called nor in {where}")
+
+
+def try_coverage():
+    require_coverage(called_by_python(), PACKAGE / "unused.txt")
+    require_coverage(called_by_rust(), CRATES / "unused.txt")
+
+
+def try_rust_functions():
+    """Each function that the crates link is declared, once."""
+    text = (CRATES / "liblora-sys/src/ffi.rs").read_text("utf-8")
+    declared = re.findall(r"^    pub fn (\w+)\(", text, re.M)
+    equal(sorted(declared), sorted(
+        name for name, function in API["functions"].items()
+        if function["header"] != "openblas.h"), "functions of ffi.rs")
+    for name, struct_ in API["structs"].items():
+        require(f"    {name}, {struct_['size']} {{" in text,
+                f"the layout of {name} is tested")
 
 
 def main():
     suite = support.Suite(__doc__.splitlines()[0])
-    for attempt in (try_fresh, try_complete, try_layout, try_coverage):
+    for attempt in (try_fresh, try_complete, try_layout, try_coverage,
+                    try_rust_functions):
         with suite.case(attempt.__name__):
             attempt()
     sys.exit(suite.finish())

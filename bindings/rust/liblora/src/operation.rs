@@ -1,0 +1,188 @@
+//! Operations: an adapter in, another adapter, a report or a file out.
+
+use std::path::Path;
+use std::ptr;
+
+use liblora_sys as sys;
+
+use crate::codes::Dtype;
+use crate::error::Result;
+use crate::text::{c_path, c_text, c_text_option, pointer};
+use crate::{Adapter, Report};
+
+/// How many directions a layer keeps, of its singular values, which are those
+/// of the scaled weight change.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum RankRule {
+    /// At most so many.
+    Fixed(i32),
+    /// The fewest whose squares add up to this share of all.
+    Energy(f64),
+    /// Those above the largest, divided by this.
+    Ratio(f64),
+    /// Those above this.
+    Threshold(f64),
+    /// The fewest that add up to this share of all.
+    Cumulative(f64),
+}
+
+impl RankRule {
+    fn raw(self) -> sys::lora_rank_rule {
+        let (kind, rank, value) = match self {
+            Self::Fixed(rank) => (sys::LORA_RANK_FIXED, rank, 0.0),
+            Self::Energy(value) => (sys::LORA_RANK_ENERGY, 0, value),
+            Self::Ratio(value) => (sys::LORA_RANK_RATIO, 0, value),
+            Self::Threshold(value) => (sys::LORA_RANK_THRESHOLD, 0, value),
+            Self::Cumulative(value) => (sys::LORA_RANK_CUMULATIVE, 0, value),
+        };
+        sys::lora_rank_rule { kind, rank, value }
+    }
+}
+
+/// What [`Adapter::resize`] may be told besides its rule.
+#[derive(Clone, Debug, Default)]
+pub struct ResizeOptions {
+    /// For k × k convolutions.
+    pub conv_rule: Option<RankRule>,
+    /// For modules whose name matches a pattern (`*` any bytes, `?` one); the
+    /// last that matches holds.
+    pub overrides: Vec<(String, RankRule)>,
+    pub max_rank: Option<i32>,
+    pub min_rank: Option<i32>,
+    /// Zeros up to a fixed rule's rank, or `max_rank`.
+    pub pad: bool,
+    /// Of the factors.
+    pub dtype: Option<Dtype>,
+    /// Leave unusable modules out.
+    pub skip_bad: bool,
+}
+
+/// What [`Adapter::convert`] changes.
+#[derive(Clone, Debug, Default)]
+pub struct ConvertOptions {
+    /// Such as `kohya` or `diffusers`.
+    pub dialect: Option<String>,
+    /// The base to take names from, instead of the guess.
+    pub family: Option<String>,
+    /// Of the factors.
+    pub dtype: Option<Dtype>,
+    /// Scale into the factors, alpha = rank.
+    pub bake_alpha: bool,
+    /// Leave unusable modules out.
+    pub skip_bad: bool,
+}
+
+/// How [`Adapter::save_delta`] writes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DeltaOptions {
+    /// `F32`, the default, or `F64`.
+    pub dtype: Option<Dtype>,
+    /// Canonical names instead of stored ones.
+    pub canonical: bool,
+    /// Replace an existing file.
+    pub overwrite: bool,
+    /// Leave unusable modules out.
+    pub skip_bad: bool,
+}
+
+fn dtype_code(dtype: Option<Dtype>) -> sys::lora_dtype {
+    dtype.unwrap_or(Dtype::None).raw()
+}
+
+impl<'a> Adapter<'a> {
+    /// Lower ranks, losing as little as possible.
+    pub fn resize(&self, rule: RankRule, options: &ResizeOptions) -> Result<(Self, Report)> {
+        let rule = rule.raw();
+        let conv_rule = options.conv_rule.map(RankRule::raw);
+        let patterns = options.overrides.iter().map(|(pattern, _)| c_text(pattern));
+        let patterns = patterns.collect::<Result<Vec<_>>>()?;
+        let overrides: Vec<_> = patterns
+            .iter()
+            .zip(&options.overrides)
+            .map(|(pattern, (_, rule))| sys::lora_rank_override {
+                pattern: pattern.as_ptr(),
+                rule: rule.raw(),
+            })
+            .collect();
+        let settings = sys::lora_adapter_resize_options {
+            conv_rule: conv_rule.as_ref().map_or(ptr::null(), |rule| rule),
+            overrides: overrides.as_ptr(),
+            override_count: overrides.len(),
+            max_rank: options.max_rank.unwrap_or(0),
+            min_rank: options.min_rank.unwrap_or(0),
+            pad: options.pad.into(),
+            dtype: dtype_code(options.dtype),
+            skip_bad: options.skip_bad.into(),
+            ..Default::default()
+        };
+        let (mut out, mut report) = (ptr::null_mut(), ptr::null_mut());
+        // SAFETY: all pointers live through the call, and the results are ours.
+        // They read from what self reads from.
+        unsafe {
+            self.context().call(|e| {
+                sys::lora_adapter_resize(&mut out, &mut report, self.raw(), &rule, &settings, e)
+            })?;
+            let report = Report::from_raw(report, self.context())?;
+            Ok((Self::from_raw(out, self.context())?, report))
+        }
+    }
+
+    /// Other names or number types, the same weight change.
+    pub fn convert(&self, options: &ConvertOptions) -> Result<Self> {
+        let dialect = c_text_option(options.dialect.as_deref())?;
+        let family = c_text_option(options.family.as_deref())?;
+        let settings = sys::lora_adapter_convert_options {
+            dialect: pointer(&dialect),
+            family: pointer(&family),
+            dtype: dtype_code(options.dtype),
+            bake_alpha: options.bake_alpha.into(),
+            skip_bad: options.skip_bad.into(),
+            ..Default::default()
+        };
+        let mut out = ptr::null_mut();
+        // SAFETY: as in resize().
+        unsafe {
+            self.context()
+                .call(|e| sys::lora_adapter_convert(&mut out, self.raw(), &settings, e))?;
+            Self::from_raw(out, self.context())
+        }
+    }
+
+    /// Everything that would make it do nothing, or harm, values included.
+    /// `family`: report what this base lacks, instead of the guess.
+    pub fn check(&self, family: Option<&str>) -> Result<Report> {
+        let family = c_text_option(family)?;
+        let settings =
+            sys::lora_adapter_check_options { family: pointer(&family), ..Default::default() };
+        let mut out = ptr::null_mut();
+        // SAFETY: as in resize().
+        unsafe {
+            self.context().call(|e| sys::lora_adapter_check(&mut out, self.raw(), &settings, e))?;
+            Report::from_raw(out, self.context())
+        }
+    }
+
+    /// Save the dense weight change of every module, as `lora delta` does.
+    pub fn save_delta(
+        &self,
+        path: impl AsRef<Path>,
+        strength: f64,
+        options: &DeltaOptions,
+    ) -> Result<()> {
+        let path = c_path(path.as_ref())?;
+        let settings = sys::lora_adapter_delta_options {
+            dtype: dtype_code(options.dtype),
+            canonical: options.canonical.into(),
+            overwrite: options.overwrite.into(),
+            skip_bad: options.skip_bad.into(),
+            ..Default::default()
+        };
+        self.context().call(|e| {
+            // SAFETY: all pointers live through the call.
+            unsafe {
+                sys::lora_adapter_save_delta(self.raw(), path.as_ptr(), strength, &settings, e)
+            }
+        })
+    }
+}
