@@ -23,8 +23,8 @@ TIMEOUT = 900
 SKIP = 77
 
 SANITIZER_ENVIRONMENT = {
-    "ASAN_OPTIONS": "detect_leaks=1:strict_string_checks=1",
-    "UBSAN_OPTIONS": "print_stacktrace=1",
+    "ASAN_OPTIONS": "detect_leaks=1:strict_string_checks=1:abort_on_error=1",
+    "UBSAN_OPTIONS": "print_stacktrace=1:abort_on_error=1",
 }
 
 
