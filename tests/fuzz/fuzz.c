@@ -149,10 +149,10 @@ static size_t use_elements(const lora_module_info *module)
     return (size_t)product;
 }
 
-static void use_delta(uint64_t *digest,
-                      const lora_adapter *adapter,
-                      size_t index,
-                      const lora_module_info *module)
+lora_status fuzz_delta(uint64_t *digest,
+                       const lora_adapter *adapter,
+                       size_t index,
+                       const lora_module_info *module)
 {
     static float buffer[SMALL_ELEMENTS];
     size_t count = use_elements(module);
@@ -161,7 +161,7 @@ static void use_delta(uint64_t *digest,
     lora_status status;
 
     if (count == SIZE_MAX) {
-        return;
+        return LORA_ERROR_LIMIT;
     }
     lora_error_init(&error, sizeof error);
     status = lora_adapter_delta(buffer, count * sizeof *buffer, adapter, index,
@@ -176,6 +176,7 @@ static void use_delta(uint64_t *digest,
             digest_bytes(digest, &buffer[i], sizeof buffer[i]);
         }
     }
+    return status;
 }
 
 static void
@@ -223,7 +224,7 @@ static void use_modules(uint64_t *digest, const lora_adapter *adapter)
             digest_number(digest, (uint64_t)module.shape[d]);
         }
         if (i < SMALL_MODULES) {
-            use_delta(digest, adapter, i, &module);
+            fuzz_delta(digest, adapter, i, &module);
             use_factors(digest, adapter, i);
         }
     }
@@ -372,6 +373,39 @@ static void same_metadata(const lora_adapter *a, const lora_adapter *b)
     }
 }
 
+/* The modules are the same and change their weights by the same bits; scales
+ * may come from a configuration, which a saved file carries with it. */
+static void same_modules(const lora_adapter *a, const lora_adapter *b)
+{
+    size_t count = lora_adapter_module_count(a);
+
+    assert_int_equal(lora_adapter_module_count(b), count);
+    for (size_t i = 0; i < count && i < SMALL_MODULES; i++) {
+        lora_module_info x = {.struct_size = sizeof x};
+        lora_module_info y = {.struct_size = sizeof y};
+        uint64_t digest[2] = {0, 0};
+        size_t at;
+        lora_status status;
+
+        assert_int_equal(lora_adapter_get_module(&x, a, i, NULL), LORA_OK);
+        if (lora_adapter_find_module(&at, b, x.name, NULL) != LORA_OK) {
+            fail_msg("module %s is lost", x.name);
+        }
+        assert_int_equal(lora_adapter_get_module(&y, b, at, NULL), LORA_OK);
+        if (strcmp(x.name, y.name) != 0) {
+            continue; /* the canonical name of another */
+        }
+        assert_true(strcmp(x.kind, y.kind) == 0);
+        assert_int_equal(x.status, y.status);
+        assert_int_equal(x.rank, y.rank);
+        status = fuzz_delta(&digest[0], a, i, &x);
+        if (fuzz_delta(&digest[1], b, at, &y) != status ||
+            (status == LORA_OK && digest[0] != digest[1])) {
+            fail_msg("saved, %s is another change", x.name);
+        }
+    }
+}
+
 void fuzz_saved(const lora_adapter *adapter, lora_context *context)
 {
     blob once = saved_bytes(adapter);
@@ -389,6 +423,7 @@ void fuzz_saved(const lora_adapter *adapter, lora_context *context)
     }
     fuzz_same_tensors(adapter, again);
     same_metadata(adapter, again);
+    same_modules(adapter, again);
     twice = saved_bytes(again);
     assert_int_equal(twice.bytes, once.bytes);
     assert_memory_equal(twice.data, once.data, once.bytes);

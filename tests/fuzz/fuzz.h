@@ -26,14 +26,21 @@ uint64_t fuzz_memory_most(const uint8_t *data, size_t bytes, size_t config);
  *
  *  - the same from memory and through a reader, answer by answer;
  *  - within fuzz_memory_most(), with nothing left when it is closed;
- *  - what opens can be saved, the saved file has the same tensors and
- *    metadata, and saved again it has the same bytes;
+ *  - what opens can be saved, the saved file has the same tensors,
+ *    metadata and modules, and saved again it has the same bytes;
  *  - when an allocation fails, opening answers MEMORY.
  *
  * `options` may be NULL. Gives what opening answered. */
 lora_status fuzz_adapter(const uint8_t *data,
                          size_t bytes,
                          const lora_adapter_open_options *options);
+
+/* Add the weight change of a module, or why there is none, to a digest. LIMIT
+ * if it is not small enough to be computed here. */
+lora_status fuzz_delta(uint64_t *digest,
+                       const lora_adapter *adapter,
+                       size_t index,
+                       const lora_module_info *module);
 
 /* Both have the same tensors: names, types, shapes and bytes. */
 void fuzz_same_tensors(const lora_adapter *a, const lora_adapter *b);
