@@ -458,7 +458,9 @@ lora_adapter_factors(int64_t *out_rows,
  *  Written beside the target under a temporary name, flushed and renamed: the
  *  target is either the old or the whole new file. Tensors stand in the order
  *  of the reference writer, metadata sorted by key, so equal adapters give
- *  equal bytes. The adapter may be one that was read from the same path.
+ *  equal bytes. A configuration that was given, or read from beside the file,
+ *  becomes the metadata entry "lora_adapter_metadata". The adapter may be one
+ *  that was read from the same path.
  *
  *  @param adapter  must not be NULL.
  *  @param path     UTF-8; must not be NULL.

@@ -653,3 +653,34 @@ LORA_API void lora_adapter_destroy(lora_adapter *adapter)
         adapter_free(adapter);
     }
 }
+
+LORA_PRIVATE lora_status lora__adapter_metadata(const lora__metadata **out,
+                                                size_t *out_count,
+                                                const lora_adapter *adapter,
+                                                lora__arena *arena,
+                                                lora_error *error)
+{
+    const lora__container *container = adapter->container;
+    size_t count = 0;
+    lora__metadata *list;
+    void *memory;
+
+    *out = container->metadata;
+    *out_count = container->metadata_count;
+    if (adapter->config_text == NULL) {
+        return LORA_OK;
+    }
+    TRY(lora__arena_zeroed(&memory, arena, container->metadata_count + 1,
+                           sizeof *list, error));
+    list = memory;
+    for (size_t i = 0; i < container->metadata_count; i++) {
+        if (strcmp(container->metadata[i].key, LORA__CONFIG_KEY) != 0) {
+            list[count++] = container->metadata[i];
+        }
+    }
+    list[count].key = LORA__CONFIG_KEY;
+    list[count++].value = adapter->config_text;
+    *out = list;
+    *out_count = count;
+    return LORA_OK;
+}

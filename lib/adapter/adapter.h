@@ -95,6 +95,15 @@ LORA_PRIVATE lora_status lora__adapter_create(lora_adapter **out,
                                               size_t config_bytes,
                                               lora_error *error);
 
+/* The metadata that a file made of the adapter has: those of its own, and the
+ * configuration that was read from beside it, as the scale depends on that. The
+ * list lies in the arena, or is the container's. */
+LORA_PRIVATE lora_status lora__adapter_metadata(const lora__metadata **out,
+                                                size_t *out_count,
+                                                const lora_adapter *adapter,
+                                                lora__arena *arena,
+                                                lora_error *error);
+
 /* The tensor of a role, or NULL. */
 LORA_PRIVATE const lora__member *lora__module_find(const lora__module *module,
                                                    lora__role role);

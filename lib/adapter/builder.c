@@ -235,16 +235,13 @@ LORA_PRIVATE lora_status lora__builder_copy_metadata(lora_builder *builder,
                                                      const lora_adapter *source,
                                                      lora_error *error)
 {
-    const lora__container *container = source->container;
+    const lora__metadata *metadata;
+    size_t count;
 
-    for (size_t i = 0; i < container->metadata_count; i++) {
-        TRY(builder_set_pair(builder, container->metadata[i].key,
-                             container->metadata[i].value, error));
-    }
-    /* What was read from beside the file must not get lost on the way: the
-     * scale depends on it. */
-    if (source->config_text != NULL) {
-        TRY(builder_set_pair(builder, LORA__CONFIG_KEY, source->config_text,
+    TRY(lora__adapter_metadata(&metadata, &count, source, &builder->arena,
+                               error));
+    for (size_t i = 0; i < count; i++) {
+        TRY(builder_set_pair(builder, metadata[i].key, metadata[i].value,
                              error));
     }
     return LORA_OK;

@@ -48,6 +48,19 @@ static lora_status save_produce(void *user,
                           state->total, error);
 }
 
+/* What is to be written. */
+static lora_status save_list(lora__out_tensor **out,
+                             const lora__metadata **out_metadata,
+                             size_t *out_metadata_count,
+                             lora__arena *arena,
+                             const lora_adapter *adapter,
+                             lora_error *error)
+{
+    TRY(lora__safetensors_list(out, arena, adapter->container, error));
+    return lora__adapter_metadata(out_metadata, out_metadata_count, adapter,
+                                  arena, error);
+}
+
 /* The writer is finished or aborted in every case. */
 static lora_status save_to_writer(const lora_adapter *adapter,
                                   const lora_writer *writer,
@@ -55,12 +68,15 @@ static lora_status save_to_writer(const lora_adapter *adapter,
 {
     const lora__container *container = adapter->container;
     save_state state = {adapter, NULL, 0, container->entry_count};
+    const lora__metadata *metadata;
+    size_t metadata_count;
     lora__out_tensor *list;
     lora__arena arena;
     lora_status status;
 
     lora__arena_init(&arena, adapter->context);
-    status = lora__safetensors_list(&list, &arena, container, error);
+    status =
+        save_list(&list, &metadata, &metadata_count, &arena, adapter, error);
     if (status == LORA_OK) {
         state.chunk =
             lora__alloc(adapter->context, SAVE_CHUNK_BYTES, LORA__ALIGN);
@@ -72,9 +88,8 @@ static lora_status save_to_writer(const lora_adapter *adapter,
         lora__writer_abort(writer);
     } else {
         status = lora__safetensors_write(
-            adapter->context, writer, list, container->entry_count,
-            container->metadata, container->metadata_count, save_produce,
-            &state, error);
+            adapter->context, writer, list, container->entry_count, metadata,
+            metadata_count, save_produce, &state, error);
     }
     lora__free(adapter->context, state.chunk, SAVE_CHUNK_BYTES, LORA__ALIGN);
     lora__arena_destroy(&arena);
@@ -146,6 +161,8 @@ LORA_API lora_status lora_adapter_save_memory(void *buffer,
     save_memory memory = {buffer, 0};
     lora_writer writer = {sizeof writer, &memory, save_memory_write,
                           save_memory_finish, NULL};
+    const lora__metadata *metadata;
+    size_t metadata_count;
     lora__out_tensor *list;
     lora__arena arena;
     uint64_t needed = 0;
@@ -155,12 +172,12 @@ LORA_API lora_status lora_adapter_save_memory(void *buffer,
     CHECK_ARG(out_bytes != NULL, error);
     CHECK_ARG(adapter != NULL, error);
     lora__arena_init(&arena, adapter->context);
-    status = lora__safetensors_list(&list, &arena, adapter->container, error);
+    status =
+        save_list(&list, &metadata, &metadata_count, &arena, adapter, error);
     if (status == LORA_OK) {
-        status = lora__safetensors_measure(
-            &needed, adapter->context, list, adapter->container->entry_count,
-            adapter->container->metadata, adapter->container->metadata_count,
-            error);
+        status = lora__safetensors_measure(&needed, adapter->context, list,
+                                           adapter->container->entry_count,
+                                           metadata, metadata_count, error);
     }
     lora__arena_destroy(&arena);
     if (status != LORA_OK) {

@@ -471,6 +471,59 @@ static void test_config_fields(void **state)
     image_free(&im);
 }
 
+/* A saved file says what the configuration said, in place of what the file had
+ * said itself. */
+static void test_config_saved(void **state)
+{
+    const char *config = "{\"lora_alpha\": 3}";
+    lora_context *context = plain_context();
+    lora_adapter_open_options options;
+    lora_adapter *adapter;
+    lora_adapter *saved;
+    unsigned char file[2048];
+    unsigned char again[2048];
+    size_t bytes;
+    image im;
+
+    (void)state;
+    image_peft(&im);
+    lora_adapter_open_options_init(&options, sizeof options);
+    options.config = config;
+    options.config_bytes = strlen(config);
+    assert_int_equal(lora_adapter_open_memory(&adapter, context, im.file,
+                                              im.bytes, &options, NULL),
+                     LORA_OK);
+    assert_int_equal(
+        lora_adapter_save_memory(file, sizeof file, &bytes, adapter, NULL),
+        LORA_OK);
+    lora_adapter_destroy(adapter);
+    assert_int_equal(
+        lora_adapter_open_memory(&adapter, context, file, bytes, NULL, NULL),
+        LORA_OK);
+    assert_string_equal(
+        lora_adapter_find_metadata(adapter, "lora_adapter_metadata"), config);
+    assert_true(first_scale(adapter) == 1.5);
+    lora_adapter_destroy(adapter);
+
+    options.config = "{\"lora_alpha\": 8}";
+    assert_int_equal(lora_adapter_open_memory(&adapter, context, file, bytes,
+                                              &options, NULL),
+                     LORA_OK);
+    assert_int_equal(
+        lora_adapter_save_memory(again, sizeof again, &bytes, adapter, NULL),
+        LORA_OK);
+    assert_int_equal(
+        lora_adapter_open_memory(&saved, context, again, bytes, NULL, NULL),
+        LORA_OK);
+    assert_true(first_scale(saved) == 4.0);
+    assert_int_equal(lora_adapter_metadata_count(saved),
+                     lora_adapter_metadata_count(adapter));
+    lora_adapter_destroy(saved);
+    lora_adapter_destroy(adapter);
+    lora_context_destroy(context);
+    image_free(&im);
+}
+
 /* The file beside: there, not there, far too large, a folder. */
 static void test_config_beside(void **state)
 {
@@ -528,6 +581,7 @@ int main(void)
         cmocka_unit_test(test_rank_limit),
         cmocka_unit_test(test_config),
         cmocka_unit_test(test_config_fields),
+        cmocka_unit_test(test_config_saved),
         cmocka_unit_test(test_config_beside),
     };
 
