@@ -45,8 +45,11 @@ lora_status fuzz_delta(uint64_t *digest,
 /* Both have the same tensors: names, types, shapes and bytes. */
 void fuzz_same_tensors(const lora_adapter *a, const lora_adapter *b);
 
-/* Save, open what was saved, and compare. */
-void fuzz_saved(const lora_adapter *adapter, lora_context *context);
+/* Save, open what was saved, and compare; `options` are those that the adapter
+ * was opened with, or NULL. */
+void fuzz_saved(const lora_adapter *adapter,
+                lora_context *context,
+                const lora_adapter_open_options *options);
 
 /* A safetensors file from a text in which everything up to the first NUL is
  * the header and the rest are the data: the fuzzer need not get the length of

@@ -150,7 +150,7 @@ static void operate(const lora_adapter *adapter,
         assert_true(error.message[0] != '\0');
         return;
     }
-    fuzz_saved(result, context);
+    fuzz_saved(result, context, NULL);
     if (order[0] % 2 == 0 && order_dtype(order[3]) == LORA_DTYPE_NONE &&
         (order[4] & 1) == 0) {
         same_change(adapter, result);
