@@ -134,6 +134,38 @@ LORA_PRIVATE lora_status lora__kind_agree(lora__opening *opening,
                                         what, (long long)a, (long long)b);
 }
 
+LORA_PRIVATE lora_status lora__kind_matrix(lora__opening *opening,
+                                           lora__module *module,
+                                           lora__role role)
+{
+    const lora__entry *entry =
+        lora__module_entry(opening->adapter, module, role);
+
+    return entry == NULL || lora__kind_product(entry, 2) == 1
+               ? LORA_OK
+               : lora__module_reject(
+                     opening, module, LORA_ERROR_SHAPE, "shape",
+                     "%s has a kernel, which has no place there",
+                     lora__role_name(role));
+}
+
+LORA_PRIVATE lora_status lora__kind_vector(lora__opening *opening,
+                                           lora__module *module,
+                                           lora__role role)
+{
+    const lora__entry *entry = lora__kind_optional(opening, module, role, 1);
+    int wide = 0;
+
+    for (int32_t i = 0; entry != NULL && i < entry->ndim; i++) {
+        wide += entry->shape[i] > 1;
+    }
+    return wide <= 1
+               ? LORA_OK
+               : lora__module_reject(opening, module, LORA_ERROR_SHAPE, "shape",
+                                     "%s has more than one dimension above 1",
+                                     lora__role_name(role));
+}
+
 LORA_PRIVATE lora_status lora__kind_check_bias(lora__opening *opening,
                                                lora__module *module,
                                                lora__role role)
@@ -144,6 +176,7 @@ LORA_PRIVATE lora_status lora__kind_check_bias(lora__opening *opening,
         return LORA_OK;
     }
     module->changes |= LORA_PART_BIAS;
+    TRY(lora__kind_vector(opening, module, role));
     return lora__kind_agree(opening, module, "rows of weight and bias",
                             module->shape[0], (int64_t)entry->elements);
 }
@@ -158,8 +191,11 @@ LORA_PRIVATE lora_status lora__kind_check_dora(lora__opening *opening,
         return LORA_OK;
     }
     module->dora = 1;
+    TRY(lora__kind_vector(opening, module, LORA__ROLE_DORA));
     if (entry->elements != (uint64_t)module->shape[0] &&
-        entry->elements != (uint64_t)module->shape[1]) {
+        entry->elements != (uint64_t)module->shape[1] &&
+        (entry->ndim < 3 || module->ndim != 2 ||
+         (uint64_t)module->shape[1] % entry->elements != 0)) {
         return lora__module_reject(
             opening, module, LORA_ERROR_SHAPE, "shape",
             "dora_scale has %llu elements for a %lld x %lld weight",

@@ -45,12 +45,25 @@ LORA_PRIVATE lora_status lora__kind_agree(lora__opening *opening,
                                           int64_t a,
                                           int64_t b);
 
+/* Reject the module unless a tensor, if it is there, is a matrix: dimensions
+ * from the third on, which factors of convolutions have, are 1. */
+LORA_PRIVATE lora_status lora__kind_matrix(lora__opening *opening,
+                                           lora__module *module,
+                                           lora__role role);
+
+/* Reject the module unless a tensor, if it is there, has a number for each row
+ * or column: all its dimensions but one are 1. */
+LORA_PRIVATE lora_status lora__kind_vector(lora__opening *opening,
+                                           lora__module *module,
+                                           lora__role role);
+
 /* A bias change, if there is one: one element for each row; sets `changes`. */
 LORA_PRIVATE lora_status lora__kind_check_bias(lora__opening *opening,
                                                lora__module *module,
                                                lora__role role);
 
-/* A DoRA magnitude has one element for each row or column of the weight. */
+/* A DoRA magnitude has one element for each row or column of the weight, or
+ * for each input of a convolution whose kernel the module cannot tell. */
 LORA_PRIVATE lora_status lora__kind_check_dora(lora__opening *opening,
                                                lora__module *module);
 

@@ -32,6 +32,8 @@ static lora_status embedding_kind_parse(lora__opening *opening,
     TRY(lora__kind_set_rank(opening, module, a->shape[0]));
     TRY(lora__kind_agree(opening, module, "ranks of A and B", b->shape[1],
                          a->shape[0]));
+    TRY(lora__kind_matrix(opening, module, LORA__ROLE_EMBEDDING_DOWN));
+    TRY(lora__kind_matrix(opening, module, LORA__ROLE_EMBEDDING_UP));
     TRY(lora__kind_set_shape(opening, module, a->shape[1], b->shape[0], NULL));
     if (module->status != LORA_OK) {
         return LORA_OK;

@@ -65,6 +65,7 @@ static lora_status full_kind_parse(lora__opening *opening, lora__module *module)
 
 static lora_status norm_kind_parse(lora__opening *opening, lora__module *module)
 {
+    TRY(lora__kind_vector(opening, module, LORA__ROLE_NORM_WEIGHT));
     return full_kind_parse_parts(opening, module, LORA__ROLE_NORM_WEIGHT,
                                  LORA__ROLE_NORM_BIAS);
 }

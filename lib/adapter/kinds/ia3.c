@@ -20,9 +20,17 @@ static lora_status ia3_kind_parse(lora__opening *opening, lora__module *module)
     lora__role role =
         kind_has(module, LORA__ROLE_IA3) ? LORA__ROLE_IA3 : LORA__ROLE_WEIGHT;
     const lora__entry *weight = lora__kind_require(opening, module, role, 1);
+    const lora__entry *side =
+        lora__module_entry(opening->adapter, module, LORA__ROLE_ON_INPUT);
 
     if (weight == NULL) {
         return LORA_OK;
+    }
+    TRY(lora__kind_vector(opening, module, role));
+    if (side != NULL && side->elements != 1) {
+        return lora__module_reject(opening, module, LORA_ERROR_SHAPE, "shape",
+                                   "on_input has %llu elements, not one",
+                                   (unsigned long long)side->elements);
     }
     module->dtype = weight->dtype;
     module->scale = 1.0;

@@ -18,6 +18,34 @@ static int loha_kind_claim(const lora_adapter *adapter,
     return count == 0 ? 0 : 20 + count;
 }
 
+/* A core [r, r, k...] between the factors of a pair. */
+static lora_status loha_kind_core(lora__opening *opening,
+                                  lora__module *module,
+                                  const lora__entry *core,
+                                  const lora__entry *a,
+                                  const lora__entry *b)
+{
+    TRY(lora__kind_agree(opening, module, "ranks of a core and its a-factor",
+                         core->shape[0], a->shape[0]));
+    return lora__kind_agree(opening, module, "ranks of a core and its b-factor",
+                            core->shape[1], b->shape[0]);
+}
+
+/* The two cores have one kernel. */
+static lora_status loha_kind_kernels(lora__opening *opening,
+                                     lora__module *module,
+                                     const lora__entry *t1,
+                                     const lora__entry *t2)
+{
+    TRY(lora__kind_agree(opening, module, "dimensions of t1 and t2", t1->ndim,
+                         t2->ndim));
+    for (int32_t i = 2; i < t1->ndim && i < t2->ndim; i++) {
+        TRY(lora__kind_agree(opening, module, "kernels of t1 and t2",
+                             t1->shape[i], t2->shape[i]));
+    }
+    return LORA_OK;
+}
+
 static lora_status loha_kind_parse(lora__opening *opening, lora__module *module)
 {
     const lora__entry *w1a =
@@ -55,11 +83,21 @@ static lora_status loha_kind_parse(lora__opening *opening, lora__module *module)
                          w1a->shape[out], w2a->shape[out]));
     TRY(lora__kind_agree(opening, module, "columns of w1_b and w2_b",
                          w1b->shape[1], w2b->shape[1]));
+    for (int role = LORA__ROLE_HADA_W1_A; role <= LORA__ROLE_HADA_W2_B;
+         role++) {
+        TRY(lora__kind_matrix(opening, module, (lora__role)role));
+    }
+    if (t1 != NULL) {
+        TRY(loha_kind_core(opening, module, t1, w1a, w1b));
+        TRY(loha_kind_core(opening, module, t2, w2a, w2b));
+        TRY(loha_kind_kernels(opening, module, t1, t2));
+    }
     TRY(lora__kind_set_shape(opening, module, w1a->shape[out], w1b->shape[1],
                              t1));
     if (module->status != LORA_OK) {
         return LORA_OK;
     }
+    TRY(lora__kind_check_bias(opening, module, LORA__ROLE_DIFF_BIAS));
     TRY(lora__kind_check_dora(opening, module));
     return lora__module_resolve_scale(opening, module);
 }

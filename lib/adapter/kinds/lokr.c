@@ -30,7 +30,19 @@ static lora_status lokr_kind_side(lora__opening *opening,
     const lora__entry *b;
     int transposed = core != NULL;
 
+    for (int i = 0; i < 3; i++) {
+        lora__role role = (lora__role)((int)full_role + i);
+        if (role != LORA__ROLE_LOKR_W2) { /* which may have a kernel */
+            TRY(lora__kind_matrix(opening, module, role));
+        }
+    }
     if (kind_has(module, full_role)) {
+        if (core != NULL || kind_has(module, (lora__role)(full_role + 1)) ||
+            kind_has(module, (lora__role)(full_role + 2))) {
+            return lora__module_reject(
+                opening, module, LORA_ERROR_KEY, "duplicate_module",
+                "%s is there whole and factored", lora__role_name(full_role));
+        }
         full = lora__kind_require(opening, module, full_role, 2);
         if (full != NULL) {
             out[0] = full->shape[0];
@@ -47,6 +59,12 @@ static lora_status lokr_kind_side(lora__opening *opening,
     out[0] = a->shape[transposed];
     out[1] = b->shape[1];
     out[2] = b->shape[0];
+    if (core != NULL) {
+        TRY(lora__kind_agree(opening, module, "ranks of the core and w2_a",
+                             core->shape[0], a->shape[0]));
+        TRY(lora__kind_agree(opening, module, "ranks of the core and w2_b",
+                             core->shape[1], b->shape[0]));
+    }
     return lora__kind_agree(opening, module, "ranks of a pair",
                             a->shape[1 - transposed], b->shape[0]);
 }
@@ -81,6 +99,7 @@ static lora_status lokr_kind_parse(lora__opening *opening, lora__module *module)
     if (module->status != LORA_OK) {
         return LORA_OK;
     }
+    TRY(lora__kind_check_bias(opening, module, LORA__ROLE_DIFF_BIAS));
     TRY(lora__kind_check_dora(opening, module));
     if (rank == 0) {
         module->scale = 1.0;
@@ -99,7 +118,6 @@ LORA_PRIVATE const lora__kind lora__kind_lokr = {
         LORA__ROLE_BIT(LORA__ROLE_LOKR_W2) |
         LORA__ROLE_BIT(LORA__ROLE_LOKR_W2_A) |
         LORA__ROLE_BIT(LORA__ROLE_LOKR_W2_B) |
-        LORA__ROLE_BIT(LORA__ROLE_LOKR_T1) |
         LORA__ROLE_BIT(LORA__ROLE_LOKR_T2) |
         LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS) | LORA__ROLE_BIT(LORA__ROLE_DORA) |
         LORA__ROLE_BIT(LORA__ROLE_SCALE) | LORA__ROLE_BIT(LORA__ROLE_SCALAR),

@@ -34,6 +34,9 @@ static lora_status tlora_kind_parse(lora__opening *opening,
                          q->shape[0]));
     TRY(lora__kind_agree(opening, module, "ranks of lambda and q",
                          (int64_t)lambda->elements, q->shape[0]));
+    TRY(lora__kind_matrix(opening, module, LORA__ROLE_TLORA_P));
+    TRY(lora__kind_matrix(opening, module, LORA__ROLE_TLORA_Q));
+    TRY(lora__kind_vector(opening, module, LORA__ROLE_TLORA_LAMBDA));
     TRY(lora__kind_set_shape(opening, module, p->shape[0], q->shape[1], q));
     if (module->status != LORA_OK) {
         return LORA_OK;
