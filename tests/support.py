@@ -101,8 +101,9 @@ class Suite:
 
     def run(self, *args, code=OK, program=None, largest=None):
         """Run the program; an exit code other than `code` (a number, a set of
-        them, or None for any) is an error, a signal always is. `largest`: no
-        file may grow beyond so many bytes, as on a full disk."""
+        them, or None for any) is an error, a signal or the report of a
+        sanitizer always is. `largest`: no file may grow beyond so many bytes,
+        as on a full disk."""
         command = [program or self.program, *map(str, args)]
 
         def limit():
@@ -117,6 +118,8 @@ class Suite:
         run = Run(command, done.returncode, done.stdout.decode("utf-8"),
                   done.stderr.decode("utf-8", "replace"))
         require(run.code >= 0, f"killed by signal {-run.code}: {run}")
+        require("Sanitizer" not in run.err and "runtime error" not in run.err,
+                f"sanitizer: {run.err[:2000]}")
         if code is not None:
             wanted = code if isinstance(code, (set, frozenset)) else {code}
             require(run.code in wanted, f"expected exit {wanted}, got {run}")
