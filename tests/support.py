@@ -99,24 +99,33 @@ class Suite:
             archive.extractall(folder)
         return folder, json.loads((folder / "cases.json").read_text("utf-8"))
 
-    def run(self, *args, code=OK, program=None, largest=None):
+    def run(self, *args, code=OK, program=None, largest=None, memory=None):
         """Run the program; an exit code other than `code` (a number, a set of
         them, or None for any) is an error, a signal or the report of a
         sanitizer always is. `largest`: no file may grow beyond so many bytes,
-        as on a full disk."""
+        as on a full disk. `memory`: nor the program's own memory."""
         command = [program or self.program, *map(str, args)]
+        limits = [(resource.RLIMIT_FSIZE, largest),
+                  (resource.RLIMIT_DATA, memory)]
 
         def limit():
             # The signal stays ignored in the program: the write fails.
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+            for what, most in limits:
+                if most:
+                    resource.setrlimit(what, (most, most))
 
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        limited = largest or memory
         done = subprocess.run(command, capture_output=True, timeout=TIMEOUT,
                               stdin=subprocess.DEVNULL,
-                              preexec_fn=limit if largest else None,
-                              restore_signals=not largest)
+                              preexec_fn=limit if limited else None,
+                              restore_signals=not limited)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
         run = Run(command, done.returncode, done.stdout.decode("utf-8"),
                   done.stderr.decode("utf-8", "replace"))
+        run.seconds = (after.ru_utime - before.ru_utime +
+                       after.ru_stime - before.ru_stime)
         require(run.code >= 0, f"killed by signal {-run.code}: {run}")
         require("Sanitizer" not in run.err and "runtime error" not in run.err,
                 f"sanitizer: {run.err[:2000]}")
