@@ -103,6 +103,30 @@ lora_report_get_problem(lora_problem *out,
                         size_t index,
                         lora_error *error);
 
+/** Number of repairs in a report; 0 for reports on other things and NULL.
+ *
+ *  @threads safe.
+ *  @since 0.1
+ */
+LORA_API size_t lora_report_fix_count(const lora_report *report);
+
+/** Read one repair: code and subject of what was found, as a check would name
+ *  them, and a message that says what was done.
+ *
+ *  @param out     must have its struct_size set.
+ *  @param report  must not be NULL.
+ *  @param index   below lora_report_fix_count().
+ *  @param error   may be NULL.
+ *  @return LORA_OK; LORA_ERROR_ARGUMENT; LORA_ERROR_RANGE.
+ *  @threads safe.
+ *  @since 0.1
+ */
+LORA_API LORA_NODISCARD lora_status
+lora_report_get_fix(lora_problem *out,
+                    const lora_report *report,
+                    size_t index,
+                    lora_error *error);
+
 /** Free a report.
  *
  *  @param report  NULL does nothing.

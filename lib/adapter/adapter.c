@@ -312,6 +312,7 @@ static lora_status adapter_group(lora_adapter *adapter, lora_error *error)
         module = &adapter->modules[adapter->entry_module[i]];
         if (module->member_count++ == 0) {
             module->name = key->module;
+            module->path = key->path;
             module->target = key->target;
             module->dialect = key->dialect;
             module->layer = key->layer;

@@ -21,6 +21,7 @@ typedef struct lora__member {
 
 typedef struct lora__module {
     const char *name;   /* as stored */
+    const char *path;   /* the same, mended where it is broken */
     const char *target; /* canonical */
     const lora__dialect *dialect;
     lora__layer layer;

@@ -486,6 +486,14 @@ LORA_PRIVATE const lora__dialect *lora__dialect_at(lora__dialect_index index)
     return &dialect_table[index];
 }
 
+LORA_PRIVATE const lora__dialect *
+lora__dialect_published(const lora__dialect *dialect)
+{
+    return dialect == &dialect_table[LORA__DIALECT_PEFT_RAW]
+               ? &dialect_table[LORA__DIALECT_PEFT]
+               : dialect;
+}
+
 LORA_PRIVATE const char *lora__dialect_id(const lora__dialect *dialect)
 {
     return dialect->id;

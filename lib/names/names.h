@@ -86,6 +86,7 @@ typedef struct lora__key_out {
     const lora__dialect *dialect; /* NULL: unknown */
     lora__role role;
     const char *module; /* as stored: what precedes the suffix; "" unknown */
+    const char *path;   /* that name, mended where it is broken */
     const char *target; /* canonical */
     lora__layer layer;
     int known;               /* 1: a family knows the target */
@@ -126,7 +127,9 @@ typedef struct lora__spelling {
     const char *target;         /* canonical */
     const char *stored;         /* module name as read, or NULL */
     const lora__dialect *stored_dialect;
-    int known; /* not looked at: the families are asked */
+    const char *key; /* as read, or NULL: where the dialect has the manner of
+                      * its suffix, it is kept */
+    int known;       /* not looked at: the families are asked */
     lora__role role;
     /* Where to say which rows of the weight that is spelled the target has:
      * 0 units where it has them all. NULL: to spell a weight that is more than
@@ -152,6 +155,11 @@ LORA_PRIVATE int lora__dialect_has_role(const lora__dialect *dialect,
 
 /* 1 if the dialect keeps alpha in lora_adapter_metadata, not in tensors. */
 LORA_PRIVATE int lora__dialect_alpha_in_metadata(const lora__dialect *dialect);
+
+/* The dialect that adapters are published in, for one that is a dump of a
+ * program's state; others are their own. */
+LORA_PRIVATE const lora__dialect *
+lora__dialect_published(const lora__dialect *dialect);
 
 LORA_PRIVATE const char *lora__dialect_id(const lora__dialect *dialect);
 LORA_PRIVATE const lora__dialect *lora__dialect_find(const char *id);

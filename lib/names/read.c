@@ -351,7 +351,7 @@ static lora_status read_token(lora__reading *r,
     if (token) {
         TRY(lora__arena_string(&out->module, r->arena, key->name,
                                key->name_bytes, error));
-        out->target = out->module;
+        out->target = out->path = out->module;
         out->role = LORA__ROLE_TOKEN;
         out->dialect =
             r->positional ? lora__dialect_at(LORA__DIALECT_CLONEOFSIMO) : NULL;
@@ -384,7 +384,7 @@ static lora_status read_answer_key(lora__reading *r,
     const lora__read_module *module;
     lora__key_out *answer = &out->keys[index];
 
-    answer->module = "";
+    answer->module = answer->path = "";
     answer->target = "";
     if (key->module == LORA__READ_NONE) {
         return read_token(r, answer, index, error);
@@ -396,6 +396,7 @@ static lora_status read_answer_key(lora__reading *r,
     answer->dialect = lora__dialect_at(module->dialect);
     answer->role = module->replaces ? LORA__ROLE_SET_WEIGHT : key->role;
     answer->module = module->stored;
+    answer->path = module->path == module->name ? module->stored : module->path;
     answer->target = module->target;
     answer->broken = module->broken;
     answer->known = module->known != 0;

@@ -295,6 +295,21 @@ write_suffix(lora__buffer *out, const lora__dialect *dialect, const char *text)
     lora__buffer_puts(out, last);
 }
 
+/* The suffix of a role: the one that was read, or the dialect's own. */
+static const char *write_choose_suffix(const lora__spelling *spelling,
+                                       lora__styles styles)
+{
+    lora__suffix_match match;
+
+    if (spelling->key != NULL &&
+        lora__suffix_find(&match, spelling->key, strlen(spelling->key)) &&
+        match.adapter == NULL && (match.suffix->styles & styles) != 0 &&
+        (match.suffix->styles & LORA__STYLE_ALIAS) == 0) {
+        return match.suffix->text;
+    }
+    return lora__suffix_text(spelling->role, styles);
+}
+
 LORA_PRIVATE lora_status lora__names_write(struct lora__buffer *out,
                                            const lora__dialect *dialect,
                                            const lora__spelling *spelling,
@@ -318,7 +333,7 @@ LORA_PRIVATE lora_status lora__names_write(struct lora__buffer *out,
         lora__component_take(&target, &bytes, '.') >= LORA__COMPONENT_TE) {
         styles = dialect->te_styles;
     }
-    suffix = lora__suffix_text(spelling->role, styles);
+    suffix = write_choose_suffix(spelling, styles);
     if (suffix == NULL && spelling->stored_dialect == dialect) {
         suffix = lora__suffix_text(spelling->role, 0); /* it was read here */
     }

@@ -1,14 +1,11 @@
 /* Checking an adapter: everything that would make it do nothing, do it twice,
  * or do harm.
  */
-#include "adapter/adapter.h"
+#include "op/check.h"
+
 #include "core/options.h"
 #include "core/text.h"
 #include "op/hash.h"
-#include "op/report.h"
-#include "op/values.h"
-
-#include <lora/check.h>
 
 #include <string.h>
 
@@ -18,9 +15,6 @@ lora_adapter_check_options_init(lora_adapter_check_options *options,
 {
     lora__options_init(options, size);
 }
-
-/* The largest finite F16: what is above becomes infinite in it. */
-#define CHECK_F16_MAX 65504.0
 
 typedef struct check_job {
     const lora_adapter *adapter;
@@ -45,7 +39,7 @@ static lora_status check_note_values(const check_job *job,
                 (unsigned long long)entry->elements,
                 (unsigned long long)values->first_bad));
         }
-        if (values->largest > CHECK_F16_MAX) {
+        if (values->largest > LORA__CHECK_F16_MAX) {
             TRY(lora__problems_add(problems, LORA_SEVERITY_WARNING, LORA_OK,
                                    "f16_overflow", entry->name, error,
                                    "has values above 65504: infinite in F16"));
@@ -73,43 +67,112 @@ static int check_is_idle(const check_job *job, const lora__module *module)
     return module->scale == 0.0;
 }
 
-static lora_status check_note_modules(const check_job *job,
-                                      lora__problems *problems,
-                                      lora_error *error)
+LORA_PRIVATE lora__alpha_doubt lora__check_alpha(const lora__module *module)
 {
+    if (module->status != LORA_OK || module->rank == 0) {
+        return LORA__ALPHA_CLEAR;
+    }
+    if (!module->has_alpha) {
+        return LORA__ALPHA_MISSING;
+    }
+    /* A scale of its own goes before alpha. */
+    if (lora__module_find(module, LORA__ROLE_ALPHA) == NULL ||
+        lora__module_find(module, LORA__ROLE_SCALE) != NULL ||
+        module->alpha > 0.0) {
+        return LORA__ALPHA_CLEAR;
+    }
+    return module->alpha == 0.0 ? LORA__ALPHA_ZERO : LORA__ALPHA_NEGATIVE;
+}
+
+static lora_status check_note_alphas(const check_job *job,
+                                     lora__problems *problems,
+                                     lora_error *error)
+{
+    static const struct {
+        const char *code;
+        const char *meaning;
+    } doubts[] = {
+        {NULL, NULL},
+        {"alpha_mixed", "lack alpha: kohya takes scale 1, diffusers the most "
+                        "common alpha"},
+        {"alpha_zero", "have alpha 0: kohya takes the rank, others no effect"},
+        {"alpha_negative", "have an alpha below 0: diffusers never comes to an "
+                           "end with some of them"},
+    };
     const lora_adapter *adapter = job->adapter;
-    size_t idle = 0;
+    size_t counts[LORA__COUNT(doubts)] = {0};
+    const char *first[LORA__COUNT(doubts)] = {NULL};
     size_t ranked = 0;
-    size_t without_alpha = 0;
-    const char *first_idle = "";
-    const char *first_without = "";
 
     for (size_t m = 0; m < adapter->module_count; m++) {
         const lora__module *module = &adapter->modules[m];
+        lora__alpha_doubt doubt = lora__check_alpha(module);
         ranked += module->rank > 0;
-        if (check_is_idle(job, module) && idle++ == 0) {
-            first_idle = module->name;
-        }
-        if (module->rank > 0 && !module->has_alpha && without_alpha++ == 0) {
-            first_without = module->name;
-        }
+        first[doubt] = counts[doubt]++ == 0 ? module->name : first[doubt];
     }
-    if (idle != 0) {
-        TRY(lora__problems_add(problems, LORA_SEVERITY_WARNING, LORA_OK,
-                               "no_effect", first_idle, error,
-                               "%llu of %llu modules change nothing: all zero",
-                               (unsigned long long)idle,
-                               (unsigned long long)adapter->module_count));
-    }
-    if (without_alpha != 0 && without_alpha != ranked) {
-        TRY(lora__problems_add(
-            problems, LORA_SEVERITY_WARNING, LORA_OK, "alpha_mixed",
-            first_without, error,
-            "%llu of %llu modules lack alpha: kohya takes scale 1, diffusers "
-            "the most common alpha",
-            (unsigned long long)without_alpha, (unsigned long long)ranked));
+    for (size_t d = LORA__ALPHA_MISSING; d < LORA__COUNT(doubts); d++) {
+        /* A file without any is read alike by all. */
+        if (counts[d] != 0 &&
+            (d != LORA__ALPHA_MISSING || counts[d] != ranked)) {
+            TRY(lora__problems_add(
+                problems, LORA_SEVERITY_WARNING, LORA_OK, doubts[d].code,
+                first[d], error, "%llu of %llu modules %s",
+                (unsigned long long)counts[d], (unsigned long long)ranked,
+                doubts[d].meaning));
+        }
     }
     return LORA_OK;
+}
+
+static lora_status check_note_idle(const check_job *job,
+                                   lora__problems *problems,
+                                   lora_error *error)
+{
+    const lora_adapter *adapter = job->adapter;
+    size_t idle = 0;
+    const char *first = "";
+
+    for (size_t m = 0; m < adapter->module_count; m++) {
+        const lora__module *module = &adapter->modules[m];
+        if (check_is_idle(job, module) && idle++ == 0) {
+            first = module->name;
+        }
+    }
+    return idle == 0 ? LORA_OK
+                     : lora__problems_add(
+                           problems, LORA_SEVERITY_WARNING, LORA_OK,
+                           "no_effect", first, error,
+                           "%llu of %llu modules change nothing: all zero",
+                           (unsigned long long)idle,
+                           (unsigned long long)adapter->module_count);
+}
+
+/* Names that PEFT takes the adapter's name out of when it saves, and puts it
+ * into when it loads: there it is twice then. */
+static lora_status check_note_raw(const check_job *job,
+                                  lora__problems *problems,
+                                  lora_error *error)
+{
+    const lora_adapter *adapter = job->adapter;
+    size_t raw = 0;
+    const char *first = "";
+
+    for (size_t m = 0; m < adapter->module_count; m++) {
+        const lora__module *module = &adapter->modules[m];
+        if (lora__dialect_published(module->dialect) != module->dialect &&
+            raw++ == 0) {
+            first = module->name;
+        }
+    }
+    return raw == 0
+               ? LORA_OK
+               : lora__problems_add(
+                     problems, LORA_SEVERITY_NOTE, LORA_OK, "raw_names", first,
+                     error,
+                     "%llu of %llu modules have the adapter's name in their "
+                     "keys: PEFT does not load them",
+                     (unsigned long long)raw,
+                     (unsigned long long)adapter->module_count);
 }
 
 /* kohya's summary of the ranks, where no module has that rank. */
@@ -202,8 +265,7 @@ static lora_status check_note_family(const check_job *job,
                      lora__family_id(family));
 }
 
-static lora_status
-check_write(lora_report *report, const lora_adapter *adapter, lora_error *error)
+LORA_PRIVATE void lora__check_put(lora_report *report)
 {
     static const char *const verdicts[] = {"ok", "ok", "warnings", "errors"};
     const lora__problem_node *node = report->problems.first;
@@ -215,37 +277,48 @@ check_write(lora_report *report, const lora_adapter *adapter, lora_error *error)
         counts[node->problem.severity]++;
         worst = node->problem.severity > worst ? node->problem.severity : worst;
     }
-    lora__buffer_putc(json, '{');
-    lora__report_put_string(json, "file", adapter->container->path);
     lora__report_put_string(json, "verdict", verdicts[worst]);
     lora__report_put_u64(json, "errors", counts[LORA_SEVERITY_ERROR]);
     lora__report_put_u64(json, "warnings", counts[LORA_SEVERITY_WARNING]);
     lora__report_put_u64(json, "notes", counts[LORA_SEVERITY_NOTE]);
     lora__report_put_problems(report);
-    lora__buffer_putc(json, '}');
-    return lora__report_finish(report, error);
 }
 
-static lora_status check_run(lora_report *report,
-                             check_job *job,
-                             const lora__family *family,
-                             lora_error *error)
+LORA_PRIVATE lora_status lora__check_find(lora_report *report,
+                                          lora__values **values,
+                                          const lora_adapter *adapter,
+                                          const lora__family *family,
+                                          lora_error *error)
 {
     lora__problems *problems = &report->problems;
+    check_job job = {adapter, NULL};
     void *memory;
 
-    TRY(lora__report_copy_problems(report, job->adapter, error));
+    TRY(lora__report_copy_problems(report, adapter, error));
     TRY(lora__arena_zeroed(&memory, &report->arena,
-                           job->adapter->container->entry_count,
-                           sizeof *job->values, error));
-    job->values = memory;
-    TRY(lora__values_scan(job->values, job->adapter, error));
-    TRY(check_note_values(job, problems, error));
-    TRY(check_note_modules(job, problems, error));
-    TRY(check_note_metadata(job, problems, error));
-    TRY(check_note_hash(job, problems, error));
-    TRY(check_note_family(job, family, problems, error));
-    return check_write(report, job->adapter, error);
+                           adapter->container->entry_count, sizeof *job.values,
+                           error));
+    *values = job.values = memory;
+    TRY(lora__values_scan(job.values, adapter, error));
+    TRY(check_note_values(&job, problems, error));
+    TRY(check_note_idle(&job, problems, error));
+    TRY(check_note_alphas(&job, problems, error));
+    TRY(check_note_raw(&job, problems, error));
+    TRY(check_note_metadata(&job, problems, error));
+    TRY(check_note_hash(&job, problems, error));
+    return check_note_family(&job, family, problems, error);
+}
+
+LORA_PRIVATE lora_status lora__check_family(const lora__family **out,
+                                            const lora_adapter *adapter,
+                                            const char *id,
+                                            lora_error *error)
+{
+    *out = id == NULL ? adapter->names.family : lora__family_find(id);
+    return id == NULL || *out != NULL
+               ? LORA_OK
+               : lora__fail(error, LORA_ERROR_ARGUMENT, LORA_NO_OFFSET, id,
+                            "no such family");
 }
 
 LORA_API lora_status
@@ -257,7 +330,7 @@ lora_adapter_check(lora_report **out,
     lora_adapter_check_options o;
     const lora__family *family;
     lora_report *report = NULL;
-    check_job job;
+    lora__values *values;
     lora_status status;
 
     lora__error_begin(error);
@@ -267,18 +340,14 @@ lora_adapter_check(lora_report **out,
     TRY(lora__options_read(&o, sizeof o,
                            LORA__SIZE_TO(lora_adapter_check_options, family),
                            options, error));
-    family = adapter->names.family;
-    if (o.family != NULL) {
-        family = lora__family_find(o.family);
-        if (family == NULL) {
-            return lora__fail(error, LORA_ERROR_ARGUMENT, LORA_NO_OFFSET,
-                              o.family, "no such family");
-        }
-    }
-    memset(&job, 0, sizeof job);
-    job.adapter = adapter;
+    TRY(lora__check_family(&family, adapter, o.family, error));
     TRY_OR_DONE(lora__report_create(&report, adapter->context, error));
-    TRY_OR_DONE(check_run(report, &job, family, error));
+    TRY_OR_DONE(lora__check_find(report, &values, adapter, family, error));
+    lora__buffer_putc(&report->json, '{');
+    lora__report_put_string(&report->json, "file", adapter->container->path);
+    lora__check_put(report);
+    lora__buffer_putc(&report->json, '}');
+    TRY_OR_DONE(lora__report_finish(report, error));
     *out = report;
     report = NULL;
 done:

@@ -65,17 +65,19 @@ LORA_PRIVATE lora_status lora__emit_spell(lora__emit *emit,
     const lora__dialect *dialect = lora__emit_dialect(emit, module);
     const lora__member *member = lora__module_find(module, role);
     lora__spelling spelling;
+    int mends = module->broken && emit->dialect != NULL; /* it was asked for */
 
     lora__buffer_clear(&emit->name);
-    if (member != NULL && dialect == module->dialect) {
+    if (member != NULL && dialect == module->dialect && !mends) {
         lora__buffer_puts(&emit->name,
                           emit->source->container->entries[member->entry].name);
     } else {
         memset(&spelling, 0, sizeof spelling);
         spelling.family = emit->family;
         spelling.target = module->target;
-        spelling.stored = module->name;
-        spelling.stored_dialect = module->dialect;
+        spelling.stored = mends ? module->path : module->name;
+        spelling.stored_dialect =
+            mends && module->known ? NULL : module->dialect;
         spelling.known = module->known;
         spelling.role = role;
         TRY(lora__names_write(&emit->name, dialect, &spelling, error));
@@ -196,9 +198,7 @@ LORA_PRIVATE lora_status lora__emit_entry(lora__emit *emit,
                                      factor, error);
 }
 
-/* The type to store alpha in: the one wanted, unless rounding to it would
- * change the scale of everything. */
-static lora_dtype emit_alpha_dtype(lora_dtype wanted, double alpha)
+LORA_PRIVATE lora_dtype lora__emit_alpha_dtype(lora_dtype wanted, double alpha)
 {
     const lora__kernels *kernels = lora__kernels_get(0);
     unsigned char bytes[8];
@@ -230,8 +230,8 @@ LORA_PRIVATE lora_status lora__emit_put_alpha(lora__emit *emit,
     if (lora__dialect_has_role(dialect, LORA__ROLE_ALPHA)) {
         TRY(lora__emit_spell(emit, module, LORA__ROLE_ALPHA, error));
         return lora__emit_f64(emit, emit->name.data,
-                              emit_alpha_dtype(dtype, alpha), ndim, one, &alpha,
-                              error);
+                              lora__emit_alpha_dtype(dtype, alpha), ndim, one,
+                              &alpha, error);
     }
     if (lora__dialect_alpha_in_metadata(dialect)) {
         record = &emit->alphas[emit->alpha_count++];

@@ -50,7 +50,8 @@ LORA_PRIVATE lora_status lora__emit_begin(lora__emit *emit,
 LORA_PRIVATE void lora__emit_end(lora__emit *emit);
 
 /* Spell a role of a module in the dialect; with the module's own dialect, as
- * it is stored. The name is in emit->name until the next call. */
+ * it is stored, unless that is broken and the dialect was asked for. The name
+ * is in emit->name until the next call. */
 LORA_PRIVATE lora_status lora__emit_spell(lora__emit *emit,
                                           const lora__module *module,
                                           lora__role role,
@@ -93,6 +94,10 @@ LORA_PRIVATE lora_status lora__emit_entry(lora__emit *emit,
                                           int32_t ndim,
                                           const int64_t *shape,
                                           lora_error *error);
+
+/* The type to store alpha in: the one wanted, unless rounding to it would
+ * change the scale of everything; F32 then. */
+LORA_PRIVATE lora_dtype lora__emit_alpha_dtype(lora_dtype wanted, double alpha);
 
 /* Alpha of a module: a tensor of `ndim` (0 or 1) dimensions, in `dtype` if the
  * value is exact in it, else in F32; or into metadata, or nothing where alpha

@@ -18,6 +18,7 @@ LORA_PRIVATE lora_status lora__report_create(lora_report **out,
     lora__arena_init(&report->arena, context);
     lora__buffer_init(&report->json, context);
     lora__problems_init(&report->problems, &report->arena);
+    lora__problems_init(&report->fixes, &report->arena);
     *out = report;
     return LORA_OK;
 }
@@ -50,24 +51,45 @@ LORA_PRIVATE lora_status lora__report_copy_problems(lora_report *report,
     return LORA_OK;
 }
 
-LORA_PRIVATE void lora__report_put_problems(lora_report *report)
+/* A finding; a repair has no severity. */
+static void report_put_problem(lora__buffer *json, const lora_problem *problem)
 {
     static const char *const severities[] = {"", "note", "warning", "error"};
-    lora__buffer *json = &report->json;
-    const lora__problem_node *node = report->problems.first;
 
-    lora__json_put_key(json, "problems");
+    lora__buffer_putc(json, '{');
+    lora__report_put_string(json, "code", problem->code);
+    if (problem->severity != 0) {
+        lora__report_put_string(json, "severity",
+                                severities[problem->severity]);
+    }
+    lora__report_put_string(json, "subject", problem->subject);
+    lora__report_put_string(json, "message", problem->message);
+    lora__buffer_putc(json, '}');
+}
+
+static void report_put_list(lora__buffer *json,
+                            const char *key,
+                            const lora__problems *problems)
+{
+    const lora__problem_node *node = problems->first;
+
+    lora__json_put_key(json, key);
     lora__buffer_putc(json, '[');
     for (; node != NULL; node = node->next) {
-        lora__buffer_puts(json, node == report->problems.first ? "{" : ",{");
-        lora__report_put_string(json, "code", node->problem.code);
-        lora__report_put_string(json, "severity",
-                                severities[node->problem.severity]);
-        lora__report_put_string(json, "subject", node->problem.subject);
-        lora__report_put_string(json, "message", node->problem.message);
-        lora__buffer_putc(json, '}');
+        lora__buffer_puts(json, node == problems->first ? "" : ",");
+        report_put_problem(json, &node->problem);
     }
     lora__buffer_putc(json, ']');
+}
+
+LORA_PRIVATE void lora__report_put_problems(lora_report *report)
+{
+    report_put_list(&report->json, "problems", &report->problems);
+}
+
+LORA_PRIVATE void lora__report_put_fixes(lora_report *report)
+{
+    report_put_list(&report->json, "fixes", &report->fixes);
 }
 
 LORA_PRIVATE void
@@ -116,20 +138,30 @@ LORA_PRIVATE void lora__report_put_shape(lora__buffer *json,
     lora__buffer_putc(json, ']');
 }
 
+/* The nodes of a list as an array. */
+static lora_status report_index(const lora_problem ***out,
+                                lora_report *report,
+                                const lora__problems *problems,
+                                lora_error *error)
+{
+    const lora__problem_node *node = problems->first;
+    void *memory;
+
+    TRY(lora__arena_zeroed(&memory, &report->arena, problems->count,
+                           sizeof **out, error));
+    *out = memory;
+    for (size_t i = 0; node != NULL; node = node->next) {
+        (*out)[i++] = &node->problem;
+    }
+    return LORA_OK;
+}
+
 LORA_PRIVATE lora_status lora__report_finish(lora_report *report,
                                              lora_error *error)
 {
-    const lora__problem_node *node = report->problems.first;
-    void *memory;
-
     TRY(lora__buffer_status(&report->json, error));
-    TRY(lora__arena_zeroed(&memory, &report->arena, report->problems.count,
-                           sizeof *report->problem_list, error));
-    report->problem_list = memory;
-    for (size_t i = 0; node != NULL; node = node->next) {
-        report->problem_list[i++] = &node->problem;
-    }
-    return LORA_OK;
+    TRY(report_index(&report->problem_list, report, &report->problems, error));
+    return report_index(&report->fix_list, report, &report->fixes, error);
 }
 
 LORA_API const char *lora_report_to_json(const lora_report *report,
@@ -166,6 +198,22 @@ LORA_API lora_status lora_report_get_module(lora_report_module *out,
                            sizeof report->modules[index], error);
 }
 
+/* One of a list. */
+static lora_status report_get(lora_problem *out,
+                              const char *what,
+                              const lora_problem *const *list,
+                              size_t count,
+                              size_t index,
+                              lora_error *error)
+{
+    if (index >= count) {
+        return lora__fail(error, LORA_ERROR_RANGE, LORA_NO_OFFSET, NULL,
+                          "%s %llu of %llu", what, (unsigned long long)index,
+                          (unsigned long long)count);
+    }
+    return lora__out_write(out, list[index], sizeof *list[index], error);
+}
+
 LORA_API size_t lora_report_problem_count(const lora_report *report)
 {
     return report == NULL ? 0 : report->problems.count;
@@ -179,13 +227,25 @@ LORA_API lora_status lora_report_get_problem(lora_problem *out,
     lora__error_begin(error);
     CHECK_ARG(out != NULL, error);
     CHECK_ARG(report != NULL, error);
-    if (index >= report->problems.count) {
-        return lora__fail(error, LORA_ERROR_RANGE, LORA_NO_OFFSET, NULL,
-                          "problem %llu of %llu", (unsigned long long)index,
-                          (unsigned long long)report->problems.count);
-    }
-    return lora__out_write(out, report->problem_list[index],
-                           sizeof **report->problem_list, error);
+    return report_get(out, "problem", report->problem_list,
+                      report->problems.count, index, error);
+}
+
+LORA_API size_t lora_report_fix_count(const lora_report *report)
+{
+    return report == NULL ? 0 : report->fixes.count;
+}
+
+LORA_API lora_status lora_report_get_fix(lora_problem *out,
+                                         const lora_report *report,
+                                         size_t index,
+                                         lora_error *error)
+{
+    lora__error_begin(error);
+    CHECK_ARG(out != NULL, error);
+    CHECK_ARG(report != NULL, error);
+    return report_get(out, "repair", report->fix_list, report->fixes.count,
+                      index, error);
 }
 
 LORA_API void lora_report_destroy(lora_report *report)

@@ -14,7 +14,9 @@ struct lora_report {
     lora_report_module *modules;
     size_t module_count;
     lora__problems problems;
+    lora__problems fixes;
     const lora_problem **problem_list; /* set by lora__report_finish() */
+    const lora_problem **fix_list;     /* the same */
 };
 
 LORA_PRIVATE lora_status lora__report_create(lora_report **out,
@@ -31,8 +33,9 @@ LORA_PRIVATE lora_status lora__report_copy_problems(lora_report *report,
                                                     const lora_adapter *adapter,
                                                     lora_error *error);
 
-/* Append "problems":[...] to the JSON text. */
+/* Append "problems":[...], or "fixes":[...], to the JSON text. */
 LORA_PRIVATE void lora__report_put_problems(lora_report *report);
+LORA_PRIVATE void lora__report_put_fixes(lora_report *report);
 
 /* Append a member "key":"value"; value NULL writes null. */
 LORA_PRIVATE void

@@ -102,6 +102,18 @@ static lora_status use_check(const void *options, lora_error *error)
     return status;
 }
 
+static lora_status use_fix(const void *options, lora_error *error)
+{
+    lora_adapter *out = JUNK(lora_adapter);
+    lora_status status = lora_adapter_fix(&out, NULL, adapter, options, error);
+
+    if (status != LORA_OK) {
+        assert_null(out);
+    }
+    lora_adapter_destroy(out);
+    return status;
+}
+
 static lora_status use_save(const void *options, lora_error *error)
 {
     lora_status status = lora_adapter_save(
@@ -143,6 +155,7 @@ INIT(adapter_describe)
 INIT(adapter_save)
 INIT(adapter_delta)
 INIT(adapter_check)
+INIT(adapter_fix)
 INIT(adapter_convert)
 INIT(adapter_resize)
 INIT(metadata_edit)
@@ -162,6 +175,7 @@ static const struct {
      use_delta},
     {"check", sizeof(lora_adapter_check_options), init_adapter_check,
      use_check},
+    {"fix", sizeof(lora_adapter_fix_options), init_adapter_fix, use_fix},
     {"convert", sizeof(lora_adapter_convert_options), init_adapter_convert,
      use_convert},
     {"resize", sizeof(lora_adapter_resize_options), init_adapter_resize,

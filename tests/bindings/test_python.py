@@ -254,6 +254,27 @@ def try_check(path, tensors):
     raises(liblora.ArgumentError, adapter.check, family="none")
 
 
+def try_fix(path, tensors):
+    """The same as the program, which has its own tests."""
+    bad = {"module." + n if n.startswith("unet.") else n: t
+           for n, t in tensors.items()}
+    bad[LINEAR + KOHYA["alpha"]] = support.tensor(-1.5)
+    del bad[NARROW + KOHYA["down"]]
+    broken, out = suite.path("broken.safetensors"), suite.path("fixed")
+    support.write_file(broken, bad, {"ss_network_dim": "77"})
+    for skip, code in ((False, 4), (True, 0)):
+        fixed = liblora.open(broken).fix(skip_bad=skip)
+        expected = suite.json("check", "--fix", broken, "-o", out, "--force",
+                              *["--skip-bad"] * skip, code=code)
+        same(fixed.to_bytes(), out.read_bytes(), f"skip_bad={skip}")
+        equal(fixed.report.fixes, expected["fixes"], "fixes")
+        equal([p["message"] for p in fixed.report.problems],
+              [p["message"] for p in expected["problems"]], "problems")
+        equal(fixed.report.good, skip, "good")
+        require(len(fixed.report.fixes) >= 2, f"{fixed.report.fixes}")
+    raises(liblora.ArgumentError, fixed.fix, family="none")
+
+
 def try_edit_metadata(path, tensors):
     copy = suite.path("edited.safetensors")
     copy.write_bytes(path.read_bytes())
@@ -606,7 +627,8 @@ def main():
         try_every_status()
     for attempt in (try_delta, try_out, try_factors, try_tensors,
                     try_descriptions, try_resize, try_convert_and_save,
-                    try_save_delta, try_check, try_edit_metadata, try_sources,
+                    try_save_delta, try_check, try_fix,
+                    try_edit_metadata, try_sources,
                     try_views, try_peft_folder, try_builder, try_special_types,
                     try_editing, try_provoked, try_library, try_showing,
                     try_readme, try_examples):

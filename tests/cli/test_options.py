@@ -129,11 +129,14 @@ COMMON = {
     "no-metadata": ([], ["--no-metadata"]),
 }
 
+FIX = ["check", ADAPTER, "--fix"]
+
 OWN = {
     ("info", "modules"): ([], ["--modules"]),
     ("info", "hash"): ([], ["--hash", "auto_v2"]),
     ("check", "strict"): (["unknown.safetensors"], ["--strict"]),
     ("check", "base"): ([], ["--base", "sdxl"]),
+    ("check", "fix"): (OUT, ["--fix"]),
     ("hash", "all"): ([], ["--all"]),
     ("meta", "set"): ([], ["--set", "other=value"]),
     ("meta", "unset"): ([], ["--unset", "ss_*"]),
@@ -185,6 +188,12 @@ PAIRS = {
         ["meta", ADAPTER, "--unset", "*", "--dry-run", "--json"],
         ["meta", ADAPTER, "--unset", "*", "--dry-run", "--json",
          "--rewrite"]),
+    ("check", "output"): ([*FIX, *OUT],
+                          [*FIX, "-o", "nowhere/result.safetensors"]),
+    ("check", "dry-run"): ([*FIX, *OUT], [*FIX, *OUT, "--dry-run"]),
+    ("check", "skip-bad"): (
+        ["check", "half.safetensors", "--fix", *OUT],
+        ["check", "half.safetensors", "--fix", *OUT, "--skip-bad"]),
     ("version", "quiet"): (["version"], ["version", "--quiet"]),
     ("demo", "json"): (["demo", "--count", "1", "fresh"],
                        ["demo", "--count", "1", "fresh", "--json"]),
@@ -246,7 +255,7 @@ def check_force(cli, verb):
         cli.run(*args)
     else:
         (cli.folder / "result.safetensors").write_bytes(b"old")
-        args = BASE[verb]
+        args = [*FIX, *OUT] if verb == "check" else BASE[verb]
     require("--force" in cli.run(*args, code=FAILED).err, "hint at --force")
     cli.run(*args, "--force")
     shutil.rmtree(cli.folder / "fresh", ignore_errors=True)

@@ -75,6 +75,29 @@ static void image_odd(image *out)
     image_end(out);
 }
 
+/* What can be repaired: names, alphas, a factor out of range, metadata. */
+static void image_broken(image *out)
+{
+    const float alphas[] = {0.0f, -1.0f};
+    const float large[] = {1e6f, 2.0f, 3.0f, 4.0f};
+
+    image_begin(out, SAMPLE_METADATA);
+    image_some(out, "module.unet._orig_mod.conv_in.lora_A.weight", "2,6", 12,
+               1);
+    image_some(out, "module.unet._orig_mod.conv_in.lora_B.weight", "4,2", 8, 2);
+    image_f32(out, SAMPLE_K ".alpha", "", &alphas[0], 1);
+    image_some(out, SAMPLE_K ".lora_down.weight", "2,2", 4, 3);
+    image_f32(out, SAMPLE_K ".lora_up.weight", "2,2", large, 4);
+    image_f32(out, SAMPLE_Q ".alpha", "", &alphas[1], 1);
+    image_some(out, SAMPLE_Q ".lora_down.weight", "2,2", 4, 5);
+    image_some(out, SAMPLE_Q ".lora_up.weight", "2,2", 4, 6);
+    image_some(out, SAMPLE_TE ".lora_down.weight", "2,2", 4, 7);
+    image_some(out, SAMPLE_TE ".lora_up.weight", "2,2", 4, 8);
+    image_some(out, "unet.conv_out.lora_A.default.weight", "2,6", 12, 9);
+    image_some(out, "unet.conv_out.lora_B.default.weight", "4,2", 8, 10);
+    image_end(out);
+}
+
 static void image_peft(image *out)
 {
     image_begin(out, NULL);
@@ -107,6 +130,15 @@ static void image_halves(image *out)
         snprintf(name, sizeof name, "lora_unet_%01000d.lora_down.weight", i);
         image_some(out, name, "1,2", 2, 1);
     }
+    image_end(out);
+}
+
+static void image_half(image *out)
+{
+    image_begin(out, NULL);
+    image_some(out, SAMPLE_K ".lora_down.weight", "2,2", 4, 3);
+    image_some(out, SAMPLE_Q ".lora_down.weight", "2,2", 4, 5);
+    image_some(out, SAMPLE_Q ".lora_up.weight", "2,2", 4, 6);
     image_end(out);
 }
 
@@ -194,6 +226,20 @@ static lora_status check(const call *job, lora_error *error)
 
     (void)job;
     return end_report(out, status);
+}
+
+static lora_status fix(const call *job, lora_error *error)
+{
+    lora_adapter *out = JUNK(lora_adapter);
+    lora_report *report = JUNK(lora_report);
+    lora_adapter_fix_options options;
+    lora_status status;
+
+    lora_adapter_fix_options_init(&options, sizeof options);
+    options.skip_bad = job->flag;
+    status = lora_adapter_fix(&out, &report, adapter, &options, error);
+    return status == end_report(report, status) ? end_adapter(out, status)
+                                                : LORA_ERROR_INTERNAL;
 }
 
 static lora_status delta(const call *job, lora_error *error)
@@ -490,6 +536,11 @@ static const call jobs[] = {
     {"check", image_sample, 0, check, NULL, NONE, 0, 0, 0},
     {"check odd", image_odd, 0, check, NULL, NONE, 0, 0, 0},
     {"check many", image_many, 0, check, NULL, NONE, 0, 0, 0},
+    {"fix", image_sample, 0, fix, NULL, NONE, 0, 0, 0},
+    {"fix broken", image_broken, 0, fix, NULL, NONE, 0, 0, 0},
+    {"fix odd", image_odd, 0, fix, NULL, NONE, 0, 0, 0},
+    {"fix nothing", image_halves, 0, fix, NULL, NONE, 0, 1, LORA_ERROR_KEY},
+    {"fix without", image_half, 0, fix, NULL, NONE, 0, 1, 0},
     {"delta", image_sample, 0, delta, NULL, NONE, LORA_DTYPE_F32, 0, 0},
     {"delta f64", image_sample, 0, delta, NULL, NONE, LORA_DTYPE_F64, 0, 0},
     {"factors", image_sample, 0, factors, NULL, NONE, 0, 0, 0},

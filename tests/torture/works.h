@@ -59,6 +59,18 @@ static lora_status do_resize(const lora_adapter *adapter, lora_error *error)
     return status;
 }
 
+static lora_status do_fix(const lora_adapter *adapter, lora_error *error)
+{
+    lora_adapter *out = JUNK(lora_adapter);
+    lora_report *report = JUNK(lora_report);
+    lora_status status = lora_adapter_fix(&out, &report, adapter, NULL, error);
+
+    assert_true(status == LORA_OK || (out == NULL && report == NULL));
+    lora_report_destroy(report);
+    lora_adapter_destroy(out);
+    return status;
+}
+
 static lora_status do_save(const lora_adapter *adapter, lora_error *error)
 {
     lora_status status =
@@ -80,7 +92,7 @@ static lora_status do_delta(const lora_adapter *adapter, lora_error *error)
 typedef lora_status (*work)(const lora_adapter *adapter, lora_error *error);
 
 /* The first tells no progress. */
-static const work works[] = {do_describe, do_check, do_convert,
-                             do_resize,   do_save,  do_delta};
+static const work works[] = {do_describe, do_check, do_convert, do_resize,
+                             do_fix,      do_save,  do_delta};
 
 #endif

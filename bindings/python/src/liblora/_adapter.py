@@ -338,6 +338,25 @@ class Adapter:
                     family=None if family is None else text(family)))
         return Report(out, self._context, handle)
 
+    def fix(self, *, family: Optional[str] = None, skip_bad: bool = False
+            ) -> "Adapter":
+        """Repair what check() finds, where there is one way to; the weight
+        changes stay. .report of the result has `fixes`, what was done, and
+        `problems`, what is left.
+
+        family    base to take names from
+        skip_bad  leave unusable modules out
+        """
+        handle = self._handle
+        out = ctypes.POINTER(_ffi.lora_adapter)()
+        report = ctypes.POINTER(_ffi.lora_report)()
+        self._context.work(
+            lib.lora_adapter_fix, out, report, handle,
+            options(_ffi.lora_adapter_fix_options,
+                    family=None if family is None else text(family),
+                    skip_bad=skip_bad))
+        return self._made(handle, out, Report(report, self._context, handle))
+
     def with_metadata(self, entries: Mapping[str, Optional[str]]) -> "Adapter":
         """The same with metadata entries set, or removed where None."""
         from ._builder import Builder

@@ -400,6 +400,15 @@ class lora_adapter_check_options(Structure):
     ]
 
 
+class lora_adapter_fix_options(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("family", c_char_p),
+        ("skip_bad", c_uint32),
+        ("reserved1", c_uint32),
+    ]
+
+
 class lora_hashes(Structure):
     _fields_ = [
         ("struct_size", c_size_t),
@@ -503,6 +512,11 @@ FUNCTIONS: dict[str, Any] = {
     "lora_report_problem_count":
         (c_size_t, [POINTER(lora_report)]),
     "lora_report_get_problem":
+        (lora_status, [POINTER(lora_problem), POINTER(lora_report), c_size_t,
+         POINTER(lora_error)]),
+    "lora_report_fix_count":
+        (c_size_t, [POINTER(lora_report)]),
+    "lora_report_get_fix":
         (lora_status, [POINTER(lora_problem), POINTER(lora_report), c_size_t,
          POINTER(lora_error)]),
     "lora_report_destroy":
@@ -615,6 +629,12 @@ FUNCTIONS: dict[str, Any] = {
     "lora_adapter_check":
         (lora_status, [POINTER(POINTER(lora_report)), POINTER(lora_adapter),
          POINTER(lora_adapter_check_options), POINTER(lora_error)]),
+    "lora_adapter_fix_options_init":
+        (None, [POINTER(lora_adapter_fix_options), c_size_t]),
+    "lora_adapter_fix":
+        (lora_status, [POINTER(POINTER(lora_adapter)),
+         POINTER(POINTER(lora_report)), POINTER(lora_adapter),
+         POINTER(lora_adapter_fix_options), POINTER(lora_error)]),
     "lora_hash_file":
         (lora_status, [POINTER(lora_hashes), POINTER(lora_context), c_char_p,
          POINTER(lora_error)]),

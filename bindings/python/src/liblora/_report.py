@@ -35,6 +35,7 @@ class Report:
               (share kept), error (norm of what was dropped), spectral (largest
               value dropped) and sigma (all singular values)
     problems  dicts with code, severity, subject, message and status
+    fixes     of repairs: dicts with code, subject and message
     """
 
     def __init__(self, pointer: Any, context: Context, source: Handle) -> None:
@@ -77,6 +78,18 @@ class Report:
                 "subject": row.subject.decode("utf-8", "replace"),
                 "message": row.message.decode("utf-8", "replace"),
                 "status": row.status})
+        return rows
+
+    @functools.cached_property
+    def fixes(self) -> list[dict[str, Any]]:
+        rows = []
+        for i in range(lib.lora_report_fix_count(self._handle)):
+            row = options(_ffi.lora_problem)
+            self._context.call(lib.lora_report_get_fix, row, self._handle, i)
+            rows.append({
+                "code": row.code.decode(),
+                "subject": row.subject.decode("utf-8", "replace"),
+                "message": row.message.decode("utf-8", "replace")})
         return rows
 
     @property
