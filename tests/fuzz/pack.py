@@ -27,7 +27,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 CORPUS = HERE / "corpus"
 
 SMALL = 4096     # the largest seed
-KEPT = 32 * 1024  # all that is kept of a target
+KEPT = 16 * 1024  # all that is kept of a target
 
 
 # Packs ------------------------------------------------------------------------
