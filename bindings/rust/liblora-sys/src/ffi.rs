@@ -404,6 +404,15 @@ pub struct lora_adapter_check_options {
     pub family: *const c_char,
 }
 
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lora_adapter_fix_options {
+    pub struct_size: usize,
+    pub family: *const c_char,
+    pub skip_bad: u32,
+    pub reserved1: u32,
+}
+
 // lora/hash.h
 
 #[repr(C)]
@@ -506,6 +515,13 @@ extern "C" {
     ) -> lora_status;
     pub fn lora_report_problem_count(report: *const lora_report) -> usize;
     pub fn lora_report_get_problem(
+        out: *mut lora_problem,
+        report: *const lora_report,
+        index: usize,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_report_fix_count(report: *const lora_report) -> usize;
+    pub fn lora_report_get_fix(
         out: *mut lora_problem,
         report: *const lora_report,
         index: usize,
@@ -712,6 +728,14 @@ extern "C" {
         options: *const lora_adapter_check_options,
         error: *mut lora_error,
     ) -> lora_status;
+    pub fn lora_adapter_fix_options_init(options: *mut lora_adapter_fix_options, size: usize);
+    pub fn lora_adapter_fix(
+        out: *mut *mut lora_adapter,
+        out_report: *mut *mut lora_report,
+        adapter: *const lora_adapter,
+        options: *const lora_adapter_fix_options,
+        error: *mut lora_error,
+    ) -> lora_status;
     // lora/hash.h
     pub fn lora_hash_file(
         out: *mut lora_hashes,
@@ -753,6 +777,7 @@ sized! {
     lora_adapter_convert_options,
     lora_adapter_resize_options,
     lora_adapter_check_options,
+    lora_adapter_fix_options,
     lora_hashes,
     lora_metadata_edit_options,
     lora_metadata_edit,
@@ -950,6 +975,12 @@ layout! {
     lora_adapter_check_options, 16 {
         struct_size: 0, 8,
         family: 8, 8,
+    }
+    lora_adapter_fix_options, 24 {
+        struct_size: 0, 8,
+        family: 8, 8,
+        skip_bad: 16, 4,
+        reserved1: 20, 4,
     }
     lora_hashes, 448 {
         struct_size: 0, 8,

@@ -163,6 +163,27 @@ impl<'a> Adapter<'a> {
         }
     }
 
+    /// Repair what a check finds, where there is one way to; the weight changes
+    /// stay. The report's fixes say what was done, its problems what is left.
+    /// `family`: base to take names from, instead of the guess. `skip_bad`:
+    /// leave unusable modules out.
+    pub fn fix(&self, family: Option<&str>, skip_bad: bool) -> Result<(Self, Report)> {
+        let family = c_text_option(family)?;
+        let settings = sys::lora_adapter_fix_options {
+            family: pointer(&family),
+            skip_bad: skip_bad.into(),
+            ..Default::default()
+        };
+        let (mut out, mut report) = (ptr::null_mut(), ptr::null_mut());
+        // SAFETY: as in resize().
+        unsafe {
+            self.context()
+                .call(|e| sys::lora_adapter_fix(&mut out, &mut report, self.raw(), &settings, e))?;
+            let report = Report::from_raw(report, self.context())?;
+            Ok((Self::from_raw(out, self.context())?, report))
+        }
+    }
+
     /// Save the dense weight change of every module, as `lora delta` does.
     pub fn save_delta(
         &self,

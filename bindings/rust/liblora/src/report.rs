@@ -59,6 +59,14 @@ pub struct Layer<'a> {
     pub spectral: f64,
 }
 
+/// How problems are read, and fixes.
+type GetProblem = unsafe extern "C" fn(
+    *mut sys::lora_problem,
+    *const sys::lora_report,
+    usize,
+    *mut sys::lora_error,
+) -> sys::lora_status;
+
 impl Report {
     /// # Safety
     ///
@@ -76,15 +84,21 @@ impl Report {
     pub fn problems(&self) -> impl Iterator<Item = Problem<'_>> {
         // SAFETY: the report lives as long as self.
         let count = unsafe { sys::lora_report_problem_count(self.raw.as_ptr()) };
-        (0..count).filter_map(move |index| self.problem(index).ok())
+        (0..count).filter_map(move |index| self.row(sys::lora_report_get_problem, index).ok())
     }
 
-    fn problem(&self, index: usize) -> Result<Problem<'_>> {
+    /// What [`Adapter::fix`](crate::Adapter::fix) repaired; none in other reports.
+    pub fn fixes(&self) -> impl Iterator<Item = Problem<'_>> {
+        // SAFETY: the report lives as long as self.
+        let count = unsafe { sys::lora_report_fix_count(self.raw.as_ptr()) };
+        (0..count).filter_map(move |index| self.row(sys::lora_report_get_fix, index).ok())
+    }
+
+    fn row(&self, get: GetProblem, index: usize) -> Result<Problem<'_>> {
         let mut row = sys::lora_problem::default();
         // SAFETY: strings handed out live as long as the report.
         unsafe {
-            self.context
-                .call(|e| sys::lora_report_get_problem(&mut row, self.raw.as_ptr(), index, e))?;
+            self.context.call(|e| get(&mut row, self.raw.as_ptr(), index, e))?;
             Ok(Problem {
                 code: text(row.code),
                 subject: text(row.subject),

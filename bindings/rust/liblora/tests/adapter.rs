@@ -217,6 +217,19 @@ fn problems() {
 }
 
 #[test]
+fn repairs() {
+    let spoiled = Q.replace("lora_unet_", "lora_unet_unet_");
+    let (down, up) = (format!("{spoiled}_lora_down.weight"), format!("{spoiled}_lora_up.weight"));
+    let data = safetensors(&[(&down, &[1, 2], &[1.0, 2.0]), (&up, &[2, 1], &[3.0, 4.0])], &[]);
+    let adapter = OpenOptions::new().memory(&context(), &data).unwrap();
+    let (fixed, report) = adapter.fix(None, false).unwrap();
+    assert!(report.fixes().count() > 0, "{}", report.to_json());
+    let change = fixed.find_module(Q).unwrap().delta::<f32>(1.0).unwrap();
+    assert_eq!(change[..], [3.0, 6.0, 4.0, 8.0]);
+    assert_eq!(fixed.fix(None, false).unwrap().1.fixes().count(), 0);
+}
+
+#[test]
 fn bad_files() {
     let context = context();
     let open = |data: &[u8]| {
