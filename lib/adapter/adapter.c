@@ -530,7 +530,12 @@ static lora_status adapter_read_config(lora_adapter *adapter,
                                   config_bytes, "adapter_config.json", error);
     }
     if (text == NULL) {
-        return LORA_OK;
+        text = lora__container_metadata(adapter->container,
+                                        LORA__CONFIG_ALPHA_KEY);
+        return text == NULL
+                   ? LORA_OK
+                   : lora__config_for_all(&adapter->config, &adapter->arena,
+                                          text, error);
     }
     /* Metadata is only a hint: what cannot be read is said, not fatal. */
     lora_error_init(&found, sizeof found);

@@ -4,6 +4,7 @@
 #include "core/text.h"
 #include "format/json.h"
 
+#include <math.h>
 #include <string.h>
 
 #define CONFIG_MAX_DEPTH 16
@@ -11,6 +12,26 @@
 /* There are five components at most in any pipeline we know; a text with
  * hundreds is made to be slow. */
 #define CONFIG_MAX_COMPONENTS 16
+
+/* A new entry, put before the others. */
+static lora_status config_add(lora__peft_config **list,
+                              lora__arena *arena,
+                              const char *component,
+                              size_t bytes,
+                              lora_error *error)
+{
+    lora__peft_config *config;
+    void *memory;
+
+    TRY(lora__arena_zeroed(&memory, arena, 1, sizeof *config, error));
+    config = memory;
+    lora__map_init(&config->patterns, arena->context);
+    lora__map_init(&config->anchored, arena->context);
+    TRY(lora__arena_string(&config->component, arena, component, bytes, error));
+    config->next = *list;
+    *list = config;
+    return LORA_OK;
+}
 
 /* The entry of a component, made when first met. */
 static lora_status config_entry(lora__peft_config **out,
@@ -22,7 +43,6 @@ static lora_status config_entry(lora__peft_config **out,
 {
     lora__peft_config *config = *list;
     size_t count = 0;
-    void *memory;
 
     for (; config != NULL; config = config->next, count++) {
         if (strlen(config->component) == bytes &&
@@ -35,14 +55,8 @@ static lora_status config_entry(lora__peft_config **out,
         return lora__fail(error, LORA_ERROR_FORMAT, key->offset, NULL,
                           "more than %d components", CONFIG_MAX_COMPONENTS);
     }
-    TRY(lora__arena_zeroed(&memory, arena, 1, sizeof *config, error));
-    config = memory;
-    lora__map_init(&config->patterns, arena->context);
-    lora__map_init(&config->anchored, arena->context);
-    TRY(lora__arena_string(&config->component, arena, key->text, bytes, error));
-    config->next = *list;
-    *list = config;
-    *out = config;
+    TRY(config_add(list, arena, key->text, bytes, error));
+    *out = *list;
     return LORA_OK;
 }
 
@@ -172,6 +186,20 @@ LORA_PRIVATE lora_status lora__config_parse(lora__peft_config **out,
         lora__error_set_subject(error, subject);
     }
     return status;
+}
+
+LORA_PRIVATE lora_status lora__config_for_all(lora__peft_config **out,
+                                              lora__arena *arena,
+                                              const char *alpha,
+                                              lora_error *error)
+{
+    size_t bytes = strlen(alpha);
+    size_t used;
+    double value = lora__text_to_double(alpha, bytes, &used);
+
+    TRY(config_add(out, arena, "", 0, error));
+    (*out)->alpha = used == bytes && bytes > 0 ? value : (double)NAN;
+    return LORA_OK;
 }
 
 LORA_PRIVATE void lora__config_destroy(lora__peft_config *config)

@@ -10,6 +10,9 @@
 /* The metadata entry of diffusers. */
 #define LORA__CONFIG_KEY "lora_adapter_metadata"
 
+/* That of llama.cpp, a number: the alpha of all modules. */
+#define LORA__CONFIG_ALPHA_KEY "adapter.lora.alpha"
+
 struct lora__peft_config {
     lora__peft_config *next;
     const char *component; /* "unet"; "" in an adapter_config.json */
@@ -32,6 +35,13 @@ LORA_PRIVATE lora_status lora__config_parse(lora__peft_config **out,
                                             size_t bytes,
                                             const char *subject,
                                             lora_error *error);
+
+/* A configuration with one alpha for all modules, from its text; what is no
+ * number becomes NaN, with which no module can be used. */
+LORA_PRIVATE lora_status lora__config_for_all(lora__peft_config **out,
+                                              lora__arena *arena,
+                                              const char *alpha,
+                                              lora_error *error);
 
 LORA_PRIVATE void lora__config_destroy(lora__peft_config *config);
 

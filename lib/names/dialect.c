@@ -149,6 +149,8 @@ static const lora__suffix dialect_suffixes[] = {
     DIALECT_SUFFIX(".up", LORA__ROLE_UP, LORA__STYLE_CONTROL),
     DIALECT_SUFFIX(".lora_A", LORA__ROLE_DOWN, LORA__STYLE_LORALIB),
     DIALECT_SUFFIX(".lora_B", LORA__ROLE_UP, LORA__STYLE_LORALIB),
+    DIALECT_SUFFIX(".weight.lora_a", LORA__ROLE_DOWN, LORA__STYLE_LLAMA),
+    DIALECT_SUFFIX(".weight.lora_b", LORA__ROLE_UP, LORA__STYLE_LLAMA),
     /* Conversions by hand that flattened too much, and put alpha where the
      * pair is. */
     DIALECT_SUFFIX(
@@ -479,6 +481,13 @@ static const lora__dialect dialect_table[LORA__DIALECT_COUNT] = {
         {"loralib", '.', 0, LORA__STYLE_LORALIB, 0, {NULL}, NULL},
     [LORA__DIALECT_SAM] =
         {"sam-positional", '_', 0, LORA__STYLE_SAM, 0, {NULL}, NULL},
+    [LORA__DIALECT_LLAMA] = {"llama.cpp",
+                             '.',
+                             LORA__DIALECT_ALPHA_META,
+                             LORA__STYLE_LLAMA,
+                             0,
+                             {NULL},
+                             NULL},
 };
 
 LORA_PRIVATE const lora__dialect *lora__dialect_at(lora__dialect_index index)

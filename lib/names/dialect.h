@@ -29,6 +29,7 @@ typedef uint32_t lora__styles;
 #define LORA__STYLE_ALIAS 0x8000u     /* read, never written */
 #define LORA__STYLE_BFL 0x10000u      /* .scale, of a norm */
 #define LORA__STYLE_BROKEN 0x20000u   /* what no program writes on purpose */
+#define LORA__STYLE_LLAMA 0x40000u    /* .weight.lora_a */
 
 /* Those whose suffixes have the adapter's name inside, in PEFT's own state
  * dicts. */
@@ -82,6 +83,7 @@ typedef enum lora__dialect_index {
     LORA__DIALECT_CANDLE,
     LORA__DIALECT_LORALIB,
     LORA__DIALECT_SAM,
+    LORA__DIALECT_LLAMA,
     LORA__DIALECT_COUNT
 } lora__dialect_index;
 

@@ -23,6 +23,7 @@ static int metadata_needs_config(const lora__emit *emit)
 {
     int needed =
         lora__builder_metadata(emit->builder, LORA__CONFIG_KEY) != NULL ||
+        lora__builder_metadata(emit->builder, LORA__CONFIG_ALPHA_KEY) != NULL ||
         (emit->dialect != NULL && emit->source->names.dialect_count > 0 &&
          lora__dialect_has_role(emit->source->names.dialects[0],
                                 LORA__ROLE_ALPHA));
@@ -95,6 +96,8 @@ static lora_status metadata_put_config(lora__emit *emit, lora_error *error)
         lora__alpha_put_config(&text, emit->alphas, emit->alpha_count, error));
     TRY_OR_DONE(
         metadata_set(emit->builder, LORA__CONFIG_KEY, text.data, error));
+    TRY_OR_DONE(
+        metadata_set(emit->builder, LORA__CONFIG_ALPHA_KEY, NULL, error));
     lora__buffer_clear(&text);
     lora__alpha_put_record(&text, emit->alphas, emit->alpha_count, added.keys);
     TRY_OR_DONE(lora__buffer_status(&text, error));
@@ -112,6 +115,7 @@ static lora_status metadata_drop_config(lora__emit *emit, lora_error *error)
         TRY(metadata_set(emit->builder, emit->record.added[i], NULL, error));
     }
     TRY(metadata_set(emit->builder, LORA__ALPHA_KEY, NULL, error));
+    TRY(metadata_set(emit->builder, LORA__CONFIG_ALPHA_KEY, NULL, error));
     return metadata_set(emit->builder, LORA__CONFIG_KEY, NULL, error);
 }
 

@@ -174,6 +174,10 @@ static const meaning dotted_rows[] = {
     {"down_blocks.0.attentions.0." TB "attn1.to_q.___.alpha", "hcp", "alpha",
      "down_blocks.0.attentions.0." TB "attn1.to_q", ATTENTION "attn1.to_q", 1},
     {"blk.fc.lora_A", "loralib", "down", "blk.fc", "blk.fc", 0},
+    {"blk.3.attn_q.weight.lora_a", "llama.cpp", "down", "blk.3.attn_q",
+     "blk.3.attn_q", 0},
+    {"blk.3.attn_q.weight.lora_b", "llama.cpp", "up", "blk.3.attn_q",
+     "blk.3.attn_q", 0},
 };
 
 static const meaning loose_rows[] = {
