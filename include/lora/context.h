@@ -130,7 +130,7 @@ typedef int32_t (*lora_progress_fn)(void *user,
 /** What an input may ask for. 0 means the default. */
 typedef struct lora_limits {
     size_t struct_size;
-    uint64_t header_bytes; /* safetensors header; default 100,000,000 */
+    uint64_t header_bytes; /* of a container; default 100,000,000 */
     uint64_t tensor_count; /* default 1,000,000 */
     uint64_t name_bytes;   /* one tensor name; default 65,536 */
     uint64_t rank;         /* of one module; default 65,536 */

@@ -80,7 +80,7 @@ lora_metadata_edit_options_init(lora_metadata_edit_options *options,
  *          LORA_ERROR_DUPLICATE (a key is set twice; or stands twice in the
  *          file, offset set); LORA_ERROR_LIMIT (the header would be over the
  *          limit of the format or of the context); LORA_ERROR_UNSUPPORTED (a
- *          container without metadata of its own); LORA_ERROR_IO (also: the
+ *          container other than safetensors); LORA_ERROR_IO (also: the
  *          file may not be written to, or was changed meanwhile; os_error
  *          EEXIST: the output exists); LORA_ERROR_FORMAT,
  *          LORA_ERROR_TRUNCATED; LORA_ERROR_OPTION; LORA_ERROR_MEMORY;

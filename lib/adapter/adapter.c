@@ -586,6 +586,9 @@ static lora_status adapter_build(lora_adapter *adapter,
     TRY(adapter_note_config(adapter, error));
     TRY(adapter_group(adapter, error));
     for (size_t m = 0; m < adapter->module_count; m++) {
+        if (adapter->container->ones_lost) {
+            lora__module_restore_ones(adapter, &adapter->modules[m]);
+        }
         TRY(adapter_parse_module(&opening, &adapter->modules[m]));
         TRY(opening.status);
     }

@@ -137,6 +137,11 @@ LORA_PRIVATE lora_status lora__adapter_read_scalar(double *out,
 LORA_PRIVATE lora_status lora__module_resolve_scale(lora__opening *opening,
                                                     lora__module *module);
 
+/* Put back the first dimensions of 1 of a module's tensors, in the container.
+ * For one whose ones_lost is set, before anybody else has it. */
+LORA_PRIVATE void lora__module_restore_ones(const lora_adapter *adapter,
+                                            const lora__module *module);
+
 LORA_PRIVATE void lora__problems_init(lora__problems *problems,
                                       lora__arena *arena);
 LORA_PRIVATE lora_status lora__problems_add(lora__problems *problems,

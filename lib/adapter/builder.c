@@ -371,14 +371,6 @@ static int builder_compare_entries(const void *a, const void *b)
                                 : strcmp(x->name, y->name);
 }
 
-static int builder_compare_metadata(const void *a, const void *b)
-{
-    const lora__metadata *x = a;
-    const lora__metadata *y = b;
-
-    return strcmp(x->key, y->key);
-}
-
 /* Hand the tensors over: each either moves whole or stays. */
 static lora_status builder_move_entries(lora__container *container,
                                         lora_builder *b,
@@ -431,8 +423,7 @@ static lora_status builder_move_metadata(lora__container *container,
                                strlen(pair->value), error));
         container->metadata_count++;
     }
-    lora__sort(container->metadata, container->metadata_count,
-               sizeof *container->metadata, builder_compare_metadata);
+    lora__metadata_sort(container->metadata, container->metadata_count);
     return LORA_OK;
 }
 

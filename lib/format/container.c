@@ -1,6 +1,8 @@
 /* Containers: making, opening, sharing, and reading what is in them. */
 #include "format/container.h"
 
+#include "format/gguf.h"
+#include "format/sort.h"
 #include "format/torch.h"
 #include "platform/atomic.h"
 
@@ -66,6 +68,9 @@ static lora_status container_load(lora__container *container, lora_error *error)
         }
         if (lora__torch_is_legacy(head, bytes)) {
             return lora__torch_read_legacy(container, error);
+        }
+        if (lora__gguf_is(head, bytes)) {
+            return lora__gguf_read(container, error);
         }
         what = lora__sniff(head, bytes);
         if (what != NULL) {
@@ -219,6 +224,20 @@ LORA_PRIVATE const void *lora__container_view(const lora__container *container,
         data = NULL;
     }
     return data;
+}
+
+static int metadata_compare(const void *a, const void *b)
+{
+    const lora__metadata *x = a;
+    const lora__metadata *y = b;
+    int order = strcmp(x->key, y->key);
+
+    return order != 0 ? order : (x->key > y->key) - (x->key < y->key);
+}
+
+LORA_PRIVATE void lora__metadata_sort(lora__metadata *items, size_t count)
+{
+    lora__sort(items, count, sizeof *items, metadata_compare);
 }
 
 LORA_PRIVATE const char *

@@ -58,12 +58,13 @@ struct lora__container {
     uint32_t references;   /* atomic */
     lora_context *context; /* holds a reference */
     lora__arena arena;
-    const char *format; /* "safetensors", "torch zip", "memory" ... */
+    const char *format; /* "safetensors", "torch zip", "gguf", "memory" ... */
     const char *path;   /* "" if none */
     lora_reader reader; /* read_at NULL if none */
     uint64_t file_bytes;
     uint64_t data_offset;   /* where tensor data begin */
     lora__verify_fn verify; /* or NULL; before bytes are read or lent */
+    int ones_lost;          /* shapes may lack their first dimensions of 1 */
     lora__entry *entries;   /* in file order */
     size_t entry_count;
     size_t entry_capacity;
@@ -114,6 +115,9 @@ LORA_PRIVATE const void *lora__container_view(const lora__container *container,
 /* The value, or NULL. */
 LORA_PRIVATE const char *
 lora__container_metadata(const lora__container *container, const char *key);
+
+/* Sort by key, bytewise; of equal ones the one at the lower address first. */
+LORA_PRIVATE void lora__metadata_sort(lora__metadata *items, size_t count);
 
 /* What the first bytes of a file that is not a safetensors file say it is,
  * and what to do; NULL if they say nothing. 512 bytes are enough. */

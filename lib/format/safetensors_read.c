@@ -276,15 +276,6 @@ static lora_status st_read_entry(st_parser *p,
                                           name, wrong, error);
 }
 
-static int st_compare_metadata(const void *a, const void *b)
-{
-    const lora__metadata *x = a;
-    const lora__metadata *y = b;
-    int order = strcmp(x->key, y->key);
-
-    return order != 0 ? order : (x->key > y->key) - (x->key < y->key);
-}
-
 /* Sort by key, refuse a key given twice, and keep. */
 static lora_status st_keep_metadata(st_parser *p, lora_error *error)
 {
@@ -292,7 +283,7 @@ static lora_status st_keep_metadata(st_parser *p, lora_error *error)
     size_t count = p->metadata_count;
     void *kept;
 
-    lora__sort(m, count, sizeof *m, st_compare_metadata);
+    lora__metadata_sort(m, count);
     for (size_t i = 1; i < count; i++) {
         if (strcmp(m[i - 1].key, m[i].key) == 0) {
             return st_fail(p, LORA_ERROR_DUPLICATE, st_offset(p, m[i].key) - 1,

@@ -278,7 +278,8 @@ static lora_status edit_run(edit_job *job,
 
     if (strcmp(job->container->format, "safetensors") != 0) {
         return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
-                          job->path, "only safetensors files have metadata");
+                          job->path,
+                          "metadata can be changed in safetensors files only");
     }
     TRY(lora__safetensors_list(&job->tensors, &job->arena, job->container,
                                error));

@@ -399,7 +399,7 @@ static void test_sniff(void **state)
     SNIFF("{\"error\":\"not found\"}", "JSON");
     SNIFF("\x80\x04\x95\x10", "pickle");
     SNIFF("\x1f\x8b\x08\0\0\0\0\0\0\x03", "gzip");
-    SNIFF("GGUF\x03\0\0\0", "GGUF");
+    SNIFF("algg\1\0\0\0", "before GGUF");
     SNIFF("%PDF-1.4\n", "PDF");
     SNIFF("\x89PNG\r\n\x1a\n", "PNG");
     SNIFF("\xff\xd8\xff\xe0", "JPEG");
