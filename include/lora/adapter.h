@@ -49,7 +49,8 @@ typedef struct lora_adapter_open_options {
 typedef struct lora_adapter_info {
     size_t struct_size;
     const char *path;      /* as given; "" for memory and readers */
-    const char *container; /* "safetensors"; "memory" for a result */
+    const char *container; /* "safetensors", "torch zip", "torch legacy",
+                            * "gguf"; "memory" for a result */
     const char *family;    /* best guess of the base, such as "sdxl", or "" */
     double confidence;     /* of that guess, 0 to 1 */
     uint64_t bytes;        /* of the file; 0 for a result */

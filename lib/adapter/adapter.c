@@ -482,6 +482,32 @@ static lora_status adapter_note_names(lora_adapter *adapter, lora_error *error)
                      (unsigned long long)adapter->module_count, first->target);
 }
 
+/* Say that numbers have fewer bits than their type. */
+static lora_status adapter_note_quantised(lora_adapter *adapter,
+                                          lora_error *error)
+{
+    const lora__container *container = adapter->container;
+    const lora__entry *first = NULL;
+    size_t count = 0;
+
+    for (size_t i = container->entry_count; i-- > 0;) {
+        if (container->entries[i].quantised != NULL) {
+            first = &container->entries[i];
+            count++;
+        }
+    }
+    return first == NULL
+               ? LORA_OK
+               : lora__problems_add(
+                     &adapter->problems, LORA_SEVERITY_NOTE, LORA_OK,
+                     "quantised", first->name, error,
+                     "%llu of %llu tensors are quantised, this one as %s: read "
+                     "as %s, with the precision they have left",
+                     (unsigned long long)count,
+                     (unsigned long long)container->entry_count,
+                     first->quantised, lora_dtype_name(first->dtype));
+}
+
 static lora_status adapter_note_problems(lora_adapter *adapter,
                                          lora_error *error)
 {
@@ -594,6 +620,7 @@ static lora_status adapter_build(lora_adapter *adapter,
     }
     TRY(adapter_index_modules(&opening));
     TRY(adapter_note_names(adapter, error));
+    TRY(adapter_note_quantised(adapter, error));
     return adapter_note_problems(adapter, error);
 }
 

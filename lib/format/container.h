@@ -46,6 +46,7 @@ struct lora__entry {
                              * owned_bytes, LORA__ALIGN_NUMERIC), freed with us */
     lora__derive_fn derive; /* or NULL: the parent's bytes are ours */
     double factor;          /* for derive */
+    const char *quantised;  /* its type in the file, if that has fewer bits */
     void *source;           /* for verify and derive: the format's own */
 };
 

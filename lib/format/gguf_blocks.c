@@ -19,7 +19,7 @@
 #include <string.h>
 
 /* Blocks that are decoded at a time, and bytes of the largest one. */
-enum { GGUF_CHUNK = 64, GGUF_BLOCK_BYTES = 34 };
+enum { GGUF_CHUNK = 128, GGUF_BLOCK_BYTES = 34 };
 
 /* Bytes that a block becomes. */
 #define GGUF_MADE (LORA__GGUF_BLOCK * sizeof(float))
@@ -211,5 +211,6 @@ LORA_PRIVATE lora_status lora__gguf_place_blocks(lora__entry *entry,
     blocks->type = type;
     entry->source = blocks;
     entry->derive = gguf_decode;
+    entry->quantised = type->name;
     return LORA_OK;
 }

@@ -380,12 +380,13 @@ static void resolve_guess(lora__reading *r, lora__names *out)
     }
     for (size_t i = 0; i < r->key_count; i++) {
         const lora__read_key *key = &r->found[i];
-        if (key->module != LORA__READ_NONE && r->keys[i].ndim >= 2 &&
+        int32_t ndim = r->keys[i].ndim; /* 1: a row of rank 1 */
+        if (key->module != LORA__READ_NONE && ndim >= 1 &&
             (key->role == LORA__ROLE_DOWN ||
              key->role == LORA__ROLE_HADA_W1_B) &&
             r->modules[key->module].known != 0) {
             lora__guess_width(&evidence, r->modules[key->module].target,
-                              r->keys[i].shape[1]);
+                              r->keys[i].shape[ndim == 1 ? 0 : 1]);
         }
     }
     lora__guess_family(out, &evidence, r->metadata, r->metadata_user);

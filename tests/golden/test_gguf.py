@@ -166,6 +166,10 @@ def check_type(suite, kind, rng):
     info = suite.json("info", path, "--modules")
     equal(info["container"], "gguf", "container")
     equal([m["target"] for m in info["modules"]], [TARGET], "target")
+    notes = [p for p in info["problems"] if p["code"] == "quantised"]
+    equal(len(notes), int(kind[0] == "Q"), "notes on quantised tensors")
+    require(not notes or f"2 of 3 tensors are quantised, this one as {kind}: "
+            in notes[0]["message"], f"note: {notes}")
     suite.run("check", path)
     return path, out
 
@@ -328,6 +332,21 @@ def check_other_kinds(suite, rng):
           [("loha", 1, [5, 6])], "modules")
 
 
+def check_base(suite, rng):
+    """The width of a row of rank 1 tells the base, as in safetensors."""
+    module = ("lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_"
+              "attn2_to_k")
+    for width, family in ((768, "sd15"), (1024, "sd21")):
+        tensors = {module + KOHYA[0]: Stored(rng.standard_normal((1, width))),
+                   module + KOHYA[1]: Stored(rng.standard_normal((320, 1)))}
+        path = write(suite.path("base.gguf"), tensors, ggml=True)
+        copy = suite.path("base.safetensors")
+        suite.run("convert", path, "-o", copy, "--force")
+        bases = [suite.json("info", p)["base"] for p in (path, copy)]
+        equal(bases[0], bases[1], "base")
+        equal(bases[0]["family"], family, f"base of width {width}")
+
+
 # Metadata and the file ------------------------------------------------------
 
 def check_metadata(suite, rng):
@@ -457,7 +476,7 @@ def main():
         with suite.case(f"shape {name}"):
             check_shape(suite, name, rng)
     for check in (check_llama, check_bad_alpha, check_squeezed, check_mismatch,
-                  check_other_kinds, check_metadata, check_refused,
+                  check_other_kinds, check_base, check_metadata, check_refused,
                   check_official, check_read_by_official):
         with suite.case(check.__name__):
             check(suite, rng)
