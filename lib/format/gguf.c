@@ -537,11 +537,11 @@ static lora_status gguf_place(gguf_parser *p,
     return LORA_OK;
 }
 
-static lora_status
-gguf_read_tensor(gguf_parser *p, size_t index, lora_error *error)
+static lora_status gguf_read_tensor(gguf_parser *p, lora_error *error)
 {
     lora__container *container = p->container;
-    lora__entry *entry = &container->entries[index];
+    size_t index = container->entry_count;
+    lora__entry *entry;
     const lora__gguf_type *type;
     uint64_t begin = p->position;
     uint64_t stored;
@@ -549,6 +549,7 @@ gguf_read_tensor(gguf_parser *p, size_t index, lora_error *error)
     size_t existing;
     const char *wrong;
 
+    TRY(lora__container_add(&entry, container, error));
     TRY(gguf_take_string(&entry->name, &entry->name_bytes, p, error));
     if (entry->name_bytes > p->limits->name_bytes) {
         return gguf_fail_tensor(p, LORA_ERROR_LIMIT, begin, entry,
@@ -579,24 +580,13 @@ gguf_read_tensor(gguf_parser *p, size_t index, lora_error *error)
 static lora_status
 gguf_read_tensors(gguf_parser *p, uint64_t tensor_count, lora_error *error)
 {
-    lora__container *container = p->container;
-    size_t count;
-    void *memory;
-
     if (tensor_count > p->limits->tensor_count) {
         return gguf_fail(p, LORA_ERROR_LIMIT, 8, "more tensors than the limit",
                          error);
     }
     TRY(gguf_expect(p, tensor_count, GGUF_LEAST_TENSOR, error));
-    if (!lora__u64_to_size(tensor_count, &count)) {
-        return lora__fail_memory(error, tensor_count);
-    }
-    TRY(lora__arena_zeroed(&memory, &container->arena, count,
-                           sizeof *container->entries, error));
-    container->entries = memory;
-    container->entry_count = count;
-    for (size_t i = 0; i < count; i++) {
-        TRY(gguf_read_tensor(p, i, error));
+    for (uint64_t i = 0; i < tensor_count; i++) {
+        TRY(gguf_read_tensor(p, error));
     }
     return LORA_OK;
 }

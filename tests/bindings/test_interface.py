@@ -95,7 +95,7 @@ def called_by_rust():
     """Functions of C that the safe crate calls."""
     names = set()
     for path in (CRATES / "liblora/src").glob("*.rs"):
-        names |= set(re.findall(r"\bsys::(lora_\w+)\(",
+        names |= set(re.findall(r"\bsys::(lora_\w+)\b",
                                 path.read_text("utf-8")))
     return names & set(API["functions"])
 
