@@ -71,6 +71,8 @@ struct lora__container {
     size_t entry_capacity;
     lora__metadata *metadata; /* sorted by key, bytewise */
     size_t metadata_count;
+    const char *metadata_conflict; /* a key that the files of an index say
+                                    * different things of, or NULL */
     lora__map by_name;
 };
 

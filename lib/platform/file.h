@@ -70,6 +70,13 @@ LORA_PRIVATE int lora__path_exists(const char *path);
 /* What a path leads to, through links; an error if nothing is there. */
 LORA_PRIVATE int32_t lora__path_type_of(lora__path_type *out, const char *path);
 
+/* Call `each` with the name of everything in a folder but "." and "..", in no
+ * order, until it returns 0. */
+typedef int (*lora__folder_fn)(void *user, const char *name);
+LORA_PRIVATE int32_t lora__folder_each(const char *path,
+                                       lora__folder_fn each,
+                                       void *user);
+
 /* Rename over `to` (replace 1), or only if `to` is free (replace 0: the
  * error for an existing target is lora__os_exists()). A link at `to` is
  * replaced, not followed. The folder is flushed too, as far as the file system

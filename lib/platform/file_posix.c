@@ -14,6 +14,7 @@
 
 #ifndef _WIN32
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -259,6 +260,32 @@ LORA_PRIVATE int32_t lora__path_type_of(lora__path_type *out, const char *path)
     }
     *out = file_type(&info);
     return 0;
+}
+
+LORA_PRIVATE int32_t lora__folder_each(const char *path,
+                                       lora__folder_fn each,
+                                       void *user)
+{
+    DIR *dir = opendir(path);
+    int32_t os_error;
+    int more = 1;
+
+    if (dir == NULL) {
+        return errno;
+    }
+    errno = 0;
+    while (more) {
+        const struct dirent *entry = readdir(dir);
+        if (entry == NULL) {
+            break;
+        }
+        more = strcmp(entry->d_name, ".") == 0 ||
+               strcmp(entry->d_name, "..") == 0 || each(user, entry->d_name);
+        errno = 0; /* the end is told from a failure by it */
+    }
+    os_error = errno;
+    closedir(dir);
+    return os_error;
 }
 
 /* Best effort: not every system can flush a folder, and the rename is done. */

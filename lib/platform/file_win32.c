@@ -8,6 +8,8 @@
 #ifdef _WIN32
 
 #include <stdio.h>
+#include <string.h>
+#include <wchar.h>
 #include <windows.h>
 
 #define FILE_MAX_CALL ((size_t)1 << 30)
@@ -306,6 +308,60 @@ LORA_PRIVATE int32_t lora__path_type_of(lora__path_type *out, const char *path)
     }
     *out = file_type(attributes);
     return 0;
+}
+
+/* The path with "*" behind it, which is what stands for all that is in it. */
+static int32_t file_widen_all(file_wide_path *out, const char *path)
+{
+    int32_t os_error = file_widen(out, path);
+    size_t length;
+
+    if (os_error != 0) {
+        return os_error;
+    }
+    length = wcslen(out->text);
+    if (length + 3 > FILE_MAX_PATH) {
+        return ERROR_INSUFFICIENT_BUFFER;
+    }
+    if (length > 0 && wcschr(L"/\\:", out->text[length - 1]) == NULL) {
+        out->text[length++] = L'\\';
+    }
+    out->text[length] = L'*';
+    out->text[length + 1] = L'\0';
+    return 0;
+}
+
+LORA_PRIVATE int32_t lora__folder_each(const char *path,
+                                       lora__folder_fn each,
+                                       void *user)
+{
+    file_wide_path wide;
+    WIN32_FIND_DATAW found;
+    HANDLE search;
+    int32_t os_error = file_widen_all(&wide, path);
+    int more = 1;
+
+    if (os_error != 0) {
+        return os_error;
+    }
+    search = FindFirstFileW(wide.text, &found);
+    if (search == INVALID_HANDLE_VALUE) {
+        return file_last_error();
+    }
+    do {
+        char
+            name[3 * MAX_PATH]; /* UTF-8 takes three bytes for a unit at most */
+        if (WideCharToMultiByte(CP_UTF8, WC_ERR_INVALID_CHARS, found.cFileName,
+                                -1, name, sizeof name, NULL, NULL) > 0 &&
+            strcmp(name, ".") != 0 && strcmp(name, "..") != 0) {
+            more = each(user, name);
+        }
+    } while (more && FindNextFileW(search, &found));
+    if (more && GetLastError() != ERROR_NO_MORE_FILES) {
+        os_error = file_last_error();
+    }
+    FindClose(search);
+    return os_error;
 }
 
 /* WRITE_THROUGH returns when the rename is on the disk. */
