@@ -1,9 +1,10 @@
 /* Adapters: open a file, look inside, compute with it, save it.
  *
- * An adapter is the immutable picture of one file: its tensors, and the
- * modules they form. A module is one adapted layer: its kind (LoRA, LoHa, ...),
- * rank, scale, and the name of the weight it changes. Names come in two forms:
- * as stored in the file, and canonical, which is the dotted name in diffusers
+ * An adapter is the immutable picture of one file, or of several that an index
+ * joins: its tensors, and the modules they form. A module is one adapted layer:
+ * its kind (LoRA, LoHa, ...), rank, scale, and the name of the weight it
+ * changes. Names come in two forms: as stored in the file, and canonical, which
+ * is the dotted name in diffusers
  * ("unet.down_blocks.0...").
  *
  * Opening reads the table of tensors and the scalar tensors (alpha); the rest
@@ -30,9 +31,9 @@ typedef struct lora_adapter lora_adapter;
 
 /* Flags for opening. */
 enum {
-    /* Map the file instead of reading it. Views of tensors become possible.
-     * If another program truncates the file meanwhile, the process gets
-     * SIGBUS; on Windows the file cannot be replaced while mapped. */
+    /* Map the file, or files, instead of reading. Views of tensors become
+     * possible. If another program truncates the file meanwhile, the process
+     * gets SIGBUS; on Windows the file cannot be replaced while mapped. */
     LORA_OPEN_MAP = 1
 };
 
@@ -48,12 +49,14 @@ typedef struct lora_adapter_open_options {
 /** What a file is. */
 typedef struct lora_adapter_info {
     size_t struct_size;
-    const char *path;      /* as given; "" for memory and readers */
-    const char *container; /* "safetensors", "torch zip", "torch legacy",
-                            * "gguf"; "memory" for a result */
+    const char *path;      /* as given, or what was found in that folder; ""
+                            * for memory and readers */
+    const char *container; /* "safetensors"; "safetensors shards" for an index;
+                            * "torch zip", "torch legacy", "gguf"; "memory" for
+                            * a result */
     const char *family;    /* best guess of the base, such as "sdxl", or "" */
     double confidence;     /* of that guess, 0 to 1 */
-    uint64_t bytes;        /* of the file; 0 for a result */
+    uint64_t bytes;        /* of the file, or files; 0 for a result */
     uint64_t parameters;   /* elements of all tensors of modules */
     uint64_t tensor_count;
     uint64_t module_count;
@@ -144,7 +147,21 @@ LORA_API void
 lora_adapter_delta_options_init(lora_adapter_delta_options *options,
                                 size_t size);
 
-/** Open an adapter file.
+/** Open an adapter: a file, a folder, or the index of several files.
+ *
+ *  Of a folder that file is opened which is the first to be there of
+ *  adapter_model.safetensors and .bin (PEFT), or of
+ *  pytorch_lora_weights.safetensors and .bin (diffusers); else the one index in
+ *  it, *.safetensors.index.json; else the one *.safetensors file. Where several
+ *  may be meant, that is a failure that names them.
+ *
+ *  An index must name files beside it (128 at most, all held open), which must
+ *  have just the tensors that it says. Their metadata are united.
+ *
+ *  Beside the file, PEFT's adapter_config.json is read where names are PEFT's,
+ *  and the model card, README.md, if it can be meant for this adapter: in a
+ *  folder that was opened, beside a file with one of the names above, or where
+ *  there is no other model in the folder.
  *
  *  @param out      receives the adapter; NULL on failure. Destroy with
  *                  lora_adapter_destroy().
@@ -152,9 +169,11 @@ lora_adapter_delta_options_init(lora_adapter_delta_options *options,
  *  @param path     UTF-8; must not be NULL.
  *  @param options  NULL for defaults.
  *  @param error    may be NULL.
- *  @return LORA_OK; LORA_ERROR_IO; LORA_ERROR_FORMAT, LORA_ERROR_TRUNCATED,
- *          LORA_ERROR_DUPLICATE (offset set); LORA_ERROR_LIMIT;
- *          LORA_ERROR_MEMORY; LORA_ERROR_ARGUMENT; LORA_ERROR_OPTION.
+ *  @return LORA_OK; LORA_ERROR_IO, also for a folder without an adapter;
+ *          LORA_ERROR_FORMAT, LORA_ERROR_TRUNCATED, LORA_ERROR_DUPLICATE
+ *          (offset set where there is one), the last also for a folder with
+ *          several adapters; LORA_ERROR_LIMIT; LORA_ERROR_MEMORY;
+ *          LORA_ERROR_ARGUMENT; LORA_ERROR_OPTION.
  *  @threads safe with the same context.
  *  @since 0.1
  */

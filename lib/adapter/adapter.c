@@ -1,6 +1,7 @@
 /* Adapters: from a container's tensors to modules. */
 #include "adapter/adapter.h"
 
+#include "adapter/card.h"
 #include "adapter/config.h"
 #include "adapter/kind.h"
 #include "platform/atomic.h"
@@ -227,7 +228,12 @@ LORA_PRIVATE lora_status lora__module_resolve_scale(lora__opening *opening,
 
 static const char *adapter_metadata(const void *user, const char *key)
 {
-    return lora__container_metadata(user, key);
+    const lora_adapter *adapter = user;
+
+    if (strcmp(key, LORA__NAMES_CARD) == 0) {
+        return adapter->card == NULL ? NULL : adapter->card->base_model;
+    }
+    return lora__container_metadata(adapter->container, key);
 }
 
 static lora_status adapter_read_names(lora_adapter *adapter, lora_error *error)
@@ -247,8 +253,8 @@ static lora_status adapter_read_names(lora_adapter *adapter, lora_error *error)
         keys[i].shape = container->entries[i].shape;
     }
     status = lora__names_read(&adapter->names, &adapter->arena, keys,
-                              container->entry_count, adapter_metadata,
-                              container, error);
+                              container->entry_count, adapter_metadata, adapter,
+                              error);
     lora__free(adapter->context, keys,
                (container->entry_count + 1) * sizeof *keys, LORA__ALIGN);
     return status;
@@ -600,16 +606,35 @@ static lora_status adapter_note_config(lora_adapter *adapter, lora_error *error)
     return LORA_OK;
 }
 
+/* Files of one index that do not agree: the first one's word is taken. */
+static lora_status adapter_note_metadata(lora_adapter *adapter,
+                                         lora_error *error)
+{
+    const char *key = adapter->container->metadata_conflict;
+
+    return key == NULL
+               ? LORA_OK
+               : lora__problems_add(&adapter->problems, LORA_SEVERITY_WARNING,
+                                    LORA_OK, "metadata_conflict", key, error,
+                                    "the files of the index say different "
+                                    "things: that of the first is taken");
+}
+
 static lora_status adapter_build(lora_adapter *adapter,
-                                 const char *config,
-                                 size_t config_bytes,
+                                 const lora__beside *beside,
                                  lora_error *error)
 {
     lora__opening opening = {adapter, error, LORA_OK};
 
+    if (beside->card != NULL) {
+        TRY(lora__card_parse(&adapter->card, &adapter->arena, beside->card,
+                             beside->card_bytes, error));
+    }
     TRY(adapter_read_names(adapter, error));
-    TRY(adapter_read_config(adapter, config, config_bytes, error));
+    TRY(adapter_read_config(adapter, beside->config, beside->config_bytes,
+                            error));
     TRY(adapter_note_config(adapter, error));
+    TRY(adapter_note_metadata(adapter, error));
     TRY(adapter_group(adapter, error));
     for (size_t m = 0; m < adapter->module_count; m++) {
         if (adapter->container->ones_lost) {
@@ -638,10 +663,10 @@ static void adapter_free(lora_adapter *adapter)
 
 LORA_PRIVATE lora_status lora__adapter_create(lora_adapter **out,
                                               lora__container *container,
-                                              const char *config,
-                                              size_t config_bytes,
+                                              const lora__beside *beside,
                                               lora_error *error)
 {
+    static const lora__beside nothing = {NULL, 0, NULL, 0};
     lora_adapter *adapter;
     void *memory;
     lora_status status;
@@ -659,7 +684,7 @@ LORA_PRIVATE lora_status lora__adapter_create(lora_adapter **out,
     lora__arena_init(&adapter->arena, adapter->context);
     lora__map_init(&adapter->by_name, adapter->context);
     lora__problems_init(&adapter->problems, &adapter->arena);
-    status = adapter_build(adapter, config, config_bytes, error);
+    status = adapter_build(adapter, beside == NULL ? &nothing : beside, error);
     if (status != LORA_OK) {
         adapter_free(adapter);
         return status;

@@ -65,6 +65,17 @@ typedef struct lora__problems {
 /* What PEFT's configuration says of one component; see config.h. */
 typedef struct lora__peft_config lora__peft_config;
 
+/* What the model card says; see card.h. */
+typedef struct lora__card lora__card;
+
+/* Texts that lie beside an adapter's file; NULL: there is none. */
+typedef struct lora__beside {
+    const char *config; /* adapter_config.json */
+    size_t config_bytes;
+    const char *card; /* README.md */
+    size_t card_bytes;
+} lora__beside;
+
 struct lora_adapter {
     uint32_t references; /* atomic */
     lora_context *context;
@@ -78,6 +89,7 @@ struct lora_adapter {
     lora__problems problems;
     lora__peft_config *config; /* NULL if there is none */
     const char *config_text;   /* of an adapter_config.json beside the file */
+    const lora__card *card;    /* NULL if there is none */
 };
 
 /* An adapter that is being opened. */
@@ -89,11 +101,10 @@ typedef struct lora__opening {
 } lora__opening;
 
 /* Make an adapter of a container, which is owned from here on, also on
- * failure. `config` is the text of an adapter_config.json, or NULL. */
+ * failure. `beside` may be NULL. */
 LORA_PRIVATE lora_status lora__adapter_create(lora_adapter **out,
                                               lora__container *container,
-                                              const char *config,
-                                              size_t config_bytes,
+                                              const lora__beside *beside,
                                               lora_error *error);
 
 /* The metadata that a file made of the adapter has: those of its own, and the

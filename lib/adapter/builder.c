@@ -455,7 +455,7 @@ LORA_API lora_status lora_builder_finish(lora_adapter **out,
                                        "", error));
     TRY_OR_DONE(builder_move_entries(container, builder, error));
     TRY_OR_DONE(builder_move_metadata(container, builder, error));
-    status = lora__adapter_create(out, container, NULL, 0, error);
+    status = lora__adapter_create(out, container, NULL, error);
     container = NULL;
 done:
     lora__container_release(container);

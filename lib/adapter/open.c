@@ -1,8 +1,11 @@
-/* Opening adapters: files, memory, readers. */
+/* Opening adapters: files, folders, memory, readers. */
+#include "adapter/card.h"
 #include "adapter/config.h"
+#include "adapter/locate.h"
 #include "core/options.h"
 #include "core/text.h"
-#include "platform/file.h"
+#include "format/folder.h"
+#include "format/shards.h"
 
 #include <string.h>
 
@@ -15,70 +18,81 @@ LORA_API void lora_adapter_open_options_init(lora_adapter_open_options *options,
 /* PEFT's configuration is small; what is larger is something else. */
 #define OPEN_MAX_CONFIG (16u << 20)
 
-/* PEFT keeps alpha in a file beside the tensors; files that we wrote carry it
- * with them. */
-static int open_wants_config(const lora__container *container)
+/* PEFT keeps alpha in a file beside the tensors, and reads it whatever the
+ * tensors' file says. Under another name a file that we wrote, which has alpha
+ * in its metadata, may lie beside the configuration of something else. */
+static int open_wants_config(const lora__container *container, int is_peft)
 {
-    return lora__container_metadata(container, LORA__CONFIG_KEY) == NULL &&
-           container->entry_count > 0 &&
-           lora__text_begins(container->entries[0].name,
-                             container->entries[0].name_bytes,
-                             "base_model.model.");
+    return is_peft ||
+           (lora__container_metadata(container, LORA__CONFIG_KEY) == NULL &&
+            container->entry_count > 0 &&
+            lora__text_begins(container->entries[0].name,
+                              container->entries[0].name_bytes,
+                              "base_model.model."));
 }
 
-static lora_status open_read_all(char **out,
-                                 size_t *out_bytes,
-                                 const lora_reader *reader,
-                                 lora_context *context,
-                                 const char *path,
-                                 lora_error *error)
+/* A card that cannot be read says nothing. */
+static lora_status open_read_card(lora__beside *beside,
+                                  lora__arena *arena,
+                                  const char *path,
+                                  lora_error *error)
 {
-    uint64_t bytes;
+    lora_error found;
+    lora_status status;
+    char *text;
+
+    lora_error_init(&found, sizeof found);
+    status = lora__folder_load(&text, &beside->card_bytes, arena, path,
+                               LORA__CARD_MAX_BYTES, 1, &found);
+    if (status == LORA_OK) {
+        beside->card = text;
+    }
+    return status == LORA_ERROR_MEMORY ? lora__error_merge(error, &found)
+                                       : LORA_OK;
+}
+
+/* What lies beside the container's file, as far as options do not say it. */
+static lora_status open_read_beside(lora__beside *beside,
+                                    lora__arena *arena,
+                                    const lora__location *location,
+                                    const lora__container *container,
+                                    lora_error *error)
+{
+    if (beside->config == NULL && location->config != NULL &&
+        open_wants_config(container, location->is_peft)) {
+        char *text;
+        TRY(lora__folder_load(&text, &beside->config_bytes, arena,
+                              location->config, OPEN_MAX_CONFIG, 0, error));
+        beside->config = text;
+    } /* without one alpha is the rank */
+    return location->card == NULL
+               ? LORA_OK
+               : open_read_card(beside, arena, location->card, error);
+}
+
+static lora_status open_path(lora_adapter **out,
+                             lora_context *context,
+                             lora__arena *arena,
+                             const char *path,
+                             const lora_adapter_open_options *options,
+                             lora_error *error)
+{
+    lora__beside beside = {options->config, options->config_bytes, NULL, 0};
+    lora__container *container;
+    lora__location location;
     lora_status status;
 
-    TRY(reader->size(reader->user, &bytes));
-    if (bytes > OPEN_MAX_CONFIG) {
-        return lora__fail(error, LORA_ERROR_LIMIT, LORA_NO_OFFSET, path,
-                          "too large for a configuration");
-    }
-    *out_bytes = (size_t)bytes;
-    *out = lora__alloc(context, *out_bytes, LORA__ALIGN);
-    if (*out == NULL) {
-        return lora__fail_memory(error, bytes);
-    }
-    status = lora__reader_read(reader, 0, *out, *out_bytes, path, error);
+    TRY(lora__locate(&location, arena, path, error));
+    TRY(lora__container_open_path(&container, context, location.model,
+                                  (options->flags & LORA_OPEN_MAP) != 0,
+                                  error));
+    status = open_read_beside(&beside, arena, &location, container, error);
     if (status != LORA_OK) {
-        lora__free(context, *out, *out_bytes, LORA__ALIGN);
-        *out = NULL;
+        lora__container_release(container);
+        return status;
     }
-    return status;
-}
-
-/* Read adapter_config.json beside `path`; *out stays NULL if there is none. */
-static lora_status open_sibling_config(char **out,
-                                       size_t *out_bytes,
-                                       lora_context *context,
-                                       const char *path,
-                                       lora_error *error)
-{
-    static const char name[] = "adapter_config.json";
-    lora__buffer sibling;
-    lora_reader reader;
-    lora_status status;
-
-    lora__buffer_init(&sibling, context);
-    lora__buffer_append(&sibling, path, lora__path_folder_bytes(path));
-    lora__buffer_puts(&sibling, name);
-    TRY_OR_DONE(lora__buffer_status(&sibling, error));
-    if (lora__path_exists(sibling.data)) {
-        TRY_OR_DONE(
-            lora__reader_open_file(&reader, context, sibling.data, 0, error));
-        status = open_read_all(out, out_bytes, &reader, context, sibling.data,
-                               error);
-        reader.destroy(reader.user);
-    } /* else alpha is the rank */
-done:
-    lora__buffer_destroy(&sibling);
+    status = lora__adapter_create(out, container, &beside, error);
+    lora__error_set_subject(error, location.model);
     return status;
 }
 
@@ -86,32 +100,14 @@ done:
 static lora_status open_reader(lora_adapter **out,
                                lora_context *context,
                                const lora_reader *reader,
-                               const char *path,
                                const lora_adapter_open_options *options,
                                lora_error *error)
 {
+    lora__beside beside = {options->config, options->config_bytes, NULL, 0};
     lora__container *container;
-    const char *config = options->config;
-    size_t config_bytes = options->config_bytes;
-    char *sibling = NULL;
-    lora_status status;
 
-    TRY(lora__container_open(&container, context, reader, path, error));
-    if (config == NULL && path[0] != '\0' && open_wants_config(container)) {
-        status =
-            open_sibling_config(&sibling, &config_bytes, context, path, error);
-        config = sibling;
-        if (status != LORA_OK) {
-            lora__container_release(container);
-            return status;
-        }
-    }
-    status = lora__adapter_create(out, container, config, config_bytes, error);
-    lora__free(context, sibling, config_bytes, LORA__ALIGN);
-    if (status != LORA_OK) {
-        lora__error_set_subject(error, path);
-    }
-    return status;
+    TRY(lora__container_open(&container, context, reader, "", error));
+    return lora__adapter_create(out, container, &beside, error);
 }
 
 static lora_status open_begin(lora_adapter **out,
@@ -142,13 +138,15 @@ LORA_API lora_status lora_adapter_open(lora_adapter **out,
                                        lora_error *error)
 {
     lora_adapter_open_options o;
-    lora_reader reader;
+    lora__arena arena;
+    lora_status status;
 
     TRY(open_begin(out, context, &o, options, error));
     CHECK_ARG(path != NULL, error);
-    TRY(lora__reader_open_file(&reader, context, path,
-                               (o.flags & LORA_OPEN_MAP) != 0, error));
-    return open_reader(out, context, &reader, path, &o, error);
+    lora__arena_init(&arena, context);
+    status = open_path(out, context, &arena, path, &o, error);
+    lora__arena_destroy(&arena);
+    return status;
 }
 
 LORA_API lora_status
@@ -165,7 +163,7 @@ lora_adapter_open_memory(lora_adapter **out,
     TRY(open_begin(out, context, &o, options, error));
     CHECK_ARG(data != NULL || bytes == 0, error);
     TRY(lora__reader_open_memory(&reader, context, data, bytes, error));
-    return open_reader(out, context, &reader, "", &o, error);
+    return open_reader(out, context, &reader, &o, error);
 }
 
 LORA_API lora_status
@@ -197,5 +195,5 @@ lora_adapter_open_reader(lora_adapter **out,
         }
         return status;
     }
-    return open_reader(out, context, &ours, "", &o, error);
+    return open_reader(out, context, &ours, &o, error);
 }

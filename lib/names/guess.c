@@ -3,8 +3,9 @@
  *
  * Metadata is what a trainer wrote, names are what it must have had: both are
  * trusted above widths, which an adapter for another model may share. Where
- * several families remain the answer is none of them, but all are listed;
- * unless the others are much rarer, or cut-down models.
+ * several families remain a model card may name one of them; else the answer
+ * is none of them, but all are listed; unless the others are much rarer, or
+ * cut-down models.
  */
 #include "names/guess.h"
 
@@ -180,9 +181,67 @@ static const lora__family *guess_kin(lora__family_set set)
     return NULL;
 }
 
+/* What a model card calls a base: a part of the name of its repository. The
+ * first that fits holds. Source: the repositories of the models' authors. */
+static const struct {
+    const char *part; /* in lower case */
+    lora__family_set set;
+} guess_repositories[] = {
+    {"stable-diffusion-xl", LORA__FAMILY_SDXL},
+    {"sdxl", LORA__FAMILY_SDXL},
+    {"stable-diffusion-v1", LORA__FAMILY_SD15},
+    {"stable-diffusion-2", LORA__FAMILY_SD21},
+    {"stable-diffusion-3.5-medium", LORA__FAMILY_SD35_MEDIUM},
+    {"stable-diffusion-3.5-large", LORA__FAMILY_SD35_LARGE},
+    {"stable-diffusion-3-medium", LORA__FAMILY_SD3_MEDIUM},
+    {"chroma", LORA__FAMILY_CHROMA},
+    {"flux.1", LORA__FAMILY_FLUX},
+    {"lumina-image-2", LORA__FAMILY_LUMINA2},
+    {"auraflow", LORA__FAMILY_AURAFLOW},
+    {"wan2.1-t2v", LORA__FAMILY_WAN_T2V},
+    {"wan2.1-i2v", LORA__FAMILY_WAN_I2V},
+    {"hunyuanvideo", LORA__FAMILY_HUNYUAN_VIDEO},
+    {"ltx-video", LORA__FAMILY_LTX_VIDEO},
+    {"stable-cascade", LORA__FAMILY_CASCADE},
+    {"pixart-sigma", LORA__FAMILY_PIXART_SIGMA},
+    {"hunyuandit", LORA__FAMILY_HUNYUAN_DIT},
+    {"cogvideox", LORA__FAMILY_COGVIDEOX},
+    {"qwen-image", LORA__FAMILY_QWEN_IMAGE},
+};
+
+/* 1 if the text has the part, given in lower case, in any case. */
+static int guess_has(const char *text, const char *part)
+{
+    for (; *text != '\0'; text++) {
+        size_t i = 0;
+        while (part[i] != '\0' &&
+               (text[i] >= 'A' && text[i] <= 'Z' ? text[i] - 'A' + 'a'
+                                                 : text[i]) == part[i]) {
+            i++;
+        }
+        if (part[i] == '\0') {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static lora__family_set guess_from_card(const char *base)
+{
+    for (size_t i = 0; base != NULL && i < LORA__COUNT(guess_repositories);
+         i++) {
+        if (guess_has(base, guess_repositories[i].part)) {
+            return guess_repositories[i].set;
+        }
+    }
+    return 0;
+}
+
+/* `card` is looked at where the rest leaves several. */
 static void guess_from_set(lora__names *out,
                            const lora__evidence *evidence,
-                           lora__family_set set)
+                           lora__family_set set,
+                           lora__family_set card)
 {
     lora__family_set fitting = set & evidence->widths;
 
@@ -192,6 +251,12 @@ static void guess_from_set(lora__names *out,
     if (guess_only(set) == NULL && (set & LORA__FAMILIES_UNET) == 0) {
         lora__family_set whole = guess_whole(evidence, set);
         set = whole == 0 ? set : whole;
+    }
+    if (guess_only(set) == NULL && (set & card) != 0) {
+        out->family = guess_only(card);
+        out->confidence = 0.8;
+        guess_list(out, set);
+        return;
     }
     out->family = guess_only(set);
     out->confidence = out->family == NULL ? 0 : fitting != 0 ? 0.95 : 0.9;
@@ -215,14 +280,16 @@ LORA_PRIVATE void lora__guess_family(lora__names *out,
 {
     lora__family_set set = guess_from_names(evidence);
     lora__family_set said = 0;
+    lora__family_set card = 0;
     int other = 0;
 
     if (metadata != NULL) {
+        card = guess_from_card(metadata(metadata_user, LORA__NAMES_CARD));
         said = guess_from_metadata(&other, metadata, metadata_user);
     }
     if (said != 0) {
         lora__family_set both = set & said;
-        guess_from_set(out, evidence, both != 0 ? both : said);
+        guess_from_set(out, evidence, both != 0 ? both : said, card);
         if (both == 0 && set != 0 && out->family != NULL) {
             out->confidence = 0.5;
             guess_list(out, set);
@@ -240,5 +307,5 @@ LORA_PRIVATE void lora__guess_family(lora__names *out,
     if (evidence->backbone_known == 0 && (set & LORA__FAMILIES_UNET) != 0) {
         set &= LORA__FAMILIES_UNET;
     }
-    guess_from_set(out, evidence, set);
+    guess_from_set(out, evidence, set, card);
 }

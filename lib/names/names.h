@@ -110,7 +110,9 @@ typedef struct lora__names {
     size_t alternative_count;
 } lora__names;
 
-/* Metadata look-up, so that names/ need not know the container. */
+/* Metadata look-up, so that names/ need not know the container. For the key
+ * below it answers with the base that the model card beside the file names. */
+#define LORA__NAMES_CARD "model card: base_model"
 typedef const char *(*lora__metadata_fn)(const void *user, const char *key);
 
 LORA_PRIVATE lora_status lora__names_read(lora__names *out,

@@ -232,7 +232,7 @@ static lora_status describe_write(lora_report *report,
     }
     describe_put_embeddings(json, adapter);
     describe_put_metadata(json, container);
-    TRY(lora__summary_put(json, container, error));
+    TRY(lora__summary_put(json, adapter, error));
     TRY(describe_put_hashes(json, adapter, options->hashes != 0, error));
     lora__report_put_problems(report);
     lora__buffer_putc(json, '}');

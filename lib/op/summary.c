@@ -1,10 +1,11 @@
-/* The summary of an adapter's metadata; formats.md 8.
+/* The summary of an adapter's metadata and model card; formats.md 8.
  *
  * kohya writes ss_tag_frequency as {"folder": {"tag": count}}; counts of one
  * tag in several folders are added up.
  */
 #include "op/summary.h"
 
+#include "adapter/card.h"
 #include "core/text.h"
 #include "format/json.h"
 #include "format/sort.h"
@@ -145,23 +146,55 @@ static void summary_put_words(lora__buffer *json, const char *text)
     lora__buffer_destroy(&word);
 }
 
-/* The first of some keys that says something; Python writes None for nothing.
- */
-static const char *summary_first(const lora__container *container,
-                                 const char *const *keys,
-                                 size_t count)
+/* The model card as it is; its tags are the site's, not words of captions. */
+static void summary_put_card(lora__buffer *json, const lora__card *card)
 {
+    lora__json_put_key(json, "card");
+    if (card == NULL) {
+        lora__buffer_puts(json, "null");
+        return;
+    }
+    lora__buffer_putc(json, '{');
+    lora__report_put_string(json, "base_model", card->base_model);
+    lora__report_put_string(json, "instance_prompt", card->instance_prompt);
+    lora__report_put_string(json, "license", card->license);
+    lora__json_put_key(json, "tags");
+    lora__buffer_putc(json, '[');
+    for (size_t i = 0; i < card->tag_count; i++) {
+        lora__buffer_puts(json, i == 0 ? "" : ",");
+        lora__json_put_string(json, card->tags[i]);
+    }
+    lora__buffer_puts(json, "]}");
+}
+
+/* What something is, and the metadata key, or file, that says so. */
+typedef struct summary_said {
+    const char *value; /* NULL: nothing does */
+    const char *from;
+} summary_said;
+
+/* The first of some keys that says something, else the model card; Python
+ * writes None for nothing. */
+static summary_said summary_first(const lora__container *container,
+                                  const char *const *keys,
+                                  size_t count,
+                                  const char *card)
+{
+    summary_said said = {card, card == NULL ? NULL : LORA__CARD_FILE};
+
     for (size_t i = 0; i < count; i++) {
         const char *value = lora__container_metadata(container, keys[i]);
         if (value != NULL && value[0] != '\0' && strcmp(value, "None") != 0) {
-            return value;
+            said.value = value;
+            said.from = keys[i];
+            break;
         }
     }
-    return NULL;
+    return said;
 }
 
 LORA_PRIVATE lora_status lora__summary_put(lora__buffer *json,
-                                           const lora__container *container,
+                                           const lora_adapter *adapter,
                                            lora_error *error)
 {
     static const char *const models[] = {
@@ -170,21 +203,28 @@ LORA_PRIVATE lora_status lora__summary_put(lora__buffer *json,
                                            "trigger_words", "trigger_word",
                                            "instance_prompt"};
     static const char *const thumbnails[] = {"modelspec.thumbnail"};
+    static const lora__card no_card = {NULL, NULL, NULL, NULL, 0};
+    const lora__container *container = adapter->container;
+    const lora__card *card = adapter->card == NULL ? &no_card : adapter->card;
+    summary_said said;
 
     lora__json_put_key(json, "summary");
     lora__buffer_putc(json, '{');
-    lora__report_put_string(
-        json, "base_model",
-        summary_first(container, models, LORA__COUNT(models)));
+    said =
+        summary_first(container, models, LORA__COUNT(models), card->base_model);
+    lora__report_put_string(json, "base_model", said.value);
+    lora__report_put_string(json, "base_model_from", said.from);
+    said = summary_first(container, triggers, LORA__COUNT(triggers),
+                         card->instance_prompt);
     lora__json_put_key(json, "trigger_words");
     lora__buffer_putc(json, '[');
-    summary_put_words(
-        json, summary_first(container, triggers, LORA__COUNT(triggers)));
+    summary_put_words(json, said.value);
     lora__buffer_putc(json, ']');
+    lora__report_put_string(json, "trigger_words_from", said.from);
     TRY(summary_put_tags(json, container, error));
-    lora__report_put_bool(
-        json, "thumbnail",
-        summary_first(container, thumbnails, LORA__COUNT(thumbnails)) != NULL);
+    said = summary_first(container, thumbnails, LORA__COUNT(thumbnails), NULL);
+    lora__report_put_bool(json, "thumbnail", said.value != NULL);
+    summary_put_card(json, adapter->card);
     lora__buffer_putc(json, '}');
     return LORA_OK;
 }

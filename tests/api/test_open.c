@@ -161,11 +161,11 @@ static void test_io(void **state)
     lora_reader reader = source_reader(&s);
     lora_error error;
 
-    (void)state;
     CHECK(LORA_ERROR_IO, LORA_NO_OFFSET, missing,
           lora_adapter_open(&out, context, missing, NULL, &error));
     assert_int_equal(error.os_error, ENOENT);
     assert_null(out);
+    folder_clear(state);
     CHECK(LORA_ERROR_IO, LORA_NO_OFFSET, folder,
           lora_adapter_open(&out, context, folder, NULL, &error));
 

@@ -29,7 +29,7 @@ static image im;
 typedef struct call {
     const char *name;
     void (*make)(image *im);
-    int opens; /* the call opens the image itself */
+    int files; /* the call opens the image itself; how many begin() writes */
     lora_status (*run)(const struct call *job, lora_error *error);
     const char *dialect;
     lora_rank_rule rule;
@@ -142,6 +142,46 @@ static void image_half(image *out)
     image_end(out);
 }
 
+#define SHARDS                                                                 \
+    "{\"weight_map\":{\"lora_unet_a.lora_down.weight\":\"1.safetensors\","     \
+    "\"lora_unet_a.lora_up.weight\":\"2.safetensors\"}}"
+
+/* Half a pair, with metadata that the other half contradicts. */
+static void put_half(const char *file, const char *role)
+{
+    char name[40];
+    char metadata[40];
+    image half;
+
+    snprintf(metadata, sizeof metadata, "\"a\":\"b\",\"n\":\"%s\"", role);
+    snprintf(name, sizeof name, "lora_unet_a.%s.weight", role);
+    image_begin(&half, metadata);
+    image_some(&half, name, "2,2", 4, 1);
+    image_end(&half);
+    folder_put(file, half.file, half.bytes);
+    image_free(&half);
+}
+
+/* Beside the image: what PEFT writes, a card, and several files with their
+ * index, as far as wanted. */
+static void put_files(int count)
+{
+    static const char card[] =
+        "---\nbase_model: [a, b]\ninstance_prompt: a\n  b\nlicense: >\n  mit\n"
+        "tags:\n- 'one'\n- \"two\"\n---\n";
+
+    folder_put("in.safetensors", im.file, im.bytes);
+    folder_put("adapter_config.json", "{\"lora_alpha\": 1}", 17);
+    if (count > 2) {
+        folder_put("README.md", card, sizeof card - 1);
+    }
+    if (count > 3) {
+        put_half("1.safetensors", "lora_down");
+        put_half("2.safetensors", "lora_up");
+        folder_put("x.safetensors.index.json", SHARDS, sizeof SHARDS - 1);
+    }
+}
+
 /* ---- jobs -------------------------------------------------------------- */
 
 static lora_status end_adapter(lora_adapter *out, lora_status status)
@@ -172,6 +212,16 @@ static lora_status open_file(const call *job, lora_error *error)
     options.flags = job->flag;
     status = lora_adapter_open(&out, context, in_folder("in.safetensors"),
                                &options, error);
+    return end_adapter(out, status);
+}
+
+static lora_status open_folder(const call *job, lora_error *error)
+{
+    lora_adapter *out = JUNK(lora_adapter);
+
+    lora_status status = lora_adapter_open(&out, context, folder, NULL, error);
+
+    (void)job;
     return end_adapter(out, status);
 }
 
@@ -447,9 +497,8 @@ static lora_status edit_file(const call *job, lora_error *error)
 static void begin(const call *job)
 {
     context = heap_context(&h, NULL);
-    if (job->opens) {
-        folder_put("in.safetensors", im.file, im.bytes);
-        folder_put("adapter_config.json", "{\"lora_alpha\": 1}", 17);
+    if (job->files != 0) {
+        put_files(job->files);
     } else {
         adapter = open_image(context, &im);
     }
@@ -460,7 +509,7 @@ static void end(const call *job)
     lora_adapter_destroy(adapter);
     adapter = NULL;
     heap_end(&h, context);
-    assert_int_equal(folder_count(1), job->opens ? 2 : 0);
+    assert_int_equal(folder_count(1), job->files);
 }
 
 static void torture(const call *job, int lasting)
@@ -521,12 +570,15 @@ static void torture(const call *job, int lasting)
     }
 
 static const call jobs[] = {
-    {"open", image_sample, 1, open_file, NULL, NONE, 0, 0, 0},
-    {"open map", image_sample, 1, open_file, NULL, NONE, 0, LORA_OPEN_MAP, 0},
-    {"open peft", image_peft, 1, open_file, NULL, NONE, 0, 0, 0},
-    {"open odd", image_odd, 1, open_file, NULL, NONE, 0, 0, 0},
-    {"open many", image_many, 1, open_file, NULL, NONE, 0, 0, 0},
-    {"open halves", image_halves, 1, open_file, NULL, NONE, 0, 0, 0},
+    {"open", image_sample, 2, open_file, NULL, NONE, 0, 0, 0},
+    {"open map", image_sample, 2, open_file, NULL, NONE, 0, LORA_OPEN_MAP, 0},
+    {"open peft", image_peft, 2, open_file, NULL, NONE, 0, 0, 0},
+    {"open odd", image_odd, 2, open_file, NULL, NONE, 0, 0, 0},
+    {"open many", image_many, 2, open_file, NULL, NONE, 0, 0, 0},
+    {"open halves", image_halves, 2, open_file, NULL, NONE, 0, 0, 0},
+    {"open beside", image_sample, 3, open_file, NULL, NONE, 0, 0, 0},
+    {"open folder", image_peft, 3, open_folder, NULL, NONE, 0, 0, 0},
+    {"open shards", image_sample, 6, open_folder, NULL, NONE, 0, 0, 0},
     {"memory", image_sample, 0, open_memory, NULL, NONE, 0, 0, 0},
     {"memory config", image_peft, 0, open_memory, NULL, NONE, 0, 1, 0},
     {"reader", image_sample, 0, open_reader, NULL, NONE, 0, 0, 0},
@@ -575,11 +627,11 @@ static const call jobs[] = {
     {"save writer", image_sample, 0, save_writer, NULL, NONE, 0, 0, 0},
     {"save delta", image_sample, 0, save_delta, NULL, NONE, LORA_DTYPE_F32, 0,
      0},
-    {"hash", image_sample, 1, hash, NULL, NONE, 0, 0, 0},
-    {"hash odd", image_odd, 1, hash, NULL, NONE, 0, 0, 0},
-    {"edit in place", image_sample, 1, edit_file, NULL, NONE, 0, 0, 0},
-    {"edit anew", image_sample, 1, edit_file, NULL, NONE, 0, 1, 0},
-    {"edit odd", image_odd, 1, edit_file, NULL, NONE, 0, 0, 0},
+    {"hash", image_sample, 2, hash, NULL, NONE, 0, 0, 0},
+    {"hash odd", image_odd, 2, hash, NULL, NONE, 0, 0, 0},
+    {"edit in place", image_sample, 2, edit_file, NULL, NONE, 0, 0, 0},
+    {"edit anew", image_sample, 2, edit_file, NULL, NONE, 0, 1, 0},
+    {"edit odd", image_odd, 2, edit_file, NULL, NONE, 0, 0, 0},
 };
 
 static void test_once(void **state)
