@@ -145,18 +145,27 @@ static void info_put_base(const app_state *app,
     putchar('\n');
 }
 
+/* Say so where a value is not from the file itself. */
+static const char *info_card(char *out, json_slice from)
+{
+    json_text(out, INFO_TEXT, from);
+    return strcmp(out, "README.md") == 0 ? " (README.md)" : "";
+}
+
 /* The part of the report that people wrote: base model, trigger words, tags. */
 static void info_put_summary(const app_state *app, json_slice report)
 {
     char text[INFO_TEXT];
     char clean[INFO_TEXT];
+    char from[INFO_TEXT];
     char number[TEXT_NUMBER];
     json_slice value;
     json_slice summary = json_member(report, "summary");
     json_text(text, sizeof text, json_member(summary, "base_model"));
     if (*text != '\0') {
         info_label(app, "trained on");
-        printf("%s\n", text_clean(clean, sizeof clean, text));
+        printf("%s%s\n", text_clean(clean, sizeof clean, text),
+               info_card(from, json_member(summary, "base_model_from")));
     }
     json_walk words = json_enter(json_member(summary, "trigger_words"));
     for (int i = 0; json_next(&words, NULL, &value); i++) {
@@ -167,7 +176,7 @@ static void info_put_summary(const app_state *app, json_slice report)
         printf("%s%s", i > 0 ? ", " : "",
                text_clean(clean, sizeof clean, text));
         if (words.rest.bytes == 0) {
-            putchar('\n');
+            puts(info_card(from, json_member(summary, "trigger_words_from")));
         }
     }
     json_walk tags = json_enter(json_member(summary, "tags"));
@@ -187,6 +196,12 @@ static void info_put_summary(const app_state *app, json_slice report)
     if (json_is_true(json_member(summary, "thumbnail"))) {
         info_label(app, "thumbnail");
         puts("yes");
+    }
+    json_text(text, sizeof text,
+              json_member(json_member(summary, "card"), "license"));
+    if (*text != '\0') {
+        info_label(app, "license");
+        printf("%s (README.md)\n", text_clean(clean, sizeof clean, text));
     }
 }
 

@@ -1,12 +1,11 @@
-/* Opening an adapter: a file, or a folder that PEFT wrote. */
+/* Opening an adapter, and reading small files. */
 #ifndef INPUT_H
 #define INPUT_H
 
 #include "app.h"
 
-/* Open `path`. In a folder with adapter_model.safetensors, or else
- * adapter_model.bin, that file is meant, and adapter_config.json beside it,
- * unless --config names another. Fails as lora_adapter_open() does. */
+/* Open `path`, with PEFT's configuration from --config if that is given. Fails
+ * as lora_adapter_open() does. */
 lora_status input_open(app_state *app,
                        lora_adapter **out,
                        const char *path,

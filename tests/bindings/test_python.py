@@ -339,7 +339,9 @@ def try_sources(path, tensors):
         raises(liblora.StateError, adapter.delta, CONVOLUTION)
         require("closed" in repr(adapter), repr(adapter))
         del adapter, source
-    raises(liblora.FileError, liblora.open, suite.folder)
+    empty = suite.path("empty")
+    empty.mkdir()
+    raises(liblora.FileError, liblora.open, empty)
     raises(liblora.ArgumentError, liblora.open, "a\0b")
     raises(TypeError, liblora.open, 3)
     raises(TypeError, liblora.open, io.StringIO("text" * 9))
@@ -382,6 +384,39 @@ def try_peft_folder(path, tensors):
         name = adapter.modules[0]["name"]
         close(adapter.delta(name, dtype="f64"), scale * product, 1e-12, name)
     raises(FileNotFoundError, liblora.open, folder, config="none.json")
+
+
+def try_folders(path, tensors):
+    """Several files with an index, in a folder with a model card; the same
+    numbers as from one file."""
+    folder = suite.path("shards")
+    folder.mkdir()
+    names = sorted(tensors)
+    files = [f"x-{i}-of-2.safetensors" for i in (1, 2)]
+    for i, file in enumerate(files):
+        support.write_file(folder / file,
+                           {name: tensors[name] for name in names[i::2]})
+    raises(liblora.DuplicateError, liblora.open, folder)
+    index = folder / "x.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {
+        name: files[names.index(name) % 2] for name in names}}), "utf-8")
+    (folder / "README.md").write_text("---\nbase_model: org/name\n---\n",
+                                      "utf-8")
+    whole = liblora.open(path)
+    for source in (folder, str(folder), index):
+        adapter = liblora.open(source, map=True)
+        equal(sorted(adapter.keys()), names, "names")
+        for name in names:
+            same(adapter.tensor(name, copy=False).tobytes(),
+                 tensors[name].data, name)
+        for module in whole.modules:
+            same(adapter.delta(module["name"]), whole.delta(module["name"]),
+                 module["name"])
+        equal(adapter.info()["summary"]["card"]["base_model"], "org/name",
+              "card")
+    index.write_text(json.dumps({"weight_map": {"x": "../x.safetensors"}}),
+                     "utf-8")
+    raises(liblora.FormatError, liblora.open, folder)
 
 
 # Building -------------------------------------------------------------------
@@ -627,9 +662,9 @@ def main():
         try_every_status()
     for attempt in (try_delta, try_out, try_factors, try_tensors,
                     try_descriptions, try_resize, try_convert_and_save,
-                    try_save_delta, try_check, try_fix,
-                    try_edit_metadata, try_sources,
-                    try_views, try_peft_folder, try_builder, try_special_types,
+                    try_save_delta, try_check, try_fix, try_edit_metadata,
+                    try_sources, try_views, try_peft_folder, try_folders,
+                    try_builder, try_special_types,
                     try_editing, try_provoked, try_library, try_showing,
                     try_readme, try_examples):
         with suite.case(attempt.__name__):

@@ -399,6 +399,48 @@ def check_peft(cli):
                        code=UNREADABLE))
 
 
+# Folders --------------------------------------------------------------------
+
+def check_folders(cli):
+    """A folder of diffusers, several files with an index, and a model card;
+    which of several files is for the user to say."""
+    folder = cli.folder / "hub"
+    folder.mkdir()
+    rng = np.random.default_rng(3)
+    layer = "unet.down_blocks.0.attentions.0.proj_in.lora_"
+    parts = {layer + "A.weight": support.tensor(rng.standard_normal((2, 4))),
+             layer + "B.weight": support.tensor(rng.standard_normal((4, 2)))}
+    for i, name in enumerate(parts):
+        support.write_file(folder / f"x-{i}.safetensors", {name: parts[name]})
+    error_line(cli.run("info", "hub", code=UNREADABLE))
+    index = folder / "x.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {
+        name: f"x-{i}.safetensors" for i, name in enumerate(parts)}}))
+    (folder / "README.md").write_text(
+        "---\nbase_model: org/name\ninstance_prompt: sks dog\nlicense: mit\n"
+        "---\n# Dog\n")
+    for path in ("hub", "hub/" + index.name):
+        report = cli.run("info", path, "--json").json()
+        equal(report["container"], "safetensors shards", "container")
+        equal(report["file"], "hub/" + index.name, "file")
+        equal(report["summary"]["base_model"], "org/name", "base model")
+        cli.run("convert", path, "-o", "joined.safetensors", "--force")
+        got, _ = support.read_file(cli.folder / "joined.safetensors")
+        equal(sorted(got), sorted(parts), "names")
+        for name, tensor in parts.items():
+            require(got[name].same(tensor), name)
+    text = cli.run("info", "hub").out
+    for line in ("trained on  org/name (README.md)",
+                 "triggers    sks dog (README.md)", "license     mit"):
+        require(line in text, f"no {line!r} in {text}")
+    support.write_file(folder / "pytorch_lora_weights.safetensors", parts)
+    equal(cli.run("info", "hub", "--json").json()["file"],
+          "hub/pytorch_lora_weights.safetensors", "what diffusers reads")
+    for name in ("hub", "joined.safetensors"):
+        path = cli.folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 # The demo -------------------------------------------------------------------
 
 def check_demo(cli):
@@ -443,6 +485,7 @@ CASES = {
     "closed pipe": check_closed_pipe,
     "full disk": check_full_disk,
     "PEFT folders": check_peft,
+    "folders": check_folders,
     "demo": check_demo,
 }
 

@@ -29,9 +29,6 @@ _ANY_RANK = 65536
 _PARTS = {"weight": _ffi.LORA_PART_WEIGHT, "bias": _ffi.LORA_PART_BIAS}
 _NO_MODULE = 2**64 - 1
 
-_PEFT_MODELS = ("adapter_model.safetensors", "adapter_model.bin")
-_PEFT_CONFIG = "adapter_config.json"
-
 
 def _fixed(rank: int) -> _ffi.lora_rank_rule:
     return _ffi.lora_rank_rule(_ffi.LORA_RANK_FIXED, rank, 0.0)
@@ -444,19 +441,6 @@ def _read_config(config: Any) -> Optional[bytes]:
         return file.read()
 
 
-def _in_folder(source: Any, config: Any) -> tuple[Any, Any]:
-    """The files of a folder that PEFT wrote."""
-    models = [path for path in (os.path.join(source, name)
-                                for name in _PEFT_MODELS)
-              if os.path.isfile(path)]
-    if not models:
-        return source, config
-    beside = os.path.join(source, _PEFT_CONFIG)
-    if config is None and os.path.isfile(beside):
-        config = beside
-    return models[0], config
-
-
 def _settle(context: Optional[Context], progress: Union[bool, Progress, None]
             ) -> Context:
     if not progress:
@@ -470,8 +454,9 @@ def _settle(context: Optional[Context], progress: Union[bool, Progress, None]
 def open(source: Any, *, context: Optional[Context] = None,
          config: Any = None, map: bool = False,
          progress: Union[bool, Progress, None] = None) -> Adapter:
-    """Open an adapter: a file, a folder that PEFT wrote, bytes (or whatever
-    has the buffer protocol), or a file object.
+    """Open an adapter: a file, a folder that PEFT or diffusers wrote, the index
+    of several files, bytes (or whatever has the buffer protocol), or a file
+    object.
 
     context   what the library may use; see Context
     config    PEFT's adapter_config.json, if it lies elsewhere: a path, or the
@@ -481,8 +466,6 @@ def open(source: Any, *, context: Optional[Context] = None,
     progress  for a context of its own
     """
     context = _settle(context, progress)
-    if _core.is_path(source) and os.path.isdir(source):
-        source, config = _in_folder(source, config)
     settings = options(_ffi.lora_adapter_open_options,
                        flags=_ffi.LORA_OPEN_MAP if map else 0)
     configured = _read_config(config)
