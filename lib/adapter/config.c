@@ -213,16 +213,26 @@ LORA_PRIVATE void lora__config_destroy(lora__peft_config *config)
 /* PEFT matches a pattern as the regular expression `(.*\.)?(pattern)$`. What
  * tools write are plain module paths: such a one is the path, or ends it after
  * a dot, or with "^" is the path. The first of the file holds. */
-static int
-config_match(double *out, const lora__peft_config *config, const char *path)
+static int config_match(double *out,
+                        const lora__peft_config *config,
+                        const char *target,
+                        const char *path)
 {
     size_t best = SIZE_MAX;
     size_t place;
 
+    /* Where the configuration is that of a whole model, the name of a component
+     * may be ours, or be in the model's own names. */
+    const char *whole = config->component[0] == '\0' ? target : path;
+
     if (lora__map_find(&place, &config->anchored, path, strlen(path))) {
         best = place;
     }
-    for (const char *end = path; end != NULL; end = strchr(end, '.')) {
+    if (lora__map_find(&place, &config->anchored, whole, strlen(whole)) &&
+        place < best) {
+        best = place;
+    }
+    for (const char *end = whole; end != NULL; end = strchr(end, '.')) {
         end += *end == '.' ? 1 : 0;
         if (lora__map_find(&place, &config->patterns, end, strlen(end)) &&
             place < best) {
@@ -279,7 +289,7 @@ LORA_PRIVATE int lora__config_alpha(double *out_alpha,
     }
     *out_rslora = config->rslora;
     *out_alpha = config->alpha;
-    return config_match(out_alpha, config, path) || config->alpha != 0;
+    return config_match(out_alpha, config, target, path) || config->alpha != 0;
 }
 
 LORA_PRIVATE int lora__config_transposed(const lora__peft_config *config,

@@ -523,6 +523,39 @@ static void test_config_saved(void **state)
     image_free(&im);
 }
 
+/* A model's own names may begin as those of a pipeline's components do, and
+ * then belong to the path. */
+static void test_config_component(void **state)
+{
+    static const struct {
+        const char *config;
+        double scale;
+    } cases[] = {
+        {"{\"alpha_pattern\": {\"transformer.h.0\": 8}}", 4.0},
+        {"{\"alpha_pattern\": {\"^transformer.h.0\": 8}}", 4.0},
+        {"{\"alpha_pattern\": {\"h.0\": 6}}", 3.0},
+        {"{\"alpha_pattern\": {\"mer.h.0\": 6}}", 1.0},
+        {"{\"transformer.alpha_pattern\": {\"h.0\": 6}}", 3.0},
+        {"{\"transformer.alpha_pattern\": {\"transformer.h.0\": 6}}", 1.0},
+    };
+    lora_context *context = plain_context();
+    image im;
+
+    (void)state;
+    image_begin(&im, NULL);
+    image_some(&im, "base_model.model.transformer.h.0.lora_A.weight", "2,3", 6,
+               1);
+    image_some(&im, "base_model.model.transformer.h.0.lora_B.weight", "4,2", 8,
+               2);
+    image_end(&im);
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        assert_true(scale_with(context, &im, cases[i].config) ==
+                    cases[i].scale);
+    }
+    lora_context_destroy(context);
+    image_free(&im);
+}
+
 /* The file beside: there, not there, far too large, a folder. */
 static void test_config_beside(void **state)
 {
@@ -581,6 +614,7 @@ int main(void)
         cmocka_unit_test(test_config),
         cmocka_unit_test(test_config_fields),
         cmocka_unit_test(test_config_saved),
+        cmocka_unit_test(test_config_component),
         cmocka_unit_test(test_config_beside),
     };
 
