@@ -125,7 +125,7 @@ convert_run(app_state *app, int count, char **paths, const void *settings)
     lora_error error;
     uint64_t bytes = 0;
     (void)count;
-    int code = output_check(app);
+    int code = output_check_adapter(app);
     if (code != 0) {
         return code;
     }
@@ -168,10 +168,12 @@ const app_verb cmd_convert = {
     "lora convert style.safetensors -o half.safetensors --dtype f16\t"
     "half the size of f32\n"
     "lora convert style.safetensors -o clean.safetensors --no-metadata\t"
-    "without training data\n",
+    "without training data\n"
+    "lora convert style.safetensors -o style/ --dialect peft\tfor PEFT\n",
     "Without options the same tensors are written anew. Dialects are kohya,\n"
     "diffusers-old, diffusers-unet, diffusers, peft and the others that\n"
-    "lora info names.\n",
+    "lora info names. With --dialect peft OUT may be a folder, or end with a\n"
+    "slash: it gets the two files that PEFT loads.\n",
     convert_options,
     OPT_GROUP_TALK | OPT_GROUP_JSON | OPT_GROUP_CONTEXT | OPT_GROUP_INPUT |
         OPT_GROUP_FORCE | OPT_GROUP_OUTPUT | OPT_GROUP_SKIP_BAD |

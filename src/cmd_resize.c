@@ -336,7 +336,7 @@ resize_run(app_state *app, int count, char **paths, const void *settings)
                                     &overrides[i]);
     }
     if (code == 0) {
-        code = output_check(app);
+        code = output_check_adapter(app);
     }
     if (code == 0) {
         lora_adapter_resize_options_init(&options, sizeof options);

@@ -12,6 +12,10 @@
  * have no tensors for them. Leaving it out would change the adapter. */
 static const char *const output_numeric_keys[] = {"lora_adapter_metadata"};
 
+/* What a PEFT folder has. */
+static const char *const output_peft_files[] = {"adapter_model.safetensors",
+                                                "adapter_config.json"};
+
 #define OUTPUT_NUMERIC_COUNT                                                   \
     (sizeof output_numeric_keys / sizeof output_numeric_keys[0])
 
@@ -150,6 +154,55 @@ int output_edit_metadata(app_state *app, lora_adapter **adapter)
     return 0;
 }
 
+/* 1 if the output is to be a folder. */
+static int output_is_folder(const char *path)
+{
+    size_t bytes = strlen(path);
+    return bytes > 0 &&
+           (path[bytes - 1] == '/' || system_path_kind(path) == SYSTEM_FOLDER);
+}
+
+/* A folder is for PEFT, with the names of PEFT. */
+static int output_refuse_folder(app_state *app)
+{
+    say_error(app, app->common.output,
+              "is a folder, which takes --dialect peft");
+    return EXIT_FAILED;
+}
+
+int output_check_adapter(app_state *app)
+{
+    const char *path = app->common.output;
+    if (path == NULL || !output_is_folder(path)) {
+        return output_check(app);
+    }
+    const char *dialect = app->common.dialect;
+    if (dialect != NULL && strcmp(dialect, "keep") != 0 &&
+        strcmp(dialect, "peft") != 0) {
+        return output_refuse_folder(app);
+    }
+    int code = output_check_metadata(app);
+    if (code == 0 && system_path_kind(path) == SYSTEM_FOLDER &&
+        !system_can_write_folder(path)) {
+        say_error(app, path, "the folder cannot be written to");
+        code = EXIT_FAILED;
+    }
+    for (size_t i = 0; code == 0 && !app->common.force &&
+                       i < sizeof output_peft_files / sizeof *output_peft_files;
+         i++) {
+        size_t bytes = strlen(path) + strlen(output_peft_files[i]) + 2;
+        char *file = app_alloc(bytes, 1);
+        snprintf(file, bytes, "%s/%s", path, output_peft_files[i]);
+        if (system_path_kind(file) != SYSTEM_NOTHING) {
+            say_error(app, path, "has a file %s, use --force to replace it",
+                      output_peft_files[i]);
+            code = EXIT_FAILED;
+        }
+        free(file);
+    }
+    return code;
+}
+
 int output_save(app_state *app,
                 const lora_adapter *adapter,
                 const char *input,
@@ -159,6 +212,14 @@ int output_save(app_state *app,
     lora_adapter_save_options options;
     lora_error error;
     size_t bytes = 0;
+    int folder = path != NULL && output_is_folder(path);
+    lora_module_info module;
+    module.struct_size = sizeof module;
+    if (folder &&
+        lora_adapter_get_module(&module, adapter, 0, NULL) == LORA_OK &&
+        strcmp(module.dialect, "peft") != 0) {
+        return output_refuse_folder(app);
+    }
     lora_error_init(&error, sizeof error);
     lora_adapter_save_options_init(&options, sizeof options);
     options.overwrite = app->common.force != 0;
@@ -166,7 +227,9 @@ int output_save(app_state *app,
         lora_adapter_save_memory(NULL, 0, &bytes, adapter, &error);
     *out_bytes = bytes;
     if (status == LORA_OK && !app->common.dry_run) {
-        status = lora_adapter_save(adapter, path, &options, &error);
+        status = output_is_folder(path)
+                     ? lora_adapter_save_peft(adapter, path, &options, &error)
+                     : lora_adapter_save(adapter, path, &options, &error);
     }
     progress_clear(&app->bar);
     return status == LORA_OK ? 0

@@ -8,12 +8,16 @@
  * exit code after a message. Without --output only --dry-run passes. */
 int output_check(app_state *app);
 
+/* The same for results that can be a folder too: one that is there, or a path
+ * that ends with a separator. */
+int output_check_adapter(app_state *app);
+
 /* Apply --metadata and --no-metadata to a result. *adapter may be replaced by
  * another, the first destroyed. */
 int output_edit_metadata(app_state *app, lora_adapter **adapter);
 
-/* Save, unless --dry-run, and tell how many bytes the file has. `input` is the
- * file the result came from. */
+/* Save, unless --dry-run, to a file or as a PEFT folder, and tell how many
+ * bytes the tensors' file has. `input` is the file the result came from. */
 int output_save(app_state *app,
                 const lora_adapter *adapter,
                 const char *input,

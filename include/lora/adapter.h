@@ -517,6 +517,32 @@ lora_adapter_save_memory(void *buffer,
                          const lora_adapter *adapter,
                          lora_error *error);
 
+/** Save as a folder that PEFT loads: adapter_model.safetensors, and
+ *  adapter_config.json with ranks and scales.
+ *
+ *  Both files are written in full before the first of them gets its name, the
+ *  configuration last: without it PEFT loads nothing. A folder is for one
+ *  model; modules of several (a UNet and its text encoder) are all in it, and
+ *  each model takes what it knows.
+ *
+ *  @param adapter  must not be NULL; its modules must be of LoRA and have the
+ *                  names of PEFT: see lora_adapter_convert().
+ *  @param folder   UTF-8; must not be NULL. Is made if there is none; the
+ *                  folder that it is in must be there.
+ *  @param options  NULL for defaults; overwrite is for both files.
+ *  @param error    may be NULL.
+ *  @return as lora_adapter_save(); LORA_ERROR_KEY for other names or no
+ *          modules; LORA_ERROR_UNSUPPORTED for other kinds, and what was said
+ *          of an unusable module.
+ *  @threads safe.
+ *  @since 0.1
+ */
+LORA_API LORA_NODISCARD lora_status
+lora_adapter_save_peft(const lora_adapter *adapter,
+                       const char *folder,
+                       const lora_adapter_save_options *options,
+                       lora_error *error);
+
 /** Save through the host's own writer.
  *
  *  @param writer  must not be NULL; unless an argument is refused it is

@@ -53,6 +53,7 @@
 #define lora_adapter_save_memory LORA__RENAME(LORA_NAMESPACE, lora_adapter_save_memory)
 #define lora_adapter_save_options LORA__RENAME(LORA_NAMESPACE, lora_adapter_save_options)
 #define lora_adapter_save_options_init LORA__RENAME(LORA_NAMESPACE, lora_adapter_save_options_init)
+#define lora_adapter_save_peft LORA__RENAME(LORA_NAMESPACE, lora_adapter_save_peft)
 #define lora_adapter_save_writer LORA__RENAME(LORA_NAMESPACE, lora_adapter_save_writer)
 #define lora_adapter_tensor_count LORA__RENAME(LORA_NAMESPACE, lora_adapter_tensor_count)
 #define lora_allocator LORA__RENAME(LORA_NAMESPACE, lora_allocator)

@@ -116,6 +116,11 @@ LORA_PRIVATE lora_status lora__adapter_metadata(const lora__metadata **out,
                                                 lora__arena *arena,
                                                 lora_error *error);
 
+/* Write as safetensors; the writer is finished or aborted in every case. */
+LORA_PRIVATE lora_status lora__adapter_write(const lora_adapter *adapter,
+                                             const lora_writer *writer,
+                                             lora_error *error);
+
 /* The tensor of a role, or NULL. */
 LORA_PRIVATE const lora__member *lora__module_find(const lora__module *module,
                                                    lora__role role);

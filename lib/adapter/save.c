@@ -61,10 +61,9 @@ static lora_status save_list(lora__out_tensor **out,
                                   arena, error);
 }
 
-/* The writer is finished or aborted in every case. */
-static lora_status save_to_writer(const lora_adapter *adapter,
-                                  const lora_writer *writer,
-                                  lora_error *error)
+LORA_PRIVATE lora_status lora__adapter_write(const lora_adapter *adapter,
+                                             const lora_writer *writer,
+                                             lora_error *error)
 {
     const lora__container *container = adapter->container;
     save_state state = {adapter, NULL, 0, container->entry_count};
@@ -113,7 +112,7 @@ LORA_API lora_status lora_adapter_save(const lora_adapter *adapter,
     TRY(lora__options_reserved(o.reserved1, error));
     TRY(lora__writer_open_file(&writer, adapter->context, path,
                                o.overwrite != 0, error));
-    return save_to_writer(adapter, &writer, error);
+    return lora__adapter_write(adapter, &writer, error);
 }
 
 LORA_API lora_status lora_adapter_save_writer(const lora_adapter *adapter,
@@ -128,7 +127,7 @@ LORA_API lora_status lora_adapter_save_writer(const lora_adapter *adapter,
     TRY(lora__options_read(&ours, sizeof ours,
                            LORA__SIZE_TO(lora_writer, abort), writer, error));
     CHECK_ARG(ours.write != NULL && ours.finish != NULL, error);
-    return save_to_writer(adapter, &ours, error);
+    return lora__adapter_write(adapter, &ours, error);
 }
 
 /* A writer over the caller's buffer, which is known to be large enough. */
@@ -192,7 +191,7 @@ LORA_API lora_status lora_adapter_save_memory(void *buffer,
                               "needs a buffer of %llu bytes",
                               (unsigned long long)needed);
         }
-        TRY(save_to_writer(adapter, &writer, error));
+        TRY(lora__adapter_write(adapter, &writer, error));
     }
     *out_bytes = (size_t)needed;
     return LORA_OK;

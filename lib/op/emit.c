@@ -1,6 +1,7 @@
 /* Emitting tensors and alphas. */
 #include "op/emit.h"
 
+#include "adapter/config.h"
 #include "op/derive.h"
 #include "op/emit_alpha.h"
 
@@ -236,6 +237,7 @@ LORA_PRIVATE lora_status lora__emit_put_alpha(lora__emit *emit,
     if (lora__dialect_alpha_in_metadata(dialect)) {
         record = &emit->alphas[emit->alpha_count++];
         record->target = module->target;
+        record->component = lora__config_component(module->target);
         record->alpha = alpha;
         record->rank = rank;
         record->dtype = source == NULL ? LORA_DTYPE_NONE : source->dtype;

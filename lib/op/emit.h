@@ -11,6 +11,7 @@
 /* Alphas that go into metadata, until all modules are known. */
 typedef struct lora__emit_alpha {
     const char *target;
+    size_t component; /* bytes of the target that name the model, or 0 */
     double alpha;
     int64_t rank;
     lora_dtype dtype; /* of the tensor it came from; NONE: there was none */

@@ -23,8 +23,8 @@ static int emit_alpha_compare(const void *a, const void *b)
 {
     const lora__emit_alpha *x = a;
     const lora__emit_alpha *y = b;
-    int no_x = lora__config_component(x->target) == 0;
-    int no_y = lora__config_component(y->target) == 0;
+    int no_x = x->component == 0;
+    int no_y = y->component == 0;
 
     return no_x != no_y ? no_y - no_x : strcmp(x->target, y->target);
 }
@@ -32,10 +32,11 @@ static int emit_alpha_compare(const void *a, const void *b)
 /* The path of a module within its component. Text encoders are entered below
  * "text_model", a level that newer models do not have: names match by their
  * end. */
-static const char *emit_alpha_path(const char *target, size_t component)
+static const char *emit_alpha_path(const lora__emit_alpha *alpha)
 {
     static const char level[] = "text_model.";
-    const char *path = target + component + (component != 0 ? 1 : 0);
+    const char *path =
+        alpha->target + alpha->component + (alpha->component != 0 ? 1 : 0);
 
     return strncmp(path, level, sizeof level - 1) == 0 ? path + sizeof level - 1
                                                        : path;
@@ -104,6 +105,40 @@ static void emit_alpha_key(lora__buffer *json,
     lora__buffer_destroy(&key);
 }
 
+/* 1 if the path of a module ends that of another one, to which a pattern would
+ * apply as well. */
+static int emit_alpha_is_end(const lora__emit_alpha *alphas,
+                             size_t begin,
+                             size_t end,
+                             const char *path)
+{
+    size_t bytes = strlen(path);
+
+    for (size_t i = begin; i < end; i++) {
+        const char *other = emit_alpha_path(&alphas[i]);
+        size_t length = strlen(other);
+        if (length > bytes && other[length - bytes - 1] == '.' &&
+            memcmp(other + length - bytes, path, bytes) == 0) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static void emit_alpha_put_path(lora__buffer *json, const char *path, int whole)
+{
+    lora__buffer key;
+
+    lora__buffer_init(&key, json->context);
+    lora__buffer_puts(&key, whole ? "^" : "");
+    lora__buffer_puts(&key, path);
+    if (!key.failed) {
+        lora__json_put_string(json, key.data);
+    }
+    json->failed |= key.failed;
+    lora__buffer_destroy(&key);
+}
+
 /* {"path": value, ...} of the modules that differ from the default. */
 static void emit_alpha_pattern(lora__buffer *json,
                                const lora__emit_alpha *alphas,
@@ -116,14 +151,14 @@ static void emit_alpha_pattern(lora__buffer *json,
 
     lora__buffer_putc(json, '{');
     for (size_t i = begin; i < end; i++) {
-        const char *target = alphas[i].target;
-        size_t component = lora__config_component(target);
+        const char *path = emit_alpha_path(&alphas[i]);
         double value = emit_alpha_value(&alphas[i], of_rank);
         if (value == common) {
             continue;
         }
         lora__buffer_puts(json, first ? "\n    " : ",\n    ");
-        lora__json_put_string(json, emit_alpha_path(target, component));
+        emit_alpha_put_path(json, path,
+                            emit_alpha_is_end(alphas, begin, end, path));
         lora__buffer_puts(json, ": ");
         lora__buffer_number(json, value);
         first = 0;
@@ -133,14 +168,12 @@ static void emit_alpha_pattern(lora__buffer *json,
 
 static void emit_alpha_targets(lora__buffer *json,
                                const lora__emit_alpha *alphas,
-                               size_t count,
-                               size_t component)
+                               size_t count)
 {
     lora__buffer_putc(json, '[');
     for (size_t i = 0; i < count; i++) {
         lora__buffer_puts(json, i == 0 ? "\n    " : ",\n    ");
-        lora__json_put_string(json,
-                              emit_alpha_path(alphas[i].target, component));
+        lora__json_put_string(json, emit_alpha_path(&alphas[i]));
     }
     lora__buffer_puts(json, "\n  ]");
 }
@@ -153,7 +186,7 @@ static lora_status emit_alpha_fields(lora__buffer *json,
 {
     static const char *const after[] = {"use_dora", "use_rslora"};
     const char *target = alphas[0].target;
-    size_t component = lora__config_component(target);
+    size_t component = alphas[0].component;
     double alpha = 0.0;
     double rank = 0.0;
 
@@ -174,7 +207,7 @@ static lora_status emit_alpha_fields(lora__buffer *json,
     emit_alpha_key(json, target, component, "rank_pattern");
     emit_alpha_pattern(json, alphas, 0, count, 1, rank);
     emit_alpha_key(json, target, component, "target_modules");
-    emit_alpha_targets(json, alphas, count, component);
+    emit_alpha_targets(json, alphas, count);
     for (size_t i = 0; i < LORA__COUNT(after); i++) {
         emit_alpha_key(json, target, component, after[i]);
         lora__buffer_puts(json, "false");
@@ -191,10 +224,9 @@ LORA_PRIVATE lora_status lora__alpha_put_config(lora__buffer *json,
     lora__buffer_putc(json, '{');
     for (size_t begin = 0; begin < count;) {
         const char *target = alphas[begin].target;
-        size_t component = lora__config_component(target);
+        size_t component = alphas[begin].component;
         size_t end = begin + 1;
-        while (end < count &&
-               lora__config_component(alphas[end].target) == component &&
+        while (end < count && alphas[end].component == component &&
                memcmp(alphas[end].target, target, component) == 0) {
             end++;
         }

@@ -7,7 +7,8 @@
 /* Our own entry beside diffusers'. */
 #define LORA__ALPHA_KEY "liblora.alpha"
 
-/* The text of lora_adapter_metadata; sorts `alphas`. */
+/* The text of lora_adapter_metadata or, where no target has a component, of an
+ * adapter_config.json; sorts `alphas`. */
 LORA_PRIVATE lora_status lora__alpha_put_config(lora__buffer *json,
                                                 lora__emit_alpha *alphas,
                                                 size_t count,

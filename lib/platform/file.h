@@ -77,6 +77,12 @@ LORA_PRIVATE int32_t lora__folder_each(const char *path,
                                        lora__folder_fn each,
                                        void *user);
 
+/* Make a folder, mode 0777; *out_made is 0 if there was one. */
+LORA_PRIVATE int32_t lora__folder_make(int *out_made, const char *path);
+
+/* Remove a folder if it is empty. */
+LORA_PRIVATE void lora__folder_remove(const char *path);
+
 /* Rename over `to` (replace 1), or only if `to` is free (replace 0: the
  * error for an existing target is lora__os_exists()). A link at `to` is
  * replaced, not followed. The folder is flushed too, as far as the file system

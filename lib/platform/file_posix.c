@@ -288,6 +288,24 @@ LORA_PRIVATE int32_t lora__folder_each(const char *path,
     return os_error;
 }
 
+LORA_PRIVATE int32_t lora__folder_make(int *out_made, const char *path)
+{
+    lora__path_type type = LORA__PATH_OTHER;
+    int32_t os_error;
+
+    *out_made = mkdir(path, 0777) == 0;
+    os_error = *out_made ? 0 : errno;
+    return os_error == EEXIST && lora__path_type_of(&type, path) == 0 &&
+                   type == LORA__PATH_FOLDER
+               ? 0
+               : os_error;
+}
+
+LORA_PRIVATE void lora__folder_remove(const char *path)
+{
+    (void)rmdir(path);
+}
+
 /* Best effort: not every system can flush a folder, and the rename is done. */
 static void file_flush_folder(const char *path)
 {

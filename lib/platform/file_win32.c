@@ -364,6 +364,34 @@ LORA_PRIVATE int32_t lora__folder_each(const char *path,
     return os_error;
 }
 
+LORA_PRIVATE int32_t lora__folder_make(int *out_made, const char *path)
+{
+    lora__path_type type = LORA__PATH_OTHER;
+    file_wide_path wide;
+    int32_t os_error = file_widen(&wide, path);
+
+    *out_made = 0;
+    if (os_error != 0) {
+        return os_error;
+    }
+    *out_made = CreateDirectoryW(wide.text, NULL) != 0;
+    os_error = *out_made ? 0 : file_last_error();
+    return os_error == ERROR_ALREADY_EXISTS &&
+                   lora__path_type_of(&type, path) == 0 &&
+                   type == LORA__PATH_FOLDER
+               ? 0
+               : os_error;
+}
+
+LORA_PRIVATE void lora__folder_remove(const char *path)
+{
+    file_wide_path wide;
+
+    if (file_widen(&wide, path) == 0) {
+        RemoveDirectoryW(wide.text);
+    }
+}
+
 /* WRITE_THROUGH returns when the rename is on the disk. */
 LORA_PRIVATE int32_t lora__path_rename(const char *from,
                                        const char *to,

@@ -313,11 +313,77 @@ static int tear_down(void **state)
     return folder_remove(state);
 }
 
+/* A folder for PEFT: both files or none. */
+static void test_peft(void **state)
+{
+    const char *config = in_folder("p/adapter_config.json");
+    const char *model = in_folder("p/adapter_model.safetensors");
+    lora_adapter_save_options options;
+    lora_adapter *named;
+    lora_adapter *back;
+    lora_error error;
+    image im;
+
+    folder_clear(state);
+    image_begin(&im, NULL);
+    image_some(&im, "base_model.model.a.lora_A.weight", "2,6", 12, 1);
+    image_some(&im, "base_model.model.a.lora_B.weight", "4,2", 8, 2);
+    image_end(&im);
+    named = open_image(context, &im);
+    CHECK_ARGUMENT(lora_adapter_save_peft(NULL, in_folder("p"), NULL, &error));
+    CHECK_ARGUMENT(lora_adapter_save_peft(named, NULL, NULL, &error));
+    lora_adapter_save_options_init(&options, sizeof options);
+    options.reserved1 = 1;
+    CHECK(LORA_ERROR_OPTION, LORA_NO_OFFSET, NULL,
+          lora_adapter_save_peft(named, in_folder("p"), &options, &error));
+    CHECK(LORA_ERROR_KEY, LORA_NO_OFFSET, SAMPLE_TE,
+          lora_adapter_save_peft(adapter, in_folder("p"), NULL, &error));
+    assert_int_equal(folder_count(0), 0);
+
+    CHECK(LORA_OK, LORA_NO_OFFSET, "",
+          lora_adapter_save_peft(named, in_folder("p"), NULL, &error));
+    folder_check("p/adapter_model.safetensors", im.file, im.bytes);
+    assert_int_equal(
+        lora_adapter_open(&back, context, in_folder("p"), NULL, NULL), LORA_OK);
+    assert_same_file(back, named);
+    lora_adapter_destroy(back);
+
+    /* The file that is missing is not made while the other one is there. */
+    folder_put("p/adapter_config.json", "old", 3);
+    assert_int_equal(remove(model), 0);
+    CHECK(LORA_ERROR_IO, LORA_NO_OFFSET, config,
+          lora_adapter_save_peft(named, in_folder("p"), NULL, &error));
+    assert_int_equal(error.os_error, EEXIST);
+    assert_int_equal(access(model, F_OK), -1);
+    assert_int_equal(remove(config), 0);
+    folder_put("p/adapter_model.safetensors", "old", 3);
+    CHECK(LORA_ERROR_IO, LORA_NO_OFFSET, model,
+          lora_adapter_save_peft(named, in_folder("p"), NULL, &error));
+    assert_int_equal(access(config, F_OK), -1);
+    options.reserved1 = 0;
+    options.overwrite = 1;
+    CHECK(LORA_OK, LORA_NO_OFFSET, "",
+          lora_adapter_save_peft(named, in_folder("p"), &options, &error));
+    folder_check("p/adapter_model.safetensors", im.file, im.bytes);
+
+    folder_put("file", "old", 3);
+    CHECK(LORA_ERROR_IO, LORA_NO_OFFSET, in_folder("file"),
+          lora_adapter_save_peft(named, in_folder("file"), NULL, &error));
+    CHECK(LORA_ERROR_IO, LORA_NO_OFFSET, in_folder("no/such"),
+          lora_adapter_save_peft(named, in_folder("no/such"), NULL, &error));
+    assert_int_equal(remove(model), 0);
+    assert_int_equal(remove(config), 0);
+    assert_int_equal(rmdir(in_folder("p")), 0);
+    lora_adapter_destroy(named);
+    image_free(&im);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_file),
         cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_peft),
         cmocka_unit_test(test_onto_itself),
         cmocka_unit_test(test_memory),
         cmocka_unit_test(test_writer),

@@ -419,6 +419,27 @@ def try_folders(path, tensors):
     raises(liblora.FormatError, liblora.open, folder)
 
 
+def try_save_folder(path, tensors):
+    """What PEFT loads: the same changes, and the same file from its names."""
+    whole = liblora.open(path).convert(dialect="peft")
+    there = suite.path("there")
+    there.mkdir()
+    for target in (str(suite.path("peft-out")) + "/", there):
+        whole.save(target)
+        folder = pathlib.Path(target)
+        equal(sorted(os.listdir(folder)),
+              ["adapter_config.json", "adapter_model.safetensors"], "files")
+        same((folder / "adapter_model.safetensors").read_bytes(),
+             bytes(whole.to_bytes()), "the tensors' file")
+        adapter = liblora.open(folder)
+        for module in whole.modules:
+            same(adapter.delta(module["name"]), whole.delta(module["name"]),
+                 module["name"])
+        raises(liblora.FileError, whole.save, target)
+        whole.save(target, overwrite=True)
+    raises(liblora.LoraError, liblora.open(path).save, there, overwrite=True)
+
+
 # Building -------------------------------------------------------------------
 
 class DLPackOnly:
@@ -664,6 +685,7 @@ def main():
                     try_descriptions, try_resize, try_convert_and_save,
                     try_save_delta, try_check, try_fix, try_edit_metadata,
                     try_sources, try_views, try_peft_folder, try_folders,
+                    try_save_folder,
                     try_builder, try_special_types,
                     try_editing, try_provoked, try_library, try_showing,
                     try_readme, try_examples):

@@ -422,6 +422,29 @@ static lora_status save_file(const call *job, lora_error *error)
     return status;
 }
 
+/* Into a new folder, which is gone again after a failure; in it no file may
+ * have a name then, but those that came before. */
+static lora_status save_peft(const call *job, lora_error *error)
+{
+    char file[1100];
+    lora_status status =
+        lora_adapter_save_peft(adapter, in_folder("peft"), NULL, error);
+
+    (void)job;
+    if (status != LORA_OK) {
+        assert_int_equal(rmdir(in_folder("peft")), -1);
+        assert_int_equal(errno, ENOENT);
+        return status;
+    }
+    snprintf(file, sizeof file, "%s/adapter_model.safetensors",
+             in_folder("peft"));
+    assert_int_equal(remove(file), 0);
+    snprintf(file, sizeof file, "%s/adapter_config.json", in_folder("peft"));
+    assert_int_equal(remove(file), 0);
+    assert_int_equal(rmdir(in_folder("peft")), 0);
+    return status;
+}
+
 static lora_status save_memory(const call *job, lora_error *error)
 {
     unsigned char buffer[1 << 16];
@@ -623,6 +646,7 @@ static const call jobs[] = {
     {"build", image_sample, 0, build, NULL, NONE, 0, 0, 0},
     {"edit", image_sample, 0, build, NULL, NONE, 0, 1, 0},
     {"save", image_sample, 0, save_file, NULL, NONE, 0, 0, 0},
+    {"save peft", image_peft, 0, save_peft, NULL, NONE, 0, 0, 0},
     {"save memory", image_sample, 0, save_memory, NULL, NONE, 0, 0, 0},
     {"save writer", image_sample, 0, save_writer, NULL, NONE, 0, 0, 0},
     {"save delta", image_sample, 0, save_delta, NULL, NONE, LORA_DTYPE_F32, 0,

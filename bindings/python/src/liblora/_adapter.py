@@ -372,10 +372,14 @@ class Adapter:
     def save(self, target: Any, *, dialect: Optional[str] = None,
              dtype: Any = None, overwrite: bool = False) -> None:
         """Save as a safetensors file: to a path, where the new file is there
-        whole or not at all, or to a file object."""
+        whole or not at all, or to a file object. A path to a folder, or that
+        ends with a separator, becomes what PEFT loads, from PEFT's names."""
         adapter = self._converted(dialect, dtype)
         if _core.is_path(target):
+            folder = os.path.isdir(target) or os.fspath(target).endswith(
+                (os.sep, os.altsep or os.sep))
             self._context.work(
+                lib.lora_adapter_save_peft if folder else
                 lib.lora_adapter_save, adapter._handle,
                 _core.path_text(target),
                 options(_ffi.lora_adapter_save_options, overwrite=overwrite))

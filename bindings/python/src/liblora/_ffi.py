@@ -590,6 +590,9 @@ FUNCTIONS: dict[str, Any] = {
     "lora_adapter_save_memory":
         (lora_status, [c_void_p, c_size_t, POINTER(c_size_t),
          POINTER(lora_adapter), POINTER(lora_error)]),
+    "lora_adapter_save_peft":
+        (lora_status, [POINTER(lora_adapter), c_char_p,
+         POINTER(lora_adapter_save_options), POINTER(lora_error)]),
     "lora_adapter_save_writer":
         (lora_status, [POINTER(lora_adapter), POINTER(lora_writer),
          POINTER(lora_error)]),

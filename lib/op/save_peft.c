@@ -1,0 +1,162 @@
+/* Saving as a folder that PEFT loads; formats.md 6.
+ *
+ * The scale of a module is lora_alpha / r there, of the configuration or of its
+ * patterns. What the tensors' file says of alpha in its own metadata, PEFT does
+ * not read.
+ */
+#include "adapter/adapter.h"
+#include "core/options.h"
+#include "core/text.h"
+#include "format/folder.h"
+#include "op/emit_alpha.h"
+#include "platform/file.h"
+
+#include <string.h>
+
+#define PEFT_PREFIX "base_model.model."
+
+/* PEFT has more, each with fields of its own in the configuration. */
+#define PEFT_ROLES                                                             \
+    (LORA__ROLE_BIT(LORA__ROLE_DOWN) | LORA__ROLE_BIT(LORA__ROLE_UP) |         \
+     LORA__ROLE_BIT(LORA__ROLE_EMBEDDING_DOWN) |                               \
+     LORA__ROLE_BIT(LORA__ROLE_EMBEDDING_UP))
+
+static lora_status peft_check(const lora__module *module, lora_error *error)
+{
+    TRY(lora__module_check(module, error));
+    if (strcmp(lora__dialect_id(module->dialect), "peft") != 0 ||
+        !lora__text_begins(module->name, strlen(module->name), PEFT_PREFIX)) {
+        return lora__fail(error, LORA_ERROR_KEY, LORA_NO_OFFSET, module->name,
+                          "not a name of PEFT: convert to the dialect peft");
+    }
+    for (size_t i = 0; i < module->member_count; i++) {
+        lora__role role = module->members[i].role;
+        if ((PEFT_ROLES & LORA__ROLE_BIT(role)) == 0) {
+            return lora__fail(
+                error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET, module->name,
+                "%s has no place in a PEFT folder yet", lora__role_name(role));
+        }
+    }
+    return LORA_OK;
+}
+
+/* The alpha that gives the module's scale: the one it has, if that does. */
+static double peft_alpha(const lora__module *module)
+{
+    double rank = (double)module->rank;
+
+    return module->has_alpha && module->alpha / rank == module->scale
+               ? module->alpha
+               : module->scale * rank;
+}
+
+static lora_status peft_put_config(lora__buffer *json,
+                                   const lora_adapter *adapter,
+                                   lora_error *error)
+{
+    size_t count = adapter->module_count;
+    lora__emit_alpha *alphas;
+    void *memory;
+    lora_status status = LORA_OK;
+
+    if (count == 0) {
+        return lora__fail(error, LORA_ERROR_KEY, LORA_NO_OFFSET,
+                          adapter->container->path, "no modules to save");
+    }
+    TRY(lora__alloc_zeroed(&memory, adapter->context, count, sizeof *alphas,
+                           error));
+    alphas = memory;
+    for (size_t m = 0; m < count; m++) {
+        const lora__module *module = &adapter->modules[m];
+        TRY_OR_DONE(peft_check(module, error));
+        alphas[m].target = module->name + strlen(PEFT_PREFIX);
+        alphas[m].alpha = peft_alpha(module);
+        alphas[m].rank = module->rank;
+    }
+    TRY_OR_DONE(lora__alpha_put_config(json, alphas, count, error));
+    lora__buffer_putc(json, '\n');
+    status = lora__buffer_status(json, error);
+done:
+    lora__free(adapter->context, alphas, count * sizeof *alphas, LORA__ALIGN);
+    return status;
+}
+
+/* The configuration is written first and named last. */
+static lora_status peft_write(const lora_adapter *adapter,
+                              lora__arena *arena,
+                              const lora__buffer *json,
+                              const char *folder,
+                              int overwrite,
+                              lora_error *error)
+{
+    lora_writer config;
+    lora_writer model;
+    const char *path;
+    lora_status status;
+
+    TRY(lora__folder_join(&path, arena, folder, strlen(folder),
+                          "adapter_config.json", error));
+    TRY(lora__writer_open_file(&config, adapter->context, path, overwrite,
+                               error));
+    status = lora__writer_write(&config, json->data, json->bytes, error);
+    if (status == LORA_OK) {
+        status = lora__folder_join(&path, arena, folder, strlen(folder),
+                                   "adapter_model.safetensors", error);
+    }
+    if (status == LORA_OK) {
+        status = lora__writer_open_file(&model, adapter->context, path,
+                                        overwrite, error);
+    }
+    if (status == LORA_OK) {
+        status = lora__adapter_write(adapter, &model, error);
+    }
+    if (status != LORA_OK) {
+        lora__writer_abort(&config);
+        return status;
+    }
+    status = lora__writer_finish(&config, error);
+    if (status != LORA_OK && !overwrite) {
+        lora__path_remove(path); /* a moment ago there was nothing */
+    }
+    return status;
+}
+
+LORA_API lora_status
+lora_adapter_save_peft(const lora_adapter *adapter,
+                       const char *folder,
+                       const lora_adapter_save_options *options,
+                       lora_error *error)
+{
+    lora_adapter_save_options o;
+    lora__arena arena;
+    lora__buffer json;
+    lora_status status;
+    int32_t os_error;
+    int made = 0;
+
+    lora__error_begin(error);
+    CHECK_ARG(adapter != NULL, error);
+    CHECK_ARG(folder != NULL, error);
+    TRY(lora__options_read(&o, sizeof o,
+                           LORA__SIZE_TO(lora_adapter_save_options, reserved1),
+                           options, error));
+    TRY(lora__options_reserved(o.reserved1, error));
+    lora__arena_init(&arena, adapter->context);
+    lora__buffer_init(&json, adapter->context);
+    TRY_OR_DONE(peft_put_config(&json, adapter, error));
+    os_error = lora__folder_make(&made, folder);
+    if (os_error != 0) {
+        status =
+            lora__fail_os(error, os_error, folder, "cannot make the folder");
+        goto done;
+    }
+    status =
+        peft_write(adapter, &arena, &json, folder, o.overwrite != 0, error);
+done:
+    if (status != LORA_OK && made) {
+        lora__folder_remove(folder);
+    }
+    lora__buffer_destroy(&json);
+    lora__arena_destroy(&arena);
+    return status;
+}

@@ -1,0 +1,176 @@
+#!/usr/bin/env python3
+"""PEFT folders as results: the configuration, read as PEFT reads it, gives each
+module its scale; PEFT itself, where it is installed, computes the same change;
+and whatever is refused leaves the folder as it was.
+"""
+
+import json
+import os
+import pathlib
+import re
+import sys
+
+import numpy as np
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+import support  # noqa: E402
+from support import (FAILED, close, equal, require,  # noqa: E402
+                     skip, tensor)
+
+FILES = ["adapter_config.json", "adapter_model.safetensors"]
+PREFIX = "base_model.model."
+
+# path: (rank, alpha, out, in). Paths that end others, the commonest rank and
+# alpha, a fraction, and an alpha below 0.
+MODULES = {
+    "layer": (2, 3.0, 6, 5),
+    "x.layer": (4, 8.0, 6, 5),
+    "x.y.layer": (4, 8.0, 7, 3),
+    "y.layer": (1, 8.0, 4, 4),
+    "transformer.h": (4, 0.75, 6, 6),
+    "other": (3, -2.0, 3, 4),
+}
+
+
+def make(suite, name="in.safetensors"):
+    """(path, dW by path): kohya's suffixes, so that alpha is a tensor."""
+    rng = np.random.default_rng(11)
+    tensors, deltas = {}, {}
+    for module, (rank, alpha, rows, columns) in MODULES.items():
+        up = tensor(rng.standard_normal((rows, rank)))
+        down = tensor(rng.standard_normal((rank, columns)))
+        tensors[PREFIX + module + ".lora_A.weight"] = down
+        tensors[PREFIX + module + ".lora_B.weight"] = up
+        tensors[PREFIX + module + ".alpha"] = tensor(alpha)
+        deltas[module] = alpha / rank * (up.array().astype("f8") @
+                                         down.array().astype("f8"))
+    path = suite.path(name)
+    support.write_file(path, tensors)
+    return path, deltas
+
+
+def by_pattern(patterns, path, default):
+    """PEFT's rule: the first pattern that matches the whole path, or its end
+    after a dot."""
+    for pattern, value in patterns.items():
+        if re.match(rf"(.*\.)?({pattern})$", path):
+            return value
+    return default
+
+
+def try_scales(suite):
+    """From the two files, by PEFT's formula in float64."""
+    path, deltas = make(suite)
+    folder = suite.path("out")
+    suite.run("convert", path, "-o", f"{folder}/", "--dialect", "peft")
+    equal(sorted(os.listdir(folder)), FILES, "files")
+    support.require_writer_rules(folder / FILES[1])
+    tensors, _ = support.read_file(folder / FILES[1])
+    config = json.loads((folder / FILES[0]).read_text("utf-8"))
+    equal(config["peft_type"], "LORA", "type")
+    equal(sorted(config["target_modules"]), sorted(MODULES), "targets")
+    equal(len(tensors), 2 * len(MODULES), "tensors")
+    for module, delta in deltas.items():
+        down = tensors[f"{PREFIX}{module}.lora_A.weight"].array().astype("f8")
+        up = tensors[f"{PREFIX}{module}.lora_B.weight"].array().astype("f8")
+        rank = by_pattern(config["rank_pattern"], module, config["r"])
+        alpha = by_pattern(config["alpha_pattern"], module,
+                           config["lora_alpha"])
+        equal(rank, down.shape[0], f"rank of {module}")
+        close(alpha / rank * (up @ down), delta, 1e-12, module)
+
+
+def try_read_back(suite):
+    """The same, as the program reads its own folder; metadata or not."""
+    path, deltas = make(suite)
+    for i, more in enumerate(([], ["--no-metadata"], ["--dtype", "f32"])):
+        folder = suite.path(f"back{i}")
+        folder.mkdir()
+        suite.run("convert", path, "-o", folder, "--dialect", "peft", *more)
+        out = suite.path(f"delta{i}.safetensors")
+        suite.run("delta", folder, "-o", out, "--dtype", "f64")
+        got, _ = support.read_file(out)
+        for module, delta in deltas.items():
+            close(got[PREFIX + module].array(), delta, 1e-12,
+                  module)
+
+
+def try_peft_itself(suite):
+    try:
+        import peft
+        import torch
+    except ImportError as error:
+        skip(str(error))
+    path, deltas = make(suite)
+    folder = suite.path("own")
+    suite.run("convert", path, "-o", f"{folder}/", "--dialect", "peft")
+    model = torch.nn.Module()
+    for module, (_, _, rows, columns) in MODULES.items():
+        *parents, last = module.split(".")
+        place = model
+        for name in parents:
+            if not hasattr(place, name):
+                setattr(place, name, torch.nn.Module())
+            place = getattr(place, name)
+        setattr(place, last, torch.nn.Linear(columns, rows, bias=False))
+    before = {name: value.detach().double().numpy().copy()
+              for name, value in model.named_parameters()}
+    loaded = peft.PeftModel.from_pretrained(model, folder)
+    merged = loaded.merge_and_unload()
+    for module, delta in deltas.items():
+        after = merged.get_parameter(module + ".weight")
+        # PEFT adds in f32: two roundings of numbers below 32.
+        close(after.detach().double().numpy() - before[module + ".weight"],
+              delta, 32 * 2.0 ** -23, module)
+
+
+def try_refused(suite):
+    """What is there stays, and no empty folder is left behind."""
+    path, _ = make(suite)
+    bias = suite.path("bias.safetensors")
+    support.write_file(bias, {
+        PREFIX + "a.lora_A.weight": tensor(np.ones((1, 2))),
+        PREFIX + "a.lora_B.weight": tensor(np.ones((2, 1))),
+        PREFIX + "a.lora_B.bias": tensor(np.ones(2))})
+    kohya = suite.path("kohya.safetensors")
+    support.write_file(kohya, {
+        "lora_unet_a.lora_down.weight": tensor(np.ones((1, 2))),
+        "lora_unet_a.lora_up.weight": tensor(np.ones((2, 1)))})
+    fresh = suite.path("fresh")
+    for source, more, code, word in (
+            (bias, [], 1, "up_bias"), (kohya, [], FAILED, "--dialect peft"),
+            (path, ["--dialect", "kohya"], FAILED, "--dialect peft")):
+        run = suite.run("convert", source, "-o", f"{fresh}/", *more, code=code)
+        require(word in run.err, f"{word!r} is not in {run.err}")
+        require(not fresh.exists(), "the folder was left")
+    suite.run("convert", path, "-o", suite.path("no") / "such/", "--dialect",
+              "peft", code=FAILED)
+    for name in FILES:
+        there = suite.path("there-" + name)
+        there.mkdir()
+        (there / name).write_bytes(b"old")
+        (there / "README.md").write_bytes(b"card")
+        run = suite.run("convert", path, "-o", there, "--dialect", "peft",
+                        code=FAILED)
+        require("--force" in run.err, run.err)
+        equal(sorted(os.listdir(there)), sorted(["README.md", name]), "files")
+        equal((there / name).read_bytes(), b"old", "the old file")
+        suite.run("convert", path, "-o", there, "--dialect", "peft", "--force")
+        equal(sorted(os.listdir(there)), ["README.md", *FILES], "files")
+        equal((there / "README.md").read_bytes(), b"card", "the card")
+    suite.run("convert", path, "-o", f"{fresh}/", "--dialect", "peft",
+              "--dry-run")
+    require(not fresh.exists(), "a dry run made a folder")
+
+
+def main():
+    suite = support.Suite(__doc__.splitlines()[0])
+    for attempt in (try_scales, try_read_back, try_peft_itself, try_refused):
+        with suite.case(attempt.__name__):
+            attempt(suite)
+    return suite.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
