@@ -239,6 +239,7 @@ LORA_PRIVATE lora_status lora__emit_put_alpha(lora__emit *emit,
         record->target = module->target;
         record->component = lora__config_component(module->target);
         record->alpha = alpha;
+        record->transposed = module->transposed;
         record->rank = rank;
         record->dtype = source == NULL ? LORA_DTYPE_NONE : source->dtype;
         record->ndim = source == NULL ? 0 : source->ndim;

@@ -16,7 +16,8 @@ typedef struct lora__emit_alpha {
     int64_t rank;
     lora_dtype dtype; /* of the tensor it came from; NONE: there was none */
     int32_t ndim;
-    int32_t was_zero; /* the tensor held 0, which means the rank */
+    int32_t was_zero;   /* the tensor held 0, which means the rank */
+    int32_t transposed; /* the weight is stored [in, out] */
 } lora__emit_alpha;
 
 /* The record read back; see emit_alpha.c. */

@@ -196,6 +196,13 @@ static lora_status emit_alpha_fields(lora__buffer *json,
     emit_alpha_pattern(json, alphas, 0, count, 0, alpha);
     emit_alpha_key(json, target, component, "bias");
     lora__buffer_puts(json, "\"none\"");
+    for (size_t i = 0; i < count; i++) {
+        if (alphas[i].transposed) {
+            emit_alpha_key(json, target, component, "fan_in_fan_out");
+            lora__buffer_puts(json, "true");
+            break;
+        }
+    }
     emit_alpha_key(json, target, component, "lora_alpha");
     lora__buffer_number(json, alpha);
     emit_alpha_key(json, target, component, "lora_bias");

@@ -24,7 +24,8 @@
 static lora_status peft_check(const lora__module *module, lora_error *error)
 {
     TRY(lora__module_check(module, error));
-    if (strcmp(lora__dialect_id(module->dialect), "peft") != 0 ||
+    if (module->broken ||
+        strcmp(lora__dialect_id(module->dialect), "peft") != 0 ||
         !lora__text_begins(module->name, strlen(module->name), PEFT_PREFIX)) {
         return lora__fail(error, LORA_ERROR_KEY, LORA_NO_OFFSET, module->name,
                           "not a name of PEFT: convert to the dialect peft");
@@ -72,6 +73,7 @@ static lora_status peft_put_config(lora__buffer *json,
         alphas[m].target = module->name + strlen(PEFT_PREFIX);
         alphas[m].alpha = peft_alpha(module);
         alphas[m].rank = module->rank;
+        alphas[m].transposed = module->transposed;
     }
     TRY_OR_DONE(lora__alpha_put_config(json, alphas, count, error));
     lora__buffer_putc(json, '\n');

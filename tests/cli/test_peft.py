@@ -125,6 +125,27 @@ def try_peft_itself(suite):
               delta, 32 * 2.0 ** -23, module)
 
 
+def try_transposed(suite):
+    """Weights stored [in, out], as GPT-2's: the change is transposed, and the
+    folder says so."""
+    path, _ = make(suite)
+    folder = suite.path("gpt")
+    suite.run("convert", path, "-o", f"{folder}/", "--dialect", "peft")
+    config = json.loads((folder / FILES[0]).read_text("utf-8"))
+    (folder / FILES[0]).write_text(json.dumps(
+        {**config, "fan_in_fan_out": True}), "utf-8")
+    again = suite.path("gpt-again")
+    suite.run("convert", folder, "-o", f"{again}/", "--dialect", "peft")
+    config = json.loads((again / FILES[0]).read_text("utf-8"))
+    equal(config["fan_in_fan_out"], True, "fan_in_fan_out")
+    (again / FILES[0]).unlink()  # the metadata say it as well
+    out = suite.path("gpt.safetensors")
+    suite.run("delta", again, "-o", out, "--dtype", "f64")
+    got, _ = support.read_file(out)
+    for module, delta in make(suite)[1].items():
+        close(got[PREFIX + module].array(), delta.T, 1e-12, module)
+
+
 def try_refused(suite):
     """What is there stays, and no empty folder is left behind."""
     path, _ = make(suite)
@@ -166,7 +187,8 @@ def try_refused(suite):
 
 def main():
     suite = support.Suite(__doc__.splitlines()[0])
-    for attempt in (try_scales, try_read_back, try_peft_itself, try_refused):
+    for attempt in (try_scales, try_read_back, try_peft_itself,
+                    try_transposed, try_refused):
         with suite.case(attempt.__name__):
             attempt(suite)
     return suite.finish()
