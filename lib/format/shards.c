@@ -291,18 +291,19 @@ shards_take_entries(shards_job *job, const shards_file *file, lora_error *error)
 
     for (size_t i = 0; i < file->container->entry_count; i++) {
         const lora__entry *from = &file->container->entries[i];
-        lora__entry *entry = &joined->entries[joined->entry_count];
+        size_t place = joined->entry_count;
         size_t existing;
+        lora__entry *entry;
 
+        TRY(lora__container_add(&entry, joined, error));
         *entry = *from;
         entry->data = NULL;
         entry->parent = file->container;
         entry->parent_index = i;
         lora__container_retain(entry->parent);
-        joined->entry_count++;
         TRY(lora__map_add(&existing, &joined->by_name, entry->name,
-                          entry->name_bytes, joined->entry_count - 1, error));
-        if (existing != joined->entry_count - 1) {
+                          entry->name_bytes, place, error));
+        if (existing != place) {
             return lora__fail_named(error, LORA_ERROR_DUPLICATE, LORA_NO_OFFSET,
                                     file->container->path, "tensor",
                                     entry->name, entry->name_bytes,
@@ -317,18 +318,14 @@ shards_take_all(shards_job *job, shards_file **order, lora_error *error)
 {
     const lora_limits *limits = &lora__context_get(job->context)->limits;
     uint64_t total = 0; /* at most 128 times a count of things in memory */
-    void *memory;
 
     for (size_t i = 0; i < job->file_count; i++) {
         total += order[i]->container->entry_count;
     }
-    if (total > limits->tensor_count || total > SIZE_MAX) {
+    if (total > limits->tensor_count) {
         return shards_fail(job, LORA_ERROR_LIMIT, LORA_NO_OFFSET,
                            "more tensors than the limit", error);
     }
-    TRY(lora__arena_zeroed(&memory, &job->joined->arena, (size_t)total,
-                           sizeof(lora__entry), error));
-    job->joined->entries = memory;
     for (size_t i = 0; i < job->file_count; i++) {
         TRY(shards_take_entries(job, order[i], error));
     }

@@ -654,6 +654,12 @@ extern "C" {
         adapter: *const lora_adapter,
         error: *mut lora_error,
     ) -> lora_status;
+    pub fn lora_adapter_save_peft(
+        adapter: *const lora_adapter,
+        folder: *const c_char,
+        options: *const lora_adapter_save_options,
+        error: *mut lora_error,
+    ) -> lora_status;
     pub fn lora_adapter_save_writer(
         adapter: *const lora_adapter,
         writer: *const lora_writer,
