@@ -1,4 +1,6 @@
-/* lora convert: other names, other number types, the same weight change. */
+/* lora convert: other names, other number types, fewer modules, another
+ * strength; else the same weight change.
+ */
 #include "cmd.h"
 #include "input.h"
 #include "json.h"
@@ -7,11 +9,12 @@
 #include "text.h"
 
 #include <stdio.h>
-#include <string.h>
+#include <stdlib.h>
 
 typedef struct convert_settings {
     int bake_alpha;
     const char *family;
+    opt_list drops;
 } convert_settings;
 
 static const opt_spec convert_options[] = {
@@ -20,6 +23,9 @@ static const opt_spec convert_options[] = {
      offsetof(convert_settings, bake_alpha), 0, 0, 0},
     {"family", 0, OPT_TEXT, "ID", "the base, such as sd15 or sdxl (a guess)",
      offsetof(convert_settings, family), 0, 0, 0},
+    {"drop", 0, OPT_LIST, "PATTERN",
+     "leave the modules that match out (repeatable)",
+     offsetof(convert_settings, drops), 0, 0, 0},
     {NULL, 0, OPT_FLAG, NULL, NULL, 0, 0, 0, 0},
 };
 
@@ -118,17 +124,19 @@ static int
 convert_run(app_state *app, int count, char **paths, const void *settings)
 {
     const convert_settings *own = settings;
-    const char *input = paths[0];
     lora_adapter *before = NULL;
     lora_adapter *after = NULL;
     lora_adapter_convert_options options;
     lora_error error;
+    lora_strength strength;
     uint64_t bytes = 0;
+    int given;
     (void)count;
     int code = output_check_adapter(app);
     if (code != 0) {
         return code;
     }
+    char *input = input_split(&strength, &given, paths[0]);
     lora_error_init(&error, sizeof error);
     lora_adapter_convert_options_init(&options, sizeof options);
     options.dialect = app->common.dialect;
@@ -136,12 +144,17 @@ convert_run(app_state *app, int count, char **paths, const void *settings)
     options.dtype = output_dtype(app);
     options.bake_alpha = own->bake_alpha != 0;
     options.skip_bad = app->common.skip_bad != 0;
+    options.strength = given ? &strength : NULL;
+    options.drops = own->drops.items;
+    options.drop_count = own->drops.count;
     lora_status status = input_open(app, &before, input, &error);
     if (status != LORA_OK) {
-        return say_failure(app, SAY_READING, input, status, &error);
+        code = say_failure(app, SAY_READING, input, status, &error);
     }
-    status = lora_adapter_convert(&after, before, &options, &error);
-    if (status != LORA_OK) {
+    if (code == 0) {
+        status = lora_adapter_convert(&after, before, &options, &error);
+    }
+    if (code == 0 && status != LORA_OK) {
         code = say_failure(app, SAY_WORKING, input, status, &error);
     }
     if (code == 0) {
@@ -156,24 +169,30 @@ convert_run(app_state *app, int count, char **paths, const void *settings)
     }
     lora_adapter_destroy(after);
     lora_adapter_destroy(before);
+    free(input);
     return code;
 }
 
 const app_verb cmd_convert = {
     "convert",
-    "IN -o OUT",
-    "other names or number types, the same effect",
+    "IN[:WEIGHT[:TE_WEIGHT]] -o OUT",
+    "other names or number types, fewer modules, another strength",
     "lora convert style.safetensors -o diffusers.safetensors "
     "--dialect diffusers\tfor diffusers\n"
     "lora convert style.safetensors -o half.safetensors --dtype f16\t"
     "half the size of f32\n"
     "lora convert style.safetensors -o clean.safetensors --no-metadata\t"
     "without training data\n"
-    "lora convert style.safetensors -o style/ --dialect peft\tfor PEFT\n",
+    "lora convert style.safetensors -o style/ --dialect peft\tfor PEFT\n"
+    "lora convert style.safetensors:0.7 -o soft.safetensors --drop "
+    "text_encoder\tweaker, and for the UNet alone\n",
     "Without options the same tensors are written anew. Dialects are kohya,\n"
     "diffusers-old, diffusers-unet, diffusers, peft and the others that\n"
     "lora info names. With --dialect peft OUT may be a folder, or end with a\n"
-    "slash: it gets the two files that PEFT loads.\n",
+    "slash: it gets the two files that PEFT loads. With a WEIGHT the result\n"
+    "has at weight 1 the effect that the input has at it; TE_WEIGHT is that\n"
+    "of text encoders. --drop takes the name of a component, or a pattern of\n"
+    "names, in which * is any text.\n",
     convert_options,
     OPT_GROUP_TALK | OPT_GROUP_JSON | OPT_GROUP_CONTEXT | OPT_GROUP_INPUT |
         OPT_GROUP_FORCE | OPT_GROUP_OUTPUT | OPT_GROUP_SKIP_BAD |

@@ -1,6 +1,8 @@
 /* Opening an adapter: see input.h. */
 #include "input.h"
 
+#include "opt.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,6 +47,31 @@ lora_status input_read_text(char **out,
     }
     *out = text;
     return LORA_OK;
+}
+
+/* Take a number off the end of a path; 0 if there is none, or nothing before
+ * it. */
+static int input_take_weight(double *out, char *path)
+{
+    char *colon = strrchr(path, ':');
+    if (colon == NULL || colon == path || !opt_read_real(out, colon + 1)) {
+        return 0;
+    }
+    *colon = '\0';
+    return 1;
+}
+
+char *input_split(lora_strength *out, int *out_given, const char *argument)
+{
+    size_t bytes = strlen(argument) + 1;
+    char *path = app_alloc(bytes, 1);
+    memcpy(path, argument, bytes);
+    out->model = out->text_encoder = 1.0;
+    *out_given = input_take_weight(&out->text_encoder, path);
+    if (*out_given && !input_take_weight(&out->model, path)) {
+        out->model = out->text_encoder;
+    }
+    return path;
 }
 
 lora_status input_open(app_state *app,

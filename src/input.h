@@ -11,6 +11,11 @@ lora_status input_open(app_state *app,
                        const char *path,
                        lora_error *error);
 
+/* The file of an argument FILE[:WEIGHT[:TE_WEIGHT]]; free it. The last one or
+ * two fields are weights where they are numbers, so that C:\x is a file; one
+ * stands for both. *out_given is 0 if there is none: out is 1 and 1 then. */
+char *input_split(lora_strength *out, int *out_given, const char *argument);
+
 /* Read a whole small file (below 16 MiB), with a zero byte after it; free the
  * text. */
 lora_status input_read_text(char **out,

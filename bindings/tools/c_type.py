@@ -22,6 +22,8 @@ def split_parameters(text):
 
 def parse(text):
     text = text.strip()
+    if text.endswith("*const"):
+        text = text.removesuffix("const")
     if "(*)(" in text:
         result, parameters = text.split("(*)(", 1)
         return ("function", parse(result),
@@ -32,6 +34,7 @@ def parse(text):
         return ("array", parse(element), int(count))
     if text.endswith("*"):
         target = text.removesuffix("*").strip()
-        constant = target.startswith("const ") and not target.endswith("*")
+        constant = target.endswith("*const") or (
+            target.startswith("const ") and not target.endswith("*"))
         return ("pointer", parse(target), constant)
     return ("name", text.removeprefix("const "))

@@ -8,6 +8,14 @@
 extern "C" {
 #endif
 
+/** How strong an adapter is, as front ends let users say it: 1 is as it was
+ *  trained, below 0 turns the effect round, 0 leaves nothing of it. Frozen.
+ */
+typedef struct lora_strength {
+    double model;        /* of the UNet or transformer, and what is not known */
+    double text_encoder; /* of all text encoders */
+} lora_strength;
+
 typedef struct lora_adapter_convert_options {
     size_t struct_size;
     const char *dialect; /* such as "kohya" or "diffusers"; NULL or "keep" */
@@ -16,6 +24,9 @@ typedef struct lora_adapter_convert_options {
     uint32_t bake_alpha; /* 1: scale into the factors, alpha = rank */
     uint32_t skip_bad;   /* 1: leave unusable modules out */
     uint32_t reserved1;
+    const lora_strength *strength; /* to put into it; NULL: 1 and 1 */
+    const char *const *drops;      /* patterns of modules to leave out */
+    size_t drop_count;
 } lora_adapter_convert_options;
 
 /** See lora_adapter_open_options_init(). @since 0.1 */
@@ -23,12 +34,21 @@ LORA_API void
 lora_adapter_convert_options_init(lora_adapter_convert_options *options,
                                   size_t size);
 
-/** Convert names and number types.
+/** Convert names and number types, leave modules out, put a strength in.
  *
  *  Tensor data is not touched unless a number type changes or the scale is
  *  baked in. What the new dialect has no place for (alpha, in diffusers-peft)
  *  goes into metadata as its readers expect it, so that converting back gives
  *  the same bytes. Tensors of no module keep their names.
+ *
+ *  A pattern of `drops` is for stored or canonical names, or components such as
+ *  "text_encoder" ('*' any bytes, '?' one). Each must fit a module.
+ *
+ *  The result has at strength 1 the effect that the adapter has at `strength`.
+ *  It goes into alpha, which is stored so that it loses no more than F32 does;
+ *  a sign goes into a factor, and changes without alpha are multiplied
+ *  themselves, with one rounding. Modules of strength 0 are left out. Kinds
+ *  whose change is not in proportion to the strength are refused.
  *
  *  @param out      receives the adapter; NULL on failure.
  *  @param adapter  must not be NULL; the result keeps its file open.
@@ -36,9 +56,12 @@ lora_adapter_convert_options_init(lora_adapter_convert_options *options,
  *  @param error    may be NULL.
  *  @return LORA_OK; LORA_ERROR_ARGUMENT (unknown dialect or family);
  *          LORA_ERROR_OPTION; LORA_ERROR_DTYPE (no type for factors);
- *          LORA_ERROR_UNSUPPORTED (the dialect cannot spell the kind);
- *          LORA_ERROR_KEY (there is no module, or no family knows a name
- *          that must be respelled); a module's own status;
+ *          LORA_ERROR_RANGE (a strength that is not finite);
+ *          LORA_ERROR_UNSUPPORTED (the dialect cannot spell the kind, or the
+ *          kind takes no strength);
+ *          LORA_ERROR_KEY (there is no module, or none would be left, or none
+ *          fits a pattern, or no family knows a name that must be respelled);
+ *          a module's own status;
  *          LORA_ERROR_NONFINITE (a value is not finite, or overflows the
  *          type); LORA_ERROR_IO; LORA_ERROR_TRUNCATED; LORA_ERROR_MEMORY;
  *          LORA_ERROR_CANCELLED.

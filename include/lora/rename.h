@@ -120,6 +120,7 @@
 #define lora_severity LORA__RENAME(LORA_NAMESPACE, lora_severity)
 #define lora_status LORA__RENAME(LORA_NAMESPACE, lora_status)
 #define lora_status_name LORA__RENAME(LORA_NAMESPACE, lora_status_name)
+#define lora_strength LORA__RENAME(LORA_NAMESPACE, lora_strength)
 #define lora_task_fn LORA__RENAME(LORA_NAMESPACE, lora_task_fn)
 #define lora_tensor LORA__RENAME(LORA_NAMESPACE, lora_tensor)
 #define lora_tensor_convert LORA__RENAME(LORA_NAMESPACE, lora_tensor_convert)

@@ -27,8 +27,9 @@ typedef struct lora_rank_rule {
     double value; /* for the others */
 } lora_rank_rule;
 
-/** A rule for the modules whose stored or canonical name matches a pattern
- *  ('*' any bytes, '?' one). Frozen: it is passed in arrays.
+/** A rule for the modules whose stored or canonical name, or component
+ *  ("unet", "text_encoder"), matches a pattern ('*' any bytes, '?' one).
+ * Frozen: it is passed in arrays.
  */
 typedef struct lora_rank_override {
     const char *pattern;

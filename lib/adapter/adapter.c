@@ -4,6 +4,7 @@
 #include "adapter/card.h"
 #include "adapter/config.h"
 #include "adapter/kind.h"
+#include "core/text.h"
 #include "platform/atomic.h"
 
 #include <math.h>
@@ -68,6 +69,15 @@ LORA_PRIVATE lora_status lora__problems_add(lora__problems *problems,
 }
 
 /* ---- modules ----------------------------------------------------------- */
+
+LORA_PRIVATE int lora__module_matches(const lora__module *module,
+                                      const char *pattern)
+{
+    return lora__text_matches(pattern, module->name) ||
+           lora__text_matches(pattern, module->target) ||
+           (module->component[0] != '\0' &&
+            lora__text_matches(pattern, module->component));
+}
 
 LORA_PRIVATE const lora__member *lora__module_find(const lora__module *module,
                                                    lora__role role)
@@ -319,6 +329,7 @@ static lora_status adapter_group(lora_adapter *adapter, lora_error *error)
         if (module->member_count++ == 0) {
             module->name = key->module;
             module->path = key->path;
+            module->component = key->component;
             module->target = key->target;
             module->dialect = key->dialect;
             module->layer = key->layer;

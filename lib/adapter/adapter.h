@@ -20,9 +20,10 @@ typedef struct lora__member {
 } lora__member;
 
 typedef struct lora__module {
-    const char *name;   /* as stored */
-    const char *path;   /* the same, mended where it is broken */
-    const char *target; /* canonical */
+    const char *name;      /* as stored */
+    const char *path;      /* the same, mended where it is broken */
+    const char *target;    /* canonical */
+    const char *component; /* of a pipeline; "" where that is not known */
     const lora__dialect *dialect;
     lora__layer layer;
     int known;               /* a family knows the target */
@@ -120,6 +121,11 @@ LORA_PRIVATE lora_status lora__adapter_metadata(const lora__metadata **out,
 LORA_PRIVATE lora_status lora__adapter_write(const lora_adapter *adapter,
                                              const lora_writer *writer,
                                              lora_error *error);
+
+/* 1 if a pattern ('*' any bytes, '?' one) matches the stored or the canonical
+ * name, or the name of the component. */
+LORA_PRIVATE int lora__module_matches(const lora__module *module,
+                                      const char *pattern);
 
 /* The tensor of a role, or NULL. */
 LORA_PRIVATE const lora__member *lora__module_find(const lora__module *module,

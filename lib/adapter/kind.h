@@ -52,6 +52,13 @@ struct lora__kind {
      * is refused: leaving a tensor out would change the effect. */
     uint64_t roles;
 
+    /* What to multiply for a change that is m times as strong, where it is in
+     * proportion to that. `scaled`: what alpha multiplies too; one tensor of
+     * the weight change, and what belongs to a bias. `unscaled`: all else.
+     * Both 0: not in proportion, or not known to be. */
+    uint64_t scaled;
+    uint64_t unscaled;
+
     /* How well the module's roles and shapes fit: 0 not at all; the highest
      * wins. */
     int (*claim)(const lora_adapter *adapter, const lora__module *module);

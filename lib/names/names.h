@@ -85,9 +85,10 @@ typedef struct lora__part {
 typedef struct lora__key_out {
     const lora__dialect *dialect; /* NULL: unknown */
     lora__role role;
-    const char *module; /* as stored: what precedes the suffix; "" unknown */
-    const char *path;   /* that name, mended where it is broken */
-    const char *target; /* canonical */
+    const char *module;    /* as stored: what precedes the suffix; "" unknown */
+    const char *path;      /* that name, mended where it is broken */
+    const char *component; /* "unet", "text_encoder_2", ...; "" not known */
+    const char *target;    /* canonical */
     lora__layer layer;
     int known;               /* 1: a family knows the target */
     int broken;              /* 1: spelled as no program does */

@@ -375,6 +375,19 @@ static int read_role_holds(const lora__read_module *module, lora__role role)
     }
 }
 
+/* The component by its name in a pipeline; checkpoints name slots. */
+static const char *read_component(const lora__read_module *module)
+{
+    switch (module->component) {
+    case LORA__COMPONENT_OPENCLIP_H:
+        return lora__component_name(LORA__COMPONENT_TE);
+    case LORA__COMPONENT_OPENCLIP_G:
+        return lora__component_name(LORA__COMPONENT_TE2);
+    default:
+        return lora__component_name(module->component);
+    }
+}
+
 static lora_status read_answer_key(lora__reading *r,
                                    lora__names *out,
                                    size_t index,
@@ -384,7 +397,7 @@ static lora_status read_answer_key(lora__reading *r,
     const lora__read_module *module;
     lora__key_out *answer = &out->keys[index];
 
-    answer->module = answer->path = "";
+    answer->module = answer->path = answer->component = "";
     answer->target = "";
     if (key->module == LORA__READ_NONE) {
         return read_token(r, answer, index, error);
@@ -396,6 +409,7 @@ static lora_status read_answer_key(lora__reading *r,
     answer->dialect = lora__dialect_at(module->dialect);
     answer->role = module->replaces ? LORA__ROLE_SET_WEIGHT : key->role;
     answer->module = module->stored;
+    answer->component = read_component(module);
     answer->path = module->path == module->name ? module->stored : module->path;
     answer->target = module->target;
     answer->broken = module->broken;

@@ -4,7 +4,7 @@
 #include "op/check.h"
 
 #include "core/options.h"
-#include "core/text.h"
+#include "op/emit.h"
 #include "op/hash.h"
 
 #include <string.h>
@@ -181,30 +181,14 @@ static lora_status check_note_metadata(const check_job *job,
                                        lora_error *error)
 {
     const lora_adapter *adapter = job->adapter;
-    const char *text =
-        lora__container_metadata(adapter->container, "ss_network_dim");
-    size_t used = 0;
-    size_t ranked = 0;
-    double rank;
 
-    if (text == NULL) {
-        return LORA_OK;
-    }
-    rank = lora__text_to_double(text, strlen(text), &used);
-    if (used == 0 || text[used] != '\0') {
-        return LORA_OK; /* "Dynamic", "None" */
-    }
-    for (size_t m = 0; m < adapter->module_count; m++) {
-        ranked += adapter->modules[m].rank > 0;
-        if ((double)adapter->modules[m].rank == rank) {
-            return LORA_OK;
-        }
-    }
-    return ranked == 0
+    return !lora__emit_rank_is_stale(adapter, NULL)
                ? LORA_OK
                : lora__problems_add(problems, LORA_SEVERITY_WARNING, LORA_OK,
                                     "stale_metadata", "ss_network_dim", error,
-                                    "says rank %s, which no module has", text);
+                                    "says rank %s, which no module has",
+                                    lora__container_metadata(adapter->container,
+                                                             "ss_network_dim"));
 }
 
 /* kohya's hash of the tensors, where it is of others: front ends that know

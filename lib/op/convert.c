@@ -2,10 +2,12 @@
 #include "op/emit_alpha.h"
 
 #include "core/options.h"
+#include "op/strength.h"
 #include "op/values.h"
 
 #include <lora/convert.h>
 
+#include <math.h>
 #include <string.h>
 
 LORA_API void
@@ -46,6 +48,11 @@ static lora_status convert_read_options(convert_job *job,
                               o->family, "no such family");
         }
     }
+    CHECK_ARG(o->drop_count == 0 || o->drops != NULL, error);
+    for (size_t i = 0; i < o->drop_count; i++) {
+        CHECK_ARG(o->drops[i] != NULL, error);
+    }
+    TRY(lora__strength_read(&job->options.strength, error));
     if (o->dtype != LORA_DTYPE_NONE && !lora__dtype_is_float(o->dtype)) {
         return lora__fail(error, LORA_ERROR_DTYPE, LORA_NO_OFFSET, "dtype",
                           "%s is no type for factors",
@@ -83,8 +90,9 @@ static int32_t convert_ndim(int64_t *shape,
 static int convert_bakes(const convert_job *job, const lora__module *module)
 {
     const lora__dialect *dialect = lora__emit_dialect(&job->emit, module);
+    double strength = lora__strength_of(job->options.strength, module);
 
-    return module->rank > 0 && module->scale != 1.0 &&
+    return module->rank > 0 && module->scale * strength != 1.0 &&
            (job->options.bake_alpha ||
             (!lora__dialect_has_role(dialect, LORA__ROLE_ALPHA) &&
              !lora__dialect_alpha_in_metadata(dialect)));
@@ -99,6 +107,28 @@ static int convert_has_gate(const convert_job *job, const lora__module *module)
             lora__module_find(module, LORA__ROLE_SCALAR) != NULL);
 }
 
+/* Alpha with a strength in it, stored as the one before was, if there was one.
+ * The sign is for a factor. */
+static lora_status convert_alpha_times(convert_job *job,
+                                       const lora__module *module,
+                                       double strength,
+                                       lora_error *error)
+{
+    const lora__entry *entry =
+        lora__module_entry(job->emit.source, module, LORA__ROLE_ALPHA);
+    double rank = (double)module->rank;
+    double alpha = module->scale * rank;
+
+    if (module->scale == module->alpha / rank) {
+        alpha = module->alpha; /* as written, not through the quotient */
+    }
+    alpha = module->scale * strength == 1.0 ? rank : fabs(alpha * strength);
+    return lora__emit_put_alpha(
+        &job->emit, module, alpha, module->rank,
+        entry != NULL ? entry->dtype : module->dtype,
+        entry != NULL && entry->ndim <= 1 ? entry->ndim : 0, error);
+}
+
 /* The alpha of a module that had one in a tensor, in metadata, or nowhere. */
 static lora_status
 convert_alpha(convert_job *job, const lora__module *module, lora_error *error)
@@ -107,6 +137,7 @@ convert_alpha(convert_job *job, const lora__module *module, lora_error *error)
     const lora__dialect *dialect = lora__emit_dialect(&job->emit, module);
     int to_tensor = lora__dialect_has_role(dialect, LORA__ROLE_ALPHA);
     double alpha = module->scale * (double)module->rank;
+    double strength = lora__strength_of(job->options.strength, module);
     lora_dtype dtype = module->dtype;
     int32_t ndim = 0;
 
@@ -116,6 +147,9 @@ convert_alpha(convert_job *job, const lora__module *module, lora_error *error)
     if (convert_bakes(job, module)) {
         return lora__emit_put_alpha(&job->emit, module, (double)module->rank,
                                     module->rank, dtype, 0, error);
+    }
+    if (strength != 1.0) {
+        return convert_alpha_times(job, module, strength, error);
     }
     if (member != NULL && to_tensor && !convert_has_gate(job, module)) {
         TRY(lora__emit_spell(&job->emit, module, LORA__ROLE_ALPHA, error));
@@ -142,13 +176,26 @@ convert_alpha(convert_job *job, const lora__module *module, lora_error *error)
                                 ndim, error);
 }
 
+/* What the tensors that alpha multiplies take of it and of the strength: all,
+ * where there is no alpha, or the sign. */
+static double
+convert_scaled(const lora__module *module, double strength, int bakes)
+{
+    if (bakes || module->rank == 0) {
+        return module->scale * strength;
+    }
+    return strength != 1.0 && module->scale * strength < 0.0 ? -1.0 : 1.0;
+}
+
 static lora_status
 convert_module(convert_job *job, const lora__module *module, lora_error *error)
 {
     const lora_adapter *adapter = job->emit.source;
     int renamed = lora__emit_dialect(&job->emit, module) != module->dialect;
     int bakes = convert_bakes(job, module);
-    int has_scale = module->rank > 0 && (renamed || bakes);
+    double strength = lora__strength_of(job->options.strength, module);
+    int has_scale = module->rank > 0 && (renamed || bakes || strength != 1.0);
+    double scaled = convert_scaled(module, strength, bakes);
 
     if (bakes && !lora__module_find(module, LORA__ROLE_UP)) {
         return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
@@ -156,14 +203,15 @@ convert_module(convert_job *job, const lora__module *module, lora_error *error)
                           "the scale of %s cannot be baked in by this version",
                           module->kind->id);
     }
+    if (strength != 1.0) {
+        TRY(lora__strength_check(module, error));
+    }
 
     for (size_t i = 0; i < module->member_count; i++) {
         const lora__member *member = &module->members[i];
         const lora__entry *entry = &adapter->container->entries[member->entry];
         int64_t shape[LORA_MAX_DIMS] = {0};
         int32_t ndim = -1;
-        int baked = bakes && (member->role == LORA__ROLE_UP ||
-                              member->role == LORA__ROLE_UP_BIAS);
         if (member->role == LORA__ROLE_ALPHA && module->rank > 0) {
             continue;
         }
@@ -174,14 +222,46 @@ convert_module(convert_job *job, const lora__module *module, lora_error *error)
             ndim = convert_ndim(shape, module, member->role, entry);
         }
         TRY(lora__emit_spell(&job->emit, module, member->role, error));
-        TRY(lora__emit_entry(&job->emit, job->emit.name.data, member->entry,
-                             baked ? module->scale : 1.0,
-                             lora__emit_is_scale(member->role)
-                                 ? LORA_DTYPE_NONE
-                                 : job->options.dtype,
-                             ndim, shape, error));
+        TRY(lora__emit_entry(
+            &job->emit, job->emit.name.data, member->entry,
+            lora__strength_factor(module, member->role, scaled, strength),
+            lora__emit_is_scale(member->role) ? LORA_DTYPE_NONE
+                                              : job->options.dtype,
+            ndim, shape, error));
     }
     return convert_alpha(job, module, error);
+}
+
+/* Leave out what is dropped, and what a strength of 0 leaves nothing of. */
+static lora_status
+convert_drop(convert_job *job, const lora_adapter *adapter, lora_error *error)
+{
+    const lora_adapter_convert_options *o = &job->options;
+    size_t left = adapter->module_count;
+
+    for (size_t i = 0; i < o->drop_count; i++) {
+        size_t found = 0;
+        for (size_t m = 0; m < adapter->module_count; m++) {
+            if (lora__module_matches(&adapter->modules[m], o->drops[i])) {
+                job->left_out[m] = 1;
+                found++;
+            }
+        }
+        if (found == 0) {
+            return lora__fail(error, LORA_ERROR_KEY, LORA_NO_OFFSET,
+                              o->drops[i],
+                              "no module and no component of such a name");
+        }
+    }
+    for (size_t m = 0; m < adapter->module_count; m++) {
+        job->left_out[m] |=
+            lora__strength_of(o->strength, &adapter->modules[m]) == 0.0;
+        left -= job->left_out[m];
+    }
+    return left != 0 ? LORA_OK
+                     : lora__fail(error, LORA_ERROR_KEY, LORA_NO_OFFSET,
+                                  adapter->container->path,
+                                  "no module would be left");
 }
 
 /* Unusable modules and values are refused, or left out on demand. */
@@ -194,6 +274,7 @@ convert_admit(convert_job *job, const lora_adapter *adapter, lora_error *error)
     TRY(lora__arena_zeroed(&memory, &job->arena, adapter->module_count, 1,
                            error));
     job->left_out = memory;
+    TRY(convert_drop(job, adapter, error));
     TRY(lora__arena_zeroed(&memory, &job->arena,
                            adapter->container->entry_count, sizeof *values,
                            error));
@@ -212,7 +293,9 @@ static lora_status convert_modules(convert_job *job, lora_error *error)
         if (job->left_out[m]) {
             job->emit.changed = 1;
         } else {
-            job->emit.changed |= convert_bakes(job, module);
+            job->emit.changed |=
+                convert_bakes(job, module) ||
+                lora__strength_of(job->options.strength, module) != 1.0;
             TRY(convert_module(job, module, error));
         }
         TRY(lora__progress(adapter->context, "convert", m + 1,
@@ -224,7 +307,8 @@ static lora_status convert_modules(convert_job *job, lora_error *error)
 static int convert_changes_nothing(const lora_adapter_convert_options *o)
 {
     return (o->dialect == NULL || strcmp(o->dialect, "keep") == 0) &&
-           o->dtype == LORA_DTYPE_NONE && !o->bake_alpha && !o->skip_bad;
+           o->dtype == LORA_DTYPE_NONE && !o->bake_alpha && !o->skip_bad &&
+           o->drop_count == 0 && o->strength == NULL;
 }
 
 static lora_status
@@ -252,6 +336,10 @@ static lora_status convert_run(lora_adapter **out,
     TRY(convert_modules(job, error));
     TRY(lora__emit_rest(&job->emit, error));
     TRY(lora__emit_metadata(&job->emit, error));
+    if (job->options.strength != NULL || job->options.drop_count != 0) {
+        TRY(lora__emit_summary(NULL, job->emit.builder, adapter, job->left_out,
+                               job->options.strength, error));
+    }
     return lora__emit_finish(out, &job->emit, error);
 }
 
@@ -273,7 +361,7 @@ lora_adapter_convert(lora_adapter **out,
     memset(&job, 0, sizeof job);
     TRY(lora__options_read(
         &job.options, sizeof job.options,
-        LORA__SIZE_TO(lora_adapter_convert_options, reserved1), options,
+        LORA__SIZE_TO(lora_adapter_convert_options, drop_count), options,
         error));
     TRY(lora__options_reserved(job.options.reserved1, error));
     TRY(convert_read_options(&job, &dialect, &family, adapter, error));

@@ -8,6 +8,8 @@
 #include "adapter/builder.h"
 #include "adapter/kind.h"
 
+#include <lora/convert.h>
+
 /* Alphas that go into metadata, until all modules are known. */
 typedef struct lora__emit_alpha {
     const char *target;
@@ -120,6 +122,25 @@ LORA_PRIVATE lora_status lora__emit_rest(lora__emit *emit, lora_error *error);
  * for SD1). */
 LORA_PRIVATE lora_status lora__emit_metadata(lora__emit *emit,
                                              lora_error *error);
+
+/* 1 if kohya's summary of ranks says one that no module has of those that are
+ * left; `left_out`, one a module, may be NULL. */
+LORA_PRIVATE int lora__emit_rank_is_stale(const lora_adapter *source,
+                                          const unsigned char *left_out);
+
+/* Room for a number, or "Dynamic". */
+#define LORA__SUMMARY_TEXT 40
+
+/* Bring kohya's summaries of rank and alpha in line with the modules that are
+ * left: one that is stale becomes what they all have, or "Dynamic". `strength`,
+ * which went into them, may be NULL. The rank as text goes into out_rank,
+ * unless that is NULL. */
+LORA_PRIVATE lora_status lora__emit_summary(char out_rank[LORA__SUMMARY_TEXT],
+                                            lora_builder *builder,
+                                            const lora_adapter *source,
+                                            const unsigned char *left_out,
+                                            const lora_strength *strength,
+                                            lora_error *error);
 
 /* Bring the hashes in the metadata of a result in line with its tensors;
  * *adapter may be replaced. Where numbers `changed`, those that are there are

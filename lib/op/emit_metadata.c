@@ -1,8 +1,11 @@
 /* Metadata of a result, as other programs read it; algorithms.md 9. */
 #include "adapter/config.h"
+#include "core/text.h"
 #include "op/emit_alpha.h"
 #include "op/hash.h"
+#include "op/strength.h"
 
+#include <math.h>
 #include <string.h>
 
 /* From here on a guess of the base is taken as certain. */
@@ -137,6 +140,82 @@ LORA_PRIVATE lora_status lora__emit_metadata(lora__emit *emit,
     return emit->changed || (to_tensors && !emit->has_record)
                ? metadata_put_base(emit, &added, error)
                : LORA_OK;
+}
+
+/* ---- kohya's summaries ------------------------------------------------- */
+
+LORA_PRIVATE int lora__emit_rank_is_stale(const lora_adapter *source,
+                                          const unsigned char *left_out)
+{
+    const char *text =
+        lora__container_metadata(source->container, "ss_network_dim");
+    size_t used = 0;
+    size_t ranked = 0;
+    double rank;
+
+    if (text == NULL) {
+        return 0;
+    }
+    rank = lora__text_to_double(text, strlen(text), &used);
+    if (used == 0 || text[used] != '\0') {
+        return 0; /* "Dynamic", "None" */
+    }
+    for (size_t m = 0; m < source->module_count; m++) {
+        if (left_out == NULL || !left_out[m]) {
+            ranked += source->modules[m].rank > 0;
+            if ((double)source->modules[m].rank == rank) {
+                return 0;
+            }
+        }
+    }
+    return ranked > 0;
+}
+
+/* The number, where all had the same. */
+static void metadata_put_shared(char *out, double value, int same)
+{
+    memcpy(out, "Dynamic", 8);
+    if (same) {
+        out[lora__text_from_double(out, value)] = '\0';
+    }
+}
+
+LORA_PRIVATE lora_status lora__emit_summary(char out_rank[LORA__SUMMARY_TEXT],
+                                            lora_builder *builder,
+                                            const lora_adapter *source,
+                                            const unsigned char *left_out,
+                                            const lora_strength *strength,
+                                            lora_error *error)
+{
+    static const char *const keys[] = {"ss_network_dim", "ss_network_alpha"};
+    int stale[2] = {lora__emit_rank_is_stale(source, left_out), 0};
+    double shared[2] = {0.0, 0.0};
+    int same[2] = {1, 1};
+    char text[LORA__SUMMARY_TEXT];
+
+    for (size_t m = 0; m < source->module_count; m++) {
+        const lora__module *module = &source->modules[m];
+        double rank = (double)module->rank;
+        double values[2] = {rank, fabs(module->scale * rank *
+                                       lora__strength_of(strength, module))};
+        for (size_t i = 0; rank > 0.0 && i < 2; i++) {
+            if (left_out == NULL || !left_out[m]) {
+                same[i] &= shared[i] == 0.0 || shared[i] == values[i];
+                shared[i] = values[i];
+            }
+        }
+    }
+    stale[1] = stale[0] || strength != NULL;
+    for (size_t i = 0; i < 2; i++) {
+        metadata_put_shared(text, shared[i], same[i]);
+        if (i == 0 && out_rank != NULL) {
+            memcpy(out_rank, text, sizeof text);
+        }
+        if (stale[i] && lora__builder_metadata(builder, keys[i]) != NULL) {
+            TRY(lora_builder_set_metadata(builder, keys[i], text, error));
+        }
+    }
+    return LORA_OK;
 }
 
 /* ---- hashes ------------------------------------------------------------ */

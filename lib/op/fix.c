@@ -7,7 +7,6 @@
 #include "op/fix.h"
 
 #include "core/options.h"
-#include "core/text.h"
 #include "op/derive.h"
 #include "op/emit.h"
 
@@ -43,7 +42,6 @@ typedef struct fix_job {
     int mixed;   /* some modules have an alpha */
     int changed; /* numbers */
     int stale_hash;
-    int stale_rank;
     size_t counts[FIX_KINDS];
     const char *first[FIX_KINDS];
     lora__problems fixes;
@@ -262,41 +260,14 @@ static lora_status fix_modules(fix_job *job, lora_error *error)
 
 /* ---- metadata ---------------------------------------------------------- */
 
-/* kohya's summary of ranks: the one that all modules have, or "Dynamic". */
-static lora_status fix_rank(fix_job *job, lora_error *error)
+static lora_status fix_summary(fix_job *job, lora_error *error)
 {
-    static const char *const keys[] = {"ss_network_dim", "ss_network_alpha"};
-    const lora__module *first = NULL;
-    char text[2][40] = {"Dynamic", "Dynamic"};
-    int same[2] = {1, 1};
+    char rank[LORA__SUMMARY_TEXT];
 
-    for (size_t m = 0; m < job->adapter->module_count; m++) {
-        const lora__module *module = &job->adapter->modules[m];
-        if (job->bad[m] || module->rank == 0) {
-            continue;
-        }
-        first = first == NULL ? module : first;
-        same[0] &= module->rank == first->rank;
-        same[1] &= module->scale == first->scale;
-    }
-    if (first == NULL) {
-        return LORA_OK;
-    }
-    if (same[0]) {
-        text[0][lora__text_from_double(text[0], (double)first->rank)] = '\0';
-    }
-    if (same[0] && same[1]) {
-        text[1][lora__text_from_double(
-            text[1], first->scale * (double)first->rank)] = '\0';
-    }
-    for (size_t i = 0; i < LORA__COUNT(keys); i++) {
-        if (lora__builder_metadata(job->builder, keys[i]) != NULL) {
-            TRY(lora_builder_set_metadata(job->builder, keys[i], text[i],
-                                          error));
-        }
-    }
+    TRY(lora__emit_summary(rank, job->builder, job->adapter, job->bad, NULL,
+                           error));
     return lora__problems_add(&job->fixes, 0, LORA_OK, "stale_metadata",
-                              keys[0], error, "is %s now", text[0]);
+                              "ss_network_dim", error, "is %s now", rank);
 }
 
 /* ---- the report -------------------------------------------------------- */
@@ -411,7 +382,6 @@ fix_survey(fix_job *job, lora_report *before, lora_error *error)
     TRY(lora__check_find(before, &job->values, adapter, job->family, error));
     for (node = before->problems.first; node != NULL; node = node->next) {
         job->stale_hash |= strcmp(node->problem.code, "stale_hash") == 0;
-        job->stale_rank |= strcmp(node->problem.code, "stale_metadata") == 0;
     }
     TRY(lora__arena_zeroed(&memory, &job->arena, adapter->module_count, 1,
                            error));
@@ -444,8 +414,8 @@ fix_run(lora_adapter **out, fix_job *job, lora_report *before, lora_error *e)
     TRY(lora__builder_copy_metadata(job->builder, job->adapter, e));
     TRY(fix_modules(job, e));
     TRY(fix_tell(job, e));
-    if (job->stale_rank) {
-        TRY(fix_rank(job, e));
+    if (lora__emit_rank_is_stale(job->adapter, job->bad)) {
+        TRY(fix_summary(job, e));
     }
     if (job->stale_hash) {
         TRY(lora__problems_add(&job->fixes, 0, LORA_OK, "stale_hash",

@@ -53,8 +53,7 @@ static const lora_rank_rule *resize_rule_for(const resize_job *job,
     int64_t kernel = 1;
 
     for (size_t i = o->override_count; i-- > 0;) {
-        if (lora__text_matches(o->overrides[i].pattern, module->name) ||
-            lora__text_matches(o->overrides[i].pattern, module->target)) {
+        if (lora__module_matches(module, o->overrides[i].pattern)) {
             return &o->overrides[i].rule;
         }
     }

@@ -150,6 +150,9 @@ LORA_PRIVATE lora_status lora__values_admit(unsigned char *left_out,
         lora_error found;
         lora_status status;
 
+        if (left_out[m]) {
+            continue;
+        }
         lora_error_init(&found, sizeof found);
         status = lora__module_check(module, &found);
         for (size_t i = 0;

@@ -30,9 +30,10 @@ LORA_PRIVATE lora_status lora__values_check(const lora__values *values,
                                             const lora__entry *entry,
                                             lora_error *error);
 
-/* Decide for every module whether an operation takes it: 1 in left_out where
- * it is unusable and `skip_bad` allows to go on without it, else the failure.
- * `values` may be NULL: values are not looked at. */
+/* Decide for every module whether an operation takes it: 1 in left_out, which
+ * begins with 0 or 1 for modules that nobody wants, where it is unusable and
+ * `skip_bad` allows to go on without it, else the failure. `values` may be
+ * NULL: values are not looked at. */
 LORA_PRIVATE lora_status lora__values_admit(unsigned char *left_out,
                                             const lora__values *values,
                                             const lora_adapter *adapter,

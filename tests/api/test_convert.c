@@ -446,6 +446,77 @@ static int tear_down(void **state)
     return 0;
 }
 
+static lora_status reshape(lora_adapter **out,
+                           const lora_adapter *adapter,
+                           double model,
+                           double text_encoder,
+                           const char *drop,
+                           lora_error *error)
+{
+    const lora_strength strength = {model, text_encoder};
+    lora_adapter_convert_options options;
+
+    lora_adapter_convert_options_init(&options, sizeof options);
+    options.strength = &strength;
+    options.drops = &drop;
+    options.drop_count = drop != NULL;
+    *out = JUNK(lora_adapter);
+    return lora_adapter_convert(out, adapter, &options, error);
+}
+
+/* Numbers are for golden/test_strength.py. */
+static void test_strength(void **state)
+{
+    lora_adapter_convert_options options;
+    lora_module_info info = {.struct_size = sizeof info};
+    lora_adapter *adapter;
+    lora_adapter *out;
+    lora_error error;
+    image im;
+
+    (void)state;
+    image_sample(&im);
+    adapter = open_image(context, &im);
+    CHECK(LORA_OK, LORA_NO_OFFSET, "",
+          reshape(&out, adapter, -0.5, 2.0, "*conv*", &error));
+    assert_int_equal(lora_adapter_module_count(out), 2);
+    assert_int_equal(
+        lora_adapter_get_module(&info, out, module_at(out, SAMPLE_Q), NULL),
+        LORA_OK);
+    assert_true(info.alpha == 0.5);
+    assert_int_equal(
+        lora_adapter_get_module(&info, out, module_at(out, SAMPLE_TE), NULL),
+        LORA_OK);
+    assert_true(info.alpha == 8.0);
+    lora_adapter_destroy(out);
+    CHECK(LORA_OK, LORA_NO_OFFSET, "",
+          reshape(&out, adapter, 0.0, 1.0, NULL, &error));
+    assert_int_equal(lora_adapter_module_count(out), 1);
+    lora_adapter_destroy(out);
+    CHECK(LORA_OK, LORA_NO_OFFSET, "",
+          reshape(&out, adapter, 1.0, 1.0, NULL, &error));
+    assert_same_file(out, adapter);
+    lora_adapter_destroy(out);
+
+    CHECK(LORA_ERROR_RANGE, LORA_NO_OFFSET, "strength",
+          reshape(&out, adapter, NAN, 1.0, NULL, &error));
+    assert_null(out);
+    CHECK(LORA_ERROR_RANGE, LORA_NO_OFFSET, "strength",
+          reshape(&out, adapter, 1.0, INFINITY, NULL, &error));
+    CHECK(LORA_ERROR_KEY, LORA_NO_OFFSET, "nobody",
+          reshape(&out, adapter, 1.0, 1.0, "nobody", &error));
+    CHECK(LORA_ERROR_KEY, LORA_NO_OFFSET, "",
+          reshape(&out, adapter, 1.0, 1.0, "*", &error));
+    CHECK(LORA_ERROR_KEY, LORA_NO_OFFSET, "",
+          reshape(&out, adapter, 0.0, 0.0, NULL, &error));
+    assert_null(out);
+    lora_adapter_convert_options_init(&options, sizeof options);
+    options.drop_count = 1;
+    CHECK_ARGUMENT(lora_adapter_convert(&out, adapter, &options, &error));
+    lora_adapter_destroy(adapter);
+    image_free(&im);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -458,6 +529,7 @@ int main(void)
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_refused_modules),
         cmocka_unit_test(test_reading_fails),
+        cmocka_unit_test(test_strength),
     };
 
     return cmocka_run_group_tests(tests, set_up, tear_down);

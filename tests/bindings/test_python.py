@@ -254,6 +254,23 @@ def try_check(path, tensors):
     raises(liblora.ArgumentError, adapter.check, family="none")
 
 
+def try_strength(path, tensors):
+    """The same as the program, which has its own tests."""
+    out = suite.path("weaker.safetensors")
+    adapter = liblora.open(path)
+    for ours, weight, drops in (
+            ({"strength": 0.7}, ":0.7", []),
+            ({"strength": -0.5, "te_strength": 2.0}, ":-0.5:2", []),
+            ({"drop": ["*attn1*"]}, "", ["*attn1*"]),
+            ({"drop": ["*attn2*"], "strength": 2}, ":2",
+             ["*attn2*"])):
+        suite.run("convert", f"{path}{weight}", "-o", out, "--force",
+                  *(o for d in drops for o in ("--drop", d)))
+        same(adapter.convert(**ours).to_bytes(), out.read_bytes(), f"{ours}")
+    raises(liblora.KeyMatchError, adapter.convert, drop=["nobody"])
+    raises(liblora.KeyMatchError, adapter.convert, strength=0)
+
+
 def try_fix(path, tensors):
     """The same as the program, which has its own tests."""
     bad = {"module." + n if n.startswith("unet.") else n: t
@@ -683,9 +700,9 @@ def main():
         try_every_status()
     for attempt in (try_delta, try_out, try_factors, try_tensors,
                     try_descriptions, try_resize, try_convert_and_save,
-                    try_save_delta, try_check, try_fix, try_edit_metadata,
-                    try_sources, try_views, try_peft_folder, try_folders,
-                    try_save_folder,
+                    try_save_delta, try_check, try_fix, try_strength,
+                    try_edit_metadata, try_sources, try_views,
+                    try_peft_folder, try_folders, try_save_folder,
                     try_builder, try_special_types,
                     try_editing, try_provoked, try_library, try_showing,
                     try_readme, try_examples):

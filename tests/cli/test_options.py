@@ -144,6 +144,7 @@ OWN = {
     ("convert", "bake-alpha"): ([], ["--bake-alpha"]),
     ("convert", "family"): (["--dialect", "diffusers"],
                             ["--family", "nonsense"]),
+    ("convert", "drop"): ([], ["--drop", "*attn1*"]),
     ("resize", "rank"): ([], ["--rank", "3"]),
     ("resize", "conv-rank"): ([], ["--conv-rank", "1"]),
     ("resize", "max-rank"): ([], ["--max-rank", "2"]),

@@ -328,6 +328,23 @@ static lora_status convert(const call *job, lora_error *error)
 }
 
 /* To metadata and back, so that the record of alphas is read too. */
+static lora_status weaken(const call *job, lora_error *error)
+{
+    const lora_strength strength = {-0.3, 0.7};
+    const char *const drop = "*conv*";
+    lora_adapter *out = JUNK(lora_adapter);
+    lora_adapter_convert_options options;
+    lora_status status;
+
+    (void)job;
+    lora_adapter_convert_options_init(&options, sizeof options);
+    options.strength = &strength;
+    options.drops = &drop;
+    options.drop_count = 1;
+    status = lora_adapter_convert(&out, adapter, &options, error);
+    return end_adapter(out, status);
+}
+
 static lora_status convert_back(const call *job, lora_error *error)
 {
     lora_adapter *there;
@@ -626,6 +643,7 @@ static const call jobs[] = {
     {"convert f64", image_sample, 0, convert, NULL, NONE, LORA_DTYPE_F64, 0, 0},
     {"convert bake", image_sample, 0, convert, NULL, NONE, LORA_DTYPE_BF16, 1,
      0},
+    {"weaker", image_sample, 0, weaken, NULL, NONE, 0, 0, 0},
     {"to kohya", image_pairs, 0, convert, "kohya", NONE, 0, 0, 0},
     {"to diffusers", image_pairs, 0, convert, "diffusers", NONE, 0, 0, 0},
     {"to old", image_pairs, 0, convert, "diffusers-old", NONE, 0, 0, 0},

@@ -67,6 +67,7 @@ LORA_PRIVATE const lora__kind lora__kind_embedding = {
     .roles = LORA__ROLE_BIT(LORA__ROLE_EMBEDDING_DOWN) |
              LORA__ROLE_BIT(LORA__ROLE_EMBEDDING_UP) |
              LORA__ROLE_BIT(LORA__ROLE_DORA),
+    .scaled = LORA__ROLE_BIT(LORA__ROLE_EMBEDDING_UP),
     .claim = embedding_kind_claim,
     .parse = embedding_kind_parse,
     .prepare = embedding_kind_prepare,

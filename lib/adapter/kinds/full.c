@@ -101,6 +101,8 @@ LORA_PRIVATE const lora__kind lora__kind_full = {
     .id = "full",
     .roles =
         LORA__ROLE_BIT(LORA__ROLE_DIFF) | LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS),
+    .unscaled =
+        LORA__ROLE_BIT(LORA__ROLE_DIFF) | LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS),
     .claim = full_kind_claim,
     .parse = full_kind_parse,
     .prepare = full_kind_prepare,
@@ -111,6 +113,8 @@ LORA_PRIVATE const lora__kind lora__kind_norm = {
     .id = "norm",
     .roles = LORA__ROLE_BIT(LORA__ROLE_NORM_WEIGHT) |
              LORA__ROLE_BIT(LORA__ROLE_NORM_BIAS),
+    .unscaled = LORA__ROLE_BIT(LORA__ROLE_NORM_WEIGHT) |
+                LORA__ROLE_BIT(LORA__ROLE_NORM_BIAS),
     .claim = norm_kind_claim,
     .parse = norm_kind_parse,
     .prepare = full_kind_prepare,

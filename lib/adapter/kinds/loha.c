@@ -113,6 +113,8 @@ LORA_PRIVATE const lora__kind lora__kind_loha = {
         LORA__ROLE_BIT(LORA__ROLE_HADA_T2) |
         LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS) | LORA__ROLE_BIT(LORA__ROLE_DORA) |
         LORA__ROLE_BIT(LORA__ROLE_SCALE) | LORA__ROLE_BIT(LORA__ROLE_SCALAR),
+    .scaled = LORA__ROLE_BIT(LORA__ROLE_HADA_W1_A),
+    .unscaled = LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS),
     .claim = loha_kind_claim,
     .parse = loha_kind_parse,
 };

@@ -121,6 +121,9 @@ LORA_PRIVATE const lora__kind lora__kind_lokr = {
         LORA__ROLE_BIT(LORA__ROLE_LOKR_T2) |
         LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS) | LORA__ROLE_BIT(LORA__ROLE_DORA) |
         LORA__ROLE_BIT(LORA__ROLE_SCALE) | LORA__ROLE_BIT(LORA__ROLE_SCALAR),
+    .scaled = LORA__ROLE_BIT(LORA__ROLE_LOKR_W1) |
+              LORA__ROLE_BIT(LORA__ROLE_LOKR_W1_A),
+    .unscaled = LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS),
     .claim = lokr_kind_claim,
     .parse = lokr_kind_parse,
 };

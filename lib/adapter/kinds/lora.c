@@ -258,6 +258,9 @@ LORA_PRIVATE const lora__kind lora__kind_lora = {
         LORA__ROLE_BIT(LORA__ROLE_MID) | LORA__ROLE_BIT(LORA__ROLE_UP_BIAS) |
         LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS) | LORA__ROLE_BIT(LORA__ROLE_DORA) |
         LORA__ROLE_BIT(LORA__ROLE_SCALE) | LORA__ROLE_BIT(LORA__ROLE_SCALAR),
+    .scaled =
+        LORA__ROLE_BIT(LORA__ROLE_UP) | LORA__ROLE_BIT(LORA__ROLE_UP_BIAS),
+    .unscaled = LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS),
     .claim = lora_kind_claim,
     .parse = lora_kind_parse,
     .factor_rank = lora_kind_factor_rank,
@@ -273,6 +276,9 @@ LORA_PRIVATE const lora__kind lora__kind_locon = {
         LORA__ROLE_BIT(LORA__ROLE_MID) | LORA__ROLE_BIT(LORA__ROLE_UP_BIAS) |
         LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS) | LORA__ROLE_BIT(LORA__ROLE_DORA) |
         LORA__ROLE_BIT(LORA__ROLE_SCALE) | LORA__ROLE_BIT(LORA__ROLE_SCALAR),
+    .scaled =
+        LORA__ROLE_BIT(LORA__ROLE_UP) | LORA__ROLE_BIT(LORA__ROLE_UP_BIAS),
+    .unscaled = LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS),
     .claim = locon_kind_claim,
     .parse = lora_kind_parse,
     .factor_rank = lora_kind_factor_rank,

@@ -7,7 +7,7 @@ import ctypes
 import functools
 import json
 import os
-from typing import Any, Mapping, Optional, Union
+from typing import Any, Iterable, Mapping, Optional, Union
 
 from . import _arrays, _core, _errors, _ffi, _streams
 from ._core import Context, Handle, Progress, options, text
@@ -304,16 +304,26 @@ class Adapter:
 
     def convert(self, *, dialect: Optional[str] = None, dtype: Any = None,
                 family: Optional[str] = None, bake_alpha: bool = False,
-                skip_bad: bool = False) -> "Adapter":
-        """Other names or number types, the same weight change.
+                skip_bad: bool = False, drop: Iterable[str] = (),
+                strength: float = 1.0, te_strength: Optional[float] = None
+                ) -> "Adapter":
+        """Other names or number types, fewer modules, another strength; else
+        the same weight change.
 
         dialect     such as "kohya" or "diffusers"
         dtype       of the factors
         family      the base to take names from, instead of the guess
         bake_alpha  scale into the factors, alpha = rank
         skip_bad    leave unusable modules out
+        drop        leave modules out: names of components ("text_encoder"),
+                    or patterns of names ("*" any characters, "?" one)
+        strength    the result has at 1 the effect that this has at it
+        te_strength the same for text encoders; None: the same number
         """
         handle = self._handle
+        patterns = [text(pattern) for pattern in drop]
+        weights = _ffi.lora_strength(
+            strength, strength if te_strength is None else te_strength)
         out = ctypes.POINTER(_ffi.lora_adapter)()
         self._context.work(
             lib.lora_adapter_convert, out, handle,
@@ -321,7 +331,9 @@ class Adapter:
                     dialect=None if dialect is None else text(dialect),
                     family=None if family is None else text(family),
                     dtype=_arrays.dtype_code(dtype), bake_alpha=bake_alpha,
-                    skip_bad=skip_bad))
+                    skip_bad=skip_bad, strength=ctypes.pointer(weights),
+                    drops=(ctypes.c_char_p * len(patterns))(*patterns),
+                    drop_count=len(patterns)))
         return self._made(handle, out)
 
     def check(self, *, family: Optional[str] = None) -> Report:

@@ -348,6 +348,13 @@ class lora_builder(Structure):
     """Opaque."""
 
 
+class lora_strength(Structure):
+    _fields_ = [
+        ("model", c_double),
+        ("text_encoder", c_double),
+    ]
+
+
 class lora_adapter_convert_options(Structure):
     _fields_ = [
         ("struct_size", c_size_t),
@@ -357,6 +364,9 @@ class lora_adapter_convert_options(Structure):
         ("bake_alpha", c_uint32),
         ("skip_bad", c_uint32),
         ("reserved1", c_uint32),
+        ("strength", POINTER(lora_strength)),
+        ("drops", POINTER(c_char_p)),
+        ("drop_count", c_size_t),
     ]
 
 

@@ -351,6 +351,13 @@ pub struct lora_builder {
 
 #[repr(C)]
 #[derive(Clone, Copy)]
+pub struct lora_strength {
+    pub model: f64,
+    pub text_encoder: f64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
 pub struct lora_adapter_convert_options {
     pub struct_size: usize,
     pub dialect: *const c_char,
@@ -359,6 +366,9 @@ pub struct lora_adapter_convert_options {
     pub bake_alpha: u32,
     pub skip_bad: u32,
     pub reserved1: u32,
+    pub strength: *const lora_strength,
+    pub drops: *const *const c_char,
+    pub drop_count: usize,
 }
 
 // lora/resize.h
@@ -948,7 +958,11 @@ layout! {
         overwrite: 16, 4,
         skip_bad: 20, 4,
     }
-    lora_adapter_convert_options, 40 {
+    lora_strength, 16 {
+        model: 0, 8,
+        text_encoder: 8, 8,
+    }
+    lora_adapter_convert_options, 64 {
         struct_size: 0, 8,
         dialect: 8, 8,
         family: 16, 8,
@@ -956,6 +970,9 @@ layout! {
         bake_alpha: 28, 4,
         skip_bad: 32, 4,
         reserved1: 36, 4,
+        strength: 40, 8,
+        drops: 48, 8,
+        drop_count: 56, 8,
     }
     lora_rank_rule, 16 {
         kind: 0, 4,
