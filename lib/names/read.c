@@ -273,8 +273,9 @@ static lora_status read_resolve_numbered(lora__reading *r,
                               r->text.bytes, error);
 }
 
-/* Mistakes that are taken out of one name. */
-enum { READ_MENDS = 8 };
+/* Mistakes that are taken out of one name; names that are tried in vain before
+ * the file is taken for one of a model that no family knows. */
+enum { READ_MENDS = 8, READ_MISSES = 64 };
 
 /* A name that nobody knows as it stands may have been spoiled on its way: it is
  * mended as far as it takes until a family knows it, or else left alone. */
@@ -286,10 +287,14 @@ static lora_status read_resolve_name(lora__reading *r,
     lora__read_module plain;
     const char *path = module->name;
     size_t bytes = module->bytes;
+    int mends = READ_MENDS;
 
     TRY(lora__read_resolve(r, module, error));
     plain = *module;
-    for (int i = 0; plain.real && module->known == 0 && i < READ_MENDS; i++) {
+    if (!plain.real || (r->mended == 0 && r->missed >= READ_MISSES)) {
+        mends = 0;
+    }
+    for (int i = 0; module->known == 0 && i < mends; i++) {
         lora__buffer_clear(&r->text);
         if (!lora__name_mend(&r->text, path, bytes)) {
             break;
@@ -303,6 +308,8 @@ static lora_status read_resolve_name(lora__reading *r,
         module->broken = 1;
         TRY(lora__read_resolve(r, module, error));
     }
+    r->mended += module->known != 0 && module->path != module->name;
+    r->missed += module->known == 0 && path != module->name;
     if (module->known == 0) {
         *module = plain;
         module->path = module->stored;

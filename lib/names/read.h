@@ -66,6 +66,8 @@ typedef struct lora__reading {
     int control_marker;    /* has the tensor that marks a control-LoRA */
     lora__styles numbered; /* styles with numbers that it may have */
     const char *list;      /* what the modules are of, if it is a list */
+    size_t mended;         /* names that a family knew once they were mended */
+    size_t missed;         /* and names that it was of no use for */
     ptrdiff_t originals;   /* original names less those of diffusers */
     int positional;
     int positional_extended;
