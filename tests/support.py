@@ -319,9 +319,8 @@ def require_writer_rules(path):
     equal(offsets, sorted(offsets), f"{path}: order of data")
 
 
-def write_file(path, tensors, metadata=None, old=False):
-    """Write as the reference writer does now, or (old) as it did at first:
-    sorted by name alone, header not padded."""
+def layout(tensors, metadata=None, old=False):
+    """(names in order, length and header, bytes of data), for write_file()."""
     order = sorted(tensors, key=lambda n: n.encode() if old else
                    (ORDER[tensors[n].dtype], n.encode()))
     header, at = {}, 0
@@ -329,17 +328,33 @@ def write_file(path, tensors, metadata=None, old=False):
         header["__metadata__"] = metadata
     for name in order:
         t = tensors[name]
+        end = at + getattr(t, "bytes", len(t.data))
         header[name] = {"dtype": t.dtype, "shape": list(t.shape),
-                        "data_offsets": [at, at + len(t.data)]}
-        at += len(t.data)
+                        "data_offsets": [at, end]}
+        at = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False)
     text = text.encode("utf-8")
     if not old:
         text += b" " * (-len(text) % 8)
+    return order, struct.pack("<Q", len(text)) + text, at
+
+
+def write_file(path, tensors, metadata=None, old=False):
+    """Write as the reference writer does now, or (old) as it did at first:
+    sorted by name alone, header not padded."""
+    order, header, _ = layout(tensors, metadata, old)
     with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
+        file.write(header)
         for name in order:
             file.write(tensors[name].data)
+
+
+def write_sparse(path, tensors, metadata=None):
+    """The same, of zeros that take no room: tensors have `bytes`, no data."""
+    _, header, size = layout(tensors, metadata)
+    with open(path, "wb") as file:
+        file.write(header)
+        file.truncate(len(header) + size)
 
 
 # The formulas ---------------------------------------------------------------
