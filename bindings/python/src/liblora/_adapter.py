@@ -136,13 +136,16 @@ class Adapter:
     def tensors(self) -> list[dict[str, Any]]:
         """The tensors in the order of the file, as `lora keys --json` has
         them."""
-        names = [(row.name.decode(), row.target.decode()) for row in
-                 map(self._module_at, range(self._module_count))]
-        rows = []
-        for i in range(lib.lora_adapter_tensor_count(self._handle)):
-            row = options(_ffi.lora_tensor_info)
-            self._context.call(lib.lora_adapter_get_tensor_info, row,
-                               self._handle, i)
+        repeat, handle = self._context.repeat, self._handle
+        module_row = options(_ffi.lora_module_info)  # both filled many times
+        row = options(_ffi.lora_tensor_info)
+        names, rows = [], []
+        for _ in repeat(lib.lora_adapter_get_module, self._module_count,
+                        module_row, handle):
+            names.append((module_row.name.decode(),
+                          module_row.target.decode()))
+        for _ in repeat(lib.lora_adapter_get_tensor_info,
+                        lib.lora_adapter_tensor_count(handle), row, handle):
             module, target = (None, None) if (
                 row.module_index == _NO_MODULE) else names[row.module_index]
             rows.append({

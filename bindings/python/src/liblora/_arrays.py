@@ -70,6 +70,7 @@ def optional(name: str) -> Any:
         return None
 
 
+@functools.lru_cache(maxsize=None)
 def dtype_name(code: int) -> str:
     return lib.lora_dtype_name(code).decode()
 
@@ -79,8 +80,12 @@ def dtype_code(value: Any) -> int:
     or as a dtype of theirs. None and "keep" are LORA_DTYPE_NONE."""
     if value is None or value == "keep":
         return _ffi.LORA_DTYPE_NONE
-    name = value if isinstance(value, str) else getattr(
-        value, "__name__", str(value)).rpartition(".")[2]
+    return _code_of(value if isinstance(value, str) else getattr(
+        value, "__name__", str(value)).rpartition(".")[2])
+
+
+@functools.lru_cache(maxsize=256)
+def _code_of(name: str) -> int:
     code = lib.lora_dtype_from_name(text(_ALIASES.get(name, name)))
     if code == _ffi.LORA_DTYPE_NONE:
         raise _errors.make(_ffi.LORA_ERROR_DTYPE, "no such number type", name)
@@ -100,7 +105,12 @@ class Memory(NamedTuple):
 # Out ------------------------------------------------------------------------
 
 def _bytes_of(dtype: int, shape: tuple[int, ...]) -> int:
-    return (math.prod(shape) * lib.lora_dtype_bits(dtype) + 7) // 8
+    return (math.prod(shape) * _bits_of(dtype) + 7) // 8
+
+
+@functools.lru_cache(maxsize=None)
+def _bits_of(dtype: int) -> int:
+    return lib.lora_dtype_bits(dtype)
 
 
 def _shaped(data: memoryview, dtype: int, shape: tuple[int, ...]) -> Any:
@@ -117,6 +127,7 @@ def _shaped(data: memoryview, dtype: int, shape: tuple[int, ...]) -> Any:
     return data.cast("B").cast(kind.code, shape)
 
 
+@functools.lru_cache(maxsize=None)
 def _numpy_dtype(numpy: Any, kind: _Type) -> Any:
     try:
         return numpy.dtype(kind.numpy)
@@ -128,6 +139,11 @@ def _numpy_dtype(numpy: Any, kind: _Type) -> Any:
 
 def empty(dtype: int, shape: tuple[int, ...]) -> tuple[Any, Memory]:
     """A new array, and where it lies."""
+    kind, numpy = _TYPES.get(dtype_name(dtype)), optional("numpy")
+    if kind is not None and numpy is not None:
+        array = numpy.empty(shape, _numpy_dtype(numpy, kind))
+        return array, Memory(array.__array_interface__["data"][0],
+                             array.nbytes, dtype, shape, array)
     data = memoryview(_room(_bytes_of(dtype, shape)))
     memory = Memory(_address(data), len(data), dtype, shape, data)
     return _shaped(data, dtype, shape), memory

@@ -17,7 +17,8 @@ import sys
 import threading
 import time
 import weakref
-from typing import Any, Callable, Iterable, Mapping, Optional, Union
+from typing import (Any, Callable, Iterable, Iterator, Mapping, Optional,
+                    Union)
 
 from . import _errors, _ffi, _library
 from ._library import lib
@@ -53,8 +54,14 @@ class Handle:
             self._destroy(self._as_parameter_)
 
 
+# Error records that are not in use: making one costs more than most calls.
+_error_records: list[_ffi.lora_error] = []
+
+
 def options(kind: Any, **fields: Any) -> Any:
     """A struct that begins with its size; zero means default throughout."""
+    if not fields:
+        return kind(ctypes.sizeof(kind))
     unknown = fields.keys() - {field[0] for field in kind._fields_}
     if unknown:  # ctypes would take it for an attribute
         raise TypeError(f"no such setting: {', '.join(sorted(unknown))}")
@@ -252,14 +259,34 @@ class Context:
     def call(self, function: Any, *arguments: Any) -> None:
         """Call a C function, without its last parameter, the error record;
         raise what went wrong, in it or in a callback."""
-        error = options(_ffi.lora_error)
+        try:  # one that a call left as it was
+            error = _error_records.pop()
+        except IndexError:
+            error = options(_ffi.lora_error)
         self._begin()
         try:
             status = function(*arguments, error)
+            if not status:
+                _error_records.append(error)
             if status and self.raised:
                 raise self.raised.pop(0)
             if status:
                 raise _errors.from_record(status, error)
+        finally:
+            self._end()
+
+    def repeat(self, function: Any, count: int, *arguments: Any
+               ) -> Iterator[int]:
+        """Call a C function with 0, 1, ... up to `count` after the arguments,
+        and yield after each. For what is quick and calls nothing back."""
+        error = options(_ffi.lora_error)
+        self._begin()
+        try:
+            for i in range(count):
+                status = function(*arguments, i, error)
+                if status:
+                    raise _errors.from_record(status, error)
+                yield i
         finally:
             self._end()
 
