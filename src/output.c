@@ -242,8 +242,11 @@ int output_say_failure(app_state *app,
                        const lora_error *error)
 {
     const char *path = app->common.output;
-    int about_output = path != NULL && strcmp(error->subject, path) == 0 &&
-                       status != LORA_ERROR_TRUNCATED;
+    size_t bytes = path == NULL ? 0 : strlen(path);
+    int about_output =
+        path != NULL && strncmp(error->subject, path, bytes) == 0 &&
+        (error->subject[bytes] == '\0' || output_is_folder(path)) &&
+        status != LORA_ERROR_TRUNCATED;
     return about_output ? say_failure(app, SAY_WRITING, path, status, error)
                         : say_failure(app, SAY_WORKING, input, status, error);
 }

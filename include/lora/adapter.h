@@ -4,8 +4,7 @@
  * joins: its tensors, and the modules they form. A module is one adapted layer:
  * its kind (LoRA, LoHa, ...), rank, scale, and the name of the weight it
  * changes. Names come in two forms: as stored in the file, and canonical, which
- * is the dotted name in diffusers
- * ("unet.down_blocks.0...").
+ * is the dotted name in diffusers ("unet.down_blocks.0...").
  *
  * Opening reads the table of tensors and the scalar tensors (alpha); the rest
  * is read when it is asked for. A sound file with unusable modules opens: the
@@ -40,7 +39,8 @@ enum {
 typedef struct lora_adapter_open_options {
     size_t struct_size;
     const char *config; /* text of an adapter_config.json (PEFT); NULL: of
-                         * the one beside the file, where names are PEFT's */
+                         * the one beside the file, where its name, or those
+                         * of its tensors, are PEFT's */
     size_t config_bytes;
     uint32_t flags; /* LORA_OPEN_* */
     uint32_t reserved1;

@@ -181,6 +181,9 @@ def try_refused(suite):
         equal(sorted(os.listdir(there)), ["README.md", *FILES], "files")
         equal((there / "README.md").read_bytes(), b"card", "the card")
     suite.run("convert", path, "-o", f"{fresh}/", "--dialect", "peft",
+              code=FAILED, largest=2048)  # the configuration still fits
+    require(not fresh.exists(), "a full disk left a folder")
+    suite.run("convert", path, "-o", f"{fresh}/", "--dialect", "peft",
               "--dry-run")
     require(not fresh.exists(), "a dry run made a folder")
 
