@@ -117,31 +117,6 @@ static lora_status shards_add_file(size_t *out,
     return LORA_OK;
 }
 
-static lora_status shards_grow(shards_job *job, lora_error *error)
-{
-    size_t wanted = job->claim_capacity == 0 ? 256 : job->claim_capacity * 2;
-    size_t before = job->claim_capacity * sizeof *job->claims;
-    void *grown;
-
-    if (job->claim_count < job->claim_capacity) {
-        return LORA_OK;
-    }
-    if (wanted > SIZE_MAX / sizeof *job->claims) {
-        return lora__fail_memory(error, UINT64_MAX);
-    }
-    grown = before == 0
-                ? lora__alloc(job->context, wanted * sizeof *job->claims,
-                              LORA__ALIGN)
-                : lora__realloc(job->context, job->claims, before,
-                                wanted * sizeof *job->claims, LORA__ALIGN);
-    if (grown == NULL) {
-        return lora__fail_memory(error, wanted * sizeof *job->claims);
-    }
-    job->claims = grown;
-    job->claim_capacity = wanted;
-    return LORA_OK;
-}
-
 /* One "tensor": "file". */
 static lora_status shards_read_claim(shards_job *job,
                                      const lora__json_event *key,
@@ -149,13 +124,16 @@ static lora_status shards_read_claim(shards_job *job,
 {
     const lora_limits *limits = &lora__context_get(job->context)->limits;
     lora__json_event event;
+    void *claims = job->claims;
     shards_claim *claim;
 
     if (job->claim_count >= limits->tensor_count) {
         return shards_fail(job, LORA_ERROR_LIMIT, key->offset,
                            "more tensors than the limit", error);
     }
-    TRY(shards_grow(job, error));
+    TRY(lora__grow(&claims, &job->claim_capacity, job->context,
+                   job->claim_count + 1, sizeof *claim, error));
+    job->claims = claims;
     claim = &job->claims[job->claim_count++];
     claim->offset = key->offset;
     TRY(shards_decode(&claim->tensor, &claim->bytes, job, key, error));
@@ -291,9 +269,8 @@ shards_take_entries(shards_job *job, const shards_file *file, lora_error *error)
 
     for (size_t i = 0; i < file->container->entry_count; i++) {
         const lora__entry *from = &file->container->entries[i];
-        size_t place = joined->entry_count;
-        size_t existing;
         lora__entry *entry;
+        size_t existing;
 
         TRY(lora__container_add(&entry, joined, error));
         *entry = *from;
@@ -302,8 +279,8 @@ shards_take_entries(shards_job *job, const shards_file *file, lora_error *error)
         entry->parent_index = i;
         lora__container_retain(entry->parent);
         TRY(lora__map_add(&existing, &joined->by_name, entry->name,
-                          entry->name_bytes, place, error));
-        if (existing != place) {
+                          entry->name_bytes, joined->entry_count - 1, error));
+        if (existing != joined->entry_count - 1) {
             return lora__fail_named(error, LORA_ERROR_DUPLICATE, LORA_NO_OFFSET,
                                     file->container->path, "tensor",
                                     entry->name, entry->name_bytes,
