@@ -444,6 +444,29 @@ LORA_PRIVATE int lora__place_is_alias(const lora__place *place)
     return place->site->is_alias;
 }
 
+LORA_PRIVATE int lora__place_alias(lora__place *out, const lora__place *place)
+{
+    for (size_t g = 0; g < LORA__COUNT(family_groups); g++) {
+        for (size_t i = 0; i < family_groups[g]->site_count; i++) {
+            const lora__site *site = &family_groups[g]->sites[i];
+            if (!site->is_alias || site->slot != place->site->slot ||
+                (site->families & place->site->families) == 0 ||
+                !family_same(site->name, place->site->name)) {
+                continue;
+            }
+            for (size_t r = 0; r < site->rule_count; r++) {
+                if (family_same(site->rules[r].name, place->rule->name)) {
+                    *out = *place;
+                    out->site = site;
+                    out->rule = &site->rules[r];
+                    return 1;
+                }
+            }
+        }
+    }
+    return 0;
+}
+
 /* Rows --------------------------------------------------------------------- */
 
 static size_t family_rows_count(const char *rows)

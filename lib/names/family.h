@@ -169,6 +169,10 @@ LORA_PRIVATE lora__component lora__place_slot(const lora__place *place);
 /* 1 if its original spelling is only read. */
 LORA_PRIVATE int lora__place_is_alias(const lora__place *place);
 
+/* The same place where a dialect has a name of its own for part of a weight: 1
+ * if it has one, which is only read elsewhere. */
+LORA_PRIVATE int lora__place_alias(lora__place *out, const lora__place *place);
+
 /* Which rows of the original weight the place has; 0 if it has all of them, in
  * order. For places that were matched in the spelling of diffusers. */
 LORA_PRIVATE int lora__place_rows(lora__row_set *out, const lora__place *place);

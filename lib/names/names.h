@@ -152,6 +152,13 @@ LORA_PRIVATE lora_status lora__names_write(struct lora__buffer *out,
                                            const lora__spelling *spelling,
                                            lora_error *error);
 
+/* The same for the name of the module alone; its role is for messages. */
+LORA_PRIVATE lora_status
+lora__names_write_module(struct lora__buffer *out,
+                         const lora__dialect *dialect,
+                         const lora__spelling *spelling,
+                         lora_error *error);
+
 /* 1 if the dialect has a place for the role. */
 LORA_PRIVATE int lora__dialect_has_role(const lora__dialect *dialect,
                                         lora__role role);

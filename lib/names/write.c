@@ -184,7 +184,14 @@ static lora_status write_known(lora__buffer *out,
     size_t start = out->bytes;
     size_t begin;
     write_form form;
+    lora__place alias;
 
+    if (!place->original && (dialect->flags & LORA__DIALECT_RENAMED) != 0 &&
+        (dialect->flags & LORA__DIALECT_ORIGINAL) != 0 &&
+        lora__place_alias(&alias, place)) {
+        place = &alias;
+        families &= lora__place_families(&alias);
+    }
     if (prefix == NULL || (dialect == lora__dialect_at(LORA__DIALECT_XLABS) &&
                            (families & LORA__FAMILY_FLUX) == 0)) {
         return write_refuse(dialect, spelling, error);
@@ -247,10 +254,11 @@ static lora_status write_carried(lora__buffer *out,
     return LORA_OK;
 }
 
-static lora_status write_module(lora__buffer *out,
-                                const lora__dialect *dialect,
-                                const lora__spelling *spelling,
-                                lora_error *error)
+LORA_PRIVATE lora_status
+lora__names_write_module(struct lora__buffer *out,
+                         const lora__dialect *dialect,
+                         const lora__spelling *spelling,
+                         lora_error *error)
 {
     const lora__family *family = spelling->family;
     lora__place place;
@@ -340,7 +348,7 @@ LORA_PRIVATE lora_status lora__names_write(struct lora__buffer *out,
     if (suffix == NULL) {
         return write_refuse(dialect, spelling, error);
     }
-    TRY(write_module(out, dialect, spelling, error));
+    TRY(lora__names_write_module(out, dialect, spelling, error));
     write_suffix(out, dialect, suffix);
     return lora__buffer_status(out, error);
 }

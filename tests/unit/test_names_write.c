@@ -204,8 +204,8 @@ static size_t written_count(const lora__family *family,
         {"sd21", 128 + 92, 0},
         {"sdxl", 560 + 176, 0},
         /* q, k, v and out of 19 and 57 blocks, 12 layers of CLIP-L, and
-         * 4 * 2 in 19 double blocks, linear2 of 38 single ones */
-        {"flux1_dev", 19 * 4 + 38 * 3 + 48, 19 * 8 + 38},
+         * 4 * 2 in 19 double blocks, q, k, v and linear2 of 38 single ones */
+        {"flux1_dev", 19 * 4 + 38 * 3 + 48, 19 * 8 + 38 * 4},
     };
 
     if (strcmp(dialect_id, "diffusers-old") == 0 ||
