@@ -37,7 +37,13 @@ lora_adapter_convert_options_init(lora_adapter_convert_options *options,
 /** Convert names and number types, leave modules out, put a strength in.
  *
  *  Tensor data is not touched unless a number type changes or the scale is
- *  baked in. What the new dialect has no place for (alpha, in diffusers-peft)
+ *  baked in. Where one dialect has a single weight for several layers (q, k
+ *  and v) or orders its rows in another way, modules are split and joined: a
+ *  part gets its rows, and the terms of the change that these need; layers
+ *  become one module by their common factors, else side by side, with the sum
+ *  of their ranks, and rows of layers that are missing are zeros. The weight
+ *  change stays the same. Scales that differ by more than powers of two take
+ *  bake_alpha. What the new dialect has no place for (alpha, in diffusers-peft)
  *  goes into metadata as its readers expect it, so that converting back gives
  *  the same bytes. Tensors of no module keep their names.
  *
@@ -57,8 +63,10 @@ lora_adapter_convert_options_init(lora_adapter_convert_options *options,
  *  @return LORA_OK; LORA_ERROR_ARGUMENT (unknown dialect or family);
  *          LORA_ERROR_OPTION; LORA_ERROR_DTYPE (no type for factors);
  *          LORA_ERROR_RANGE (a strength that is not finite);
- *          LORA_ERROR_UNSUPPORTED (the dialect cannot spell the kind, or the
- *          kind takes no strength);
+ *          LORA_ERROR_UNSUPPORTED (the dialect cannot spell the kind, a module
+ *          cannot be split or joined without a loss, or the kind takes no
+ *          strength);
+ *          LORA_ERROR_SHAPE (its rows are no shares of a weight);
  *          LORA_ERROR_KEY (there is no module, or none would be left, or none
  *          fits a pattern, or no family knows a name that must be respelled);
  *          a module's own status;

@@ -36,11 +36,7 @@ struct lora_builder {
 static void builder_drop_item(lora_builder *b, builder_item *item)
 {
     if (!item->removed) {
-        lora__container_release(item->entry.parent);
-        if (item->entry.owned_bytes != 0) {
-            lora__free(b->context, (void *)(uintptr_t)item->entry.data,
-                       item->entry.owned_bytes, LORA__ALIGN_NUMERIC);
-        }
+        lora__entry_release(&item->entry, b->context);
         item->removed = 1;
     }
 }
@@ -154,6 +150,46 @@ LORA_PRIVATE lora_status lora__builder_add_entry(lora_builder *builder,
     return lora__builder_add_derived(builder, name, container, index, ndim,
                                      shape, container->entries[index].dtype,
                                      NULL, 1.0, error);
+}
+
+LORA_PRIVATE lora_status lora__builder_add_made(lora_builder *builder,
+                                                const char *name,
+                                                lora__container *container,
+                                                int32_t ndim,
+                                                const int64_t *shape,
+                                                lora_dtype dtype,
+                                                lora__derive_fn derive,
+                                                void *source,
+                                                size_t source_bytes,
+                                                lora_error *error)
+{
+    uint64_t elements;
+    uint64_t bytes;
+    builder_item *item;
+    lora_status status;
+
+    if (lora__safetensors_size(&elements, &bytes, dtype, ndim, shape) != NULL) {
+        status = lora__fail(error, LORA_ERROR_SHAPE, LORA_NO_OFFSET, name,
+                            "the result would be too large");
+    } else {
+        status = builder_add(&item, builder, name, error);
+    }
+    if (status != LORA_OK) {
+        lora__free(builder->context, source, source_bytes, LORA__ALIGN);
+        return status;
+    }
+    item->entry.dtype = dtype;
+    item->entry.ndim = ndim;
+    memcpy(item->entry.shape, shape, (size_t)ndim * sizeof *shape);
+    item->entry.bytes = bytes;
+    item->entry.elements = elements;
+    item->entry.parent = container;
+    item->entry.derive = derive;
+    item->entry.source = source;
+    item->entry.source_bytes = source_bytes;
+    lora__container_retain(container);
+    item->removed = 0;
+    return LORA_OK;
 }
 
 LORA_PRIVATE lora_status lora__builder_adopt(lora_builder *builder,

@@ -29,6 +29,20 @@ LORA_PRIVATE lora_status lora__builder_add_derived(lora_builder *builder,
                                                    double factor,
                                                    lora_error *error);
 
+/* Add a tensor that `derive` makes of several of a container's, as its source
+ * says, which came from lora__alloc(context, source_bytes, LORA__ALIGN) and is
+ * owned from here on, also on failure. SHAPE if it has no size. */
+LORA_PRIVATE lora_status lora__builder_add_made(lora_builder *builder,
+                                                const char *name,
+                                                lora__container *container,
+                                                int32_t ndim,
+                                                const int64_t *shape,
+                                                lora_dtype dtype,
+                                                lora__derive_fn derive,
+                                                void *source,
+                                                size_t source_bytes,
+                                                lora_error *error);
+
 /* Add a tensor whose data was made by lora__alloc(context, bytes,
  * LORA__ALIGN_NUMERIC); the data is owned from here on, also on failure. */
 LORA_PRIVATE lora_status lora__builder_adopt(lora_builder *builder,

@@ -39,6 +39,20 @@ typedef struct lora__rows {
     size_t block_bytes[4];
 } lora__rows;
 
+/* How a tensor goes with the weight, for taking some rows of it, or putting
+ * those of several modules together. */
+enum { LORA__AXIS_NONE = -1 };
+typedef struct lora__extent {
+    int32_t rows;      /* the dimension over the weight's rows; NONE: it is the
+                        * same for all of them */
+    int32_t terms;     /* the dimension over the terms whose sum is the change;
+                        * NONE: it has no such, or is not a sum */
+    int64_t grain;     /* rows of the weight for one step of `rows` */
+    int32_t neutral;   /* 1: zeros in some rows leave these as they are */
+    lora__role mirror; /* what the tensor, transposed, is to the transposed
+                        * weight; UNKNOWN: nothing */
+} lora__extent;
+
 /* A set of roles. */
 #define LORA__ROLE_BIT(role) ((uint64_t)1 << (role))
 
@@ -90,10 +104,26 @@ struct lora__kind {
                  size_t begin,
                  size_t end,
                  void *out);
+
+    /* How a tensor of the module goes with the rows of its weight, if not in
+     * the way of all kinds; *out is that of a tensor which all rows have in
+     * common. 0: not in a way that could be followed. NULL: none of them. */
+    int (*extent)(lora__extent *out,
+                  const lora_adapter *adapter,
+                  const lora__module *module,
+                  lora__role role);
 };
 
 LORA_PRIVATE size_t lora__kind_count(void);
 LORA_PRIVATE const lora__kind *lora__kind_at(size_t index);
+
+/* How a tensor of a module goes with the rows of its weight. UNSUPPORTED, with
+ * kind and role, if rows cannot be taken of it. */
+LORA_PRIVATE lora_status lora__module_extent(lora__extent *out,
+                                             const lora_adapter *adapter,
+                                             const lora__module *module,
+                                             lora__role role,
+                                             lora_error *error);
 
 /* OK, or why a module has no factors. */
 LORA_PRIVATE lora_status lora__module_has_factors(const lora__module *module,

@@ -130,6 +130,19 @@ LORA_PRIVATE void lora__container_retain(lora__container *container)
     lora__atomic_add_u32(&container->references, 1);
 }
 
+LORA_PRIVATE void lora__entry_release(const lora__entry *entry,
+                                      lora_context *context)
+{
+    if (entry->owned_bytes != 0) {
+        lora__free(context, (void *)(uintptr_t)entry->data, entry->owned_bytes,
+                   LORA__ALIGN_NUMERIC);
+    }
+    if (entry->source_bytes != 0) {
+        lora__free(context, entry->source, entry->source_bytes, LORA__ALIGN);
+    }
+    lora__container_release(entry->parent);
+}
+
 /* Parents are released too, so results of results nest as deep as a program
  * chained its operations; makers point to the container that has the bytes,
  * which keeps that shallow. */
@@ -142,12 +155,7 @@ LORA_PRIVATE void lora__container_release(lora__container *container)
         return;
     }
     for (size_t i = 0; i < container->entry_count; i++) {
-        const lora__entry *entry = &container->entries[i];
-        if (entry->owned_bytes != 0) {
-            lora__free(container->context, (void *)(uintptr_t)entry->data,
-                       entry->owned_bytes, LORA__ALIGN_NUMERIC);
-        }
-        lora__container_release(entry->parent);
+        lora__entry_release(&container->entries[i], container->context);
     }
     if (container->reader.destroy != NULL) {
         container->reader.destroy(container->reader.user);

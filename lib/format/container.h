@@ -47,7 +47,9 @@ struct lora__entry {
     lora__derive_fn derive; /* or NULL: the parent's bytes are ours */
     double factor;          /* for derive */
     const char *quantised;  /* its type in the file, if that has fewer bits */
-    void *source;           /* for verify and derive: the format's own */
+    void *source;           /* for verify and derive: the maker's own */
+    size_t source_bytes;    /* not 0: source came from lora__alloc(context,
+                             * source_bytes, LORA__ALIGN), freed with us */
 };
 
 typedef struct lora__metadata {
@@ -96,6 +98,10 @@ LORA_PRIVATE lora_status lora__container_open(lora__container **out,
 LORA_PRIVATE lora_status lora__container_add(lora__entry **out,
                                              lora__container *container,
                                              lora_error *error);
+
+/* Give up what an entry owns or holds: its data, its source, its parent. */
+LORA_PRIVATE void lora__entry_release(const lora__entry *entry,
+                                      lora_context *context);
 
 /* Releasing NULL does nothing. */
 LORA_PRIVATE void lora__container_retain(lora__container *container);

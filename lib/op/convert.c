@@ -2,6 +2,7 @@
 #include "op/emit_alpha.h"
 
 #include "core/options.h"
+#include "op/parts.h"
 #include "op/strength.h"
 #include "op/values.h"
 
@@ -21,6 +22,7 @@ typedef struct convert_job {
     lora__emit emit;
     lora__arena arena;
     unsigned char *left_out; /* one a module */
+    lora__parts parts;
     lora_adapter_convert_options options;
 } convert_job;
 
@@ -65,25 +67,26 @@ static lora_status convert_read_options(convert_job *job,
  * layer, four for a 1 x 1 convolution, whichever way the trainer stored them.
  * -1 keeps what is stored. */
 static int32_t convert_ndim(int64_t *shape,
-                            const lora__module *module,
+                            lora__layer layer,
                             lora__role role,
-                            const lora__entry *entry)
+                            int32_t ndim,
+                            const int64_t *stored)
 {
-    uint64_t plane =
-        entry->ndim < 2 ? 0
-                        : (uint64_t)entry->shape[0] * (uint64_t)entry->shape[1];
-
-    if ((role != LORA__ROLE_DOWN && role != LORA__ROLE_UP) ||
-        plane != entry->elements) {
+    if (role != LORA__ROLE_DOWN && role != LORA__ROLE_UP) {
         return -1;
     }
-    shape[0] = entry->shape[0];
-    shape[1] = entry->shape[1];
+    for (int32_t i = 2; i < ndim; i++) {
+        if (stored[i] != 1) {
+            return -1;
+        }
+    }
+    shape[0] = stored[0];
+    shape[1] = stored[1];
     shape[2] = shape[3] = 1;
-    if (module->layer == LORA__LAYER_LINEAR && entry->ndim == 4) {
+    if (layer == LORA__LAYER_LINEAR && ndim == 4) {
         return 2;
     }
-    return module->layer == LORA__LAYER_CONV1 && entry->ndim == 2 ? 4 : -1;
+    return layer == LORA__LAYER_CONV1 && ndim == 2 ? 4 : -1;
 }
 
 /* Whether the scale goes into up: asked for, or no other place for it. */
@@ -129,42 +132,27 @@ static lora_status convert_alpha_times(convert_job *job,
         entry != NULL && entry->ndim <= 1 ? entry->ndim : 0, error);
 }
 
-/* The alpha of a module that had one in a tensor, in metadata, or nowhere. */
-static lora_status
-convert_alpha(convert_job *job, const lora__module *module, lora_error *error)
+/* An alpha that is not in a tensor yet, or no longer the one that is: it gets
+ * the type that was stored, or is known to have been once. */
+static lora_status convert_put_alpha(convert_job *job,
+                                     const lora__module *module,
+                                     int to_tensor,
+                                     lora_error *error)
 {
-    const lora__member *member = lora__module_find(module, LORA__ROLE_ALPHA);
-    const lora__dialect *dialect = lora__emit_dialect(&job->emit, module);
-    int to_tensor = lora__dialect_has_role(dialect, LORA__ROLE_ALPHA);
+    const lora__entry *entry =
+        lora__module_entry(job->emit.source, module, LORA__ROLE_ALPHA);
     double alpha = module->scale * (double)module->rank;
-    double strength = lora__strength_of(job->options.strength, module);
     lora_dtype dtype = module->dtype;
     int32_t ndim = 0;
 
-    if (module->rank == 0) {
-        return LORA_OK;
-    }
-    if (convert_bakes(job, module)) {
-        return lora__emit_put_alpha(&job->emit, module, (double)module->rank,
-                                    module->rank, dtype, 0, error);
-    }
-    if (strength != 1.0) {
-        return convert_alpha_times(job, module, strength, error);
-    }
-    if (member != NULL && to_tensor && !convert_has_gate(job, module)) {
-        TRY(lora__emit_spell(&job->emit, module, LORA__ROLE_ALPHA, error));
-        return lora__emit_entry(&job->emit, job->emit.name.data, member->entry,
-                                1.0, LORA_DTYPE_NONE, -1, NULL, error);
-    }
-    if (member == NULL && dialect == module->dialect && !module->has_alpha &&
-        !lora__dialect_alpha_in_metadata(dialect)) {
-        return LORA_OK; /* there was none, and nothing asks for one */
-    }
     if (module->has_alpha && !convert_has_gate(job, module) &&
         module->scale == module->alpha / (double)module->rank) {
         alpha = module->alpha; /* as written, not through the quotient */
     }
-    if (job->emit.has_record && to_tensor) {
+    if (entry != NULL && !convert_has_gate(job, module)) {
+        dtype = lora__dtype_is_float(entry->dtype) ? entry->dtype : dtype;
+        ndim = entry->ndim == 1;
+    } else if (job->emit.has_record && to_tensor) {
         lora__alpha_stored(&alpha, &dtype, &ndim, &job->emit.record,
                            module->target);
         if (dtype == LORA_DTYPE_NONE && alpha == (double)module->rank) {
@@ -174,6 +162,41 @@ convert_alpha(convert_job *job, const lora__module *module, lora_error *error)
     }
     return lora__emit_put_alpha(&job->emit, module, alpha, module->rank, dtype,
                                 ndim, error);
+}
+
+/* The alpha of a module that had one in a tensor, in metadata, or nowhere.
+ * `restated` 1: it is not the one that was stored, as the rank is another. */
+static lora_status convert_alpha(convert_job *job,
+                                 const lora__module *module,
+                                 int restated,
+                                 lora_error *error)
+{
+    const lora__member *member = lora__module_find(module, LORA__ROLE_ALPHA);
+    const lora__dialect *dialect = lora__emit_dialect(&job->emit, module);
+    int to_tensor = lora__dialect_has_role(dialect, LORA__ROLE_ALPHA);
+    double strength = lora__strength_of(job->options.strength, module);
+
+    if (module->rank == 0) {
+        return LORA_OK;
+    }
+    if (convert_bakes(job, module)) {
+        return lora__emit_put_alpha(&job->emit, module, (double)module->rank,
+                                    module->rank, module->dtype, 0, error);
+    }
+    if (strength != 1.0) {
+        return convert_alpha_times(job, module, strength, error);
+    }
+    if (member != NULL && to_tensor && !restated &&
+        !convert_has_gate(job, module)) {
+        TRY(lora__emit_spell(&job->emit, module, LORA__ROLE_ALPHA, error));
+        return lora__emit_entry(&job->emit, job->emit.name.data, member->entry,
+                                1.0, LORA_DTYPE_NONE, -1, NULL, error);
+    }
+    if (member == NULL && dialect == module->dialect && !module->has_alpha &&
+        !lora__dialect_alpha_in_metadata(dialect)) {
+        return LORA_OK; /* there was none, and nothing asks for one */
+    }
+    return convert_put_alpha(job, module, to_tensor, error);
 }
 
 /* What the tensors that alpha multiplies take of it and of the strength: all,
@@ -219,7 +242,8 @@ convert_module(convert_job *job, const lora__module *module, lora_error *error)
             continue;
         }
         if (renamed) {
-            ndim = convert_ndim(shape, module, member->role, entry);
+            ndim = convert_ndim(shape, module->layer, member->role, entry->ndim,
+                                entry->shape);
         }
         TRY(lora__emit_spell(&job->emit, module, member->role, error));
         TRY(lora__emit_entry(
@@ -229,7 +253,52 @@ convert_module(convert_job *job, const lora__module *module, lora_error *error)
                                               : job->options.dtype,
             ndim, shape, error));
     }
-    return convert_alpha(job, module, error);
+    return convert_alpha(job, module, 0, error);
+}
+
+/* A module of rows of others. */
+static lora_status
+convert_group(convert_job *job, const lora__group *group, lora_error *error)
+{
+    lora__joined joined;
+    int bakes = 0;
+
+    for (const lora__piece *p = group->first; p != NULL; p = p->next) {
+        bakes |= convert_bakes(job, p->module);
+    }
+    job->emit.changed |= bakes;
+    TRY(lora__join_begin(&joined, group, job->emit.source, &job->arena, bakes,
+                         error));
+    for (int i = 1; i < LORA__ROLE_COUNT; i++) {
+        lora__role role = (lora__role)i;
+        lora__joined_tensor tensor;
+        lora_dtype dtype = job->options.dtype;
+        int64_t shape[LORA_MAX_DIMS] = {0};
+        int32_t ndim;
+
+        if ((joined.roles & LORA__ROLE_BIT(role)) == 0 ||
+            (joined.module.rank > 0 && lora__emit_is_scale(role))) {
+            continue;
+        }
+        TRY(lora__join_tensor(&tensor, &joined, role, bakes, error));
+        TRY(lora__join_role(&role, &joined, role, error));
+        TRY(lora__emit_spell(&job->emit, &joined.module, role, error));
+        ndim = convert_ndim(shape, joined.module.layer, role, tensor.ndim,
+                            tensor.shape);
+        if (tensor.rects == NULL) {
+            TRY(lora__emit_entry(
+                &job->emit, job->emit.name.data, tensor.entry, 1.0,
+                lora__emit_is_scale(role) ? LORA_DTYPE_NONE : dtype, ndim,
+                shape, error));
+            continue;
+        }
+        TRY(lora__gather_add(
+            job->emit.builder, job->emit.name.data, job->emit.source,
+            dtype == LORA_DTYPE_NONE ? tensor.dtype : dtype,
+            ndim < 0 ? tensor.ndim : ndim, ndim < 0 ? tensor.shape : shape,
+            tensor.rects, tensor.rect_count, error));
+    }
+    return convert_alpha(job, &joined.module, joined.restated, error);
 }
 
 /* Leave out what is dropped, and what a strength of 0 leaves nothing of. */
@@ -289,17 +358,21 @@ static lora_status convert_modules(convert_job *job, lora_error *error)
     const lora_adapter *adapter = job->emit.source;
 
     for (size_t m = 0; m < adapter->module_count; m++) {
-        const lora__module *module = &adapter->modules[m];
-        if (job->left_out[m]) {
-            job->emit.changed = 1;
-        } else {
+        job->emit.changed |= job->left_out[m];
+    }
+    for (size_t g = 0; g < job->parts.count; g++) {
+        const lora__group *group = &job->parts.groups[g];
+        if (group->whole) {
+            const lora__module *module = group->first->module;
             job->emit.changed |=
                 convert_bakes(job, module) ||
                 lora__strength_of(job->options.strength, module) != 1.0;
             TRY(convert_module(job, module, error));
+        } else {
+            TRY(convert_group(job, group, error));
         }
-        TRY(lora__progress(adapter->context, "convert", m + 1,
-                           adapter->module_count, error));
+        TRY(lora__progress(adapter->context, "convert", g + 1, job->parts.count,
+                           error));
     }
     return LORA_OK;
 }
@@ -331,7 +404,10 @@ static lora_status convert_run(lora_adapter **out,
                                lora_error *error)
 {
     TRY(convert_admit(job, adapter, error));
-    TRY(lora__emit_begin(&job->emit, adapter, dialect, family, error));
+    TRY(lora__parts_plan(&job->parts, &job->arena, adapter, dialect, family,
+                         job->left_out, error));
+    TRY(lora__emit_begin(&job->emit, adapter, job->parts.count, dialect, family,
+                         error));
     job->emit.changed = job->options.dtype != LORA_DTYPE_NONE;
     TRY(convert_modules(job, error));
     TRY(lora__emit_rest(&job->emit, error));
@@ -341,6 +417,30 @@ static lora_status convert_run(lora_adapter **out,
                                job->options.strength, error));
     }
     return lora__emit_finish(out, &job->emit, error);
+}
+
+/* Other names after all else: modules that are split and joined have their
+ * strength in them by then. */
+static lora_status convert_twice(lora_adapter **out,
+                                 const lora_adapter *adapter,
+                                 const lora_adapter_convert_options *options,
+                                 lora_error *error)
+{
+    lora_adapter_convert_options first = *options;
+    lora_adapter_convert_options then = *options;
+    lora_adapter *between;
+    lora_status status;
+
+    first.dialect = NULL;
+    first.bake_alpha = 0;
+    then.dtype = LORA_DTYPE_NONE;
+    then.drops = NULL;
+    then.drop_count = 0;
+    then.strength = NULL;
+    TRY(lora_adapter_convert(&between, adapter, &first, error));
+    status = lora_adapter_convert(out, between, &then, error);
+    lora_adapter_destroy(between);
+    return status;
 }
 
 LORA_API lora_status
@@ -372,6 +472,10 @@ lora_adapter_convert(lora_adapter **out,
         return lora__fail(error, LORA_ERROR_KEY, LORA_NO_OFFSET,
                           adapter->container->path,
                           "no adapter: there is nothing to convert");
+    }
+    if (dialect != NULL &&
+        (job.options.drop_count != 0 || job.options.strength != NULL)) {
+        return convert_twice(out, adapter, &job.options, error);
     }
     lora__arena_init(&job.arena, adapter->context);
     job.emit.source = adapter;

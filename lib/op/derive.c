@@ -1,12 +1,11 @@
 /* Derived tensors. */
 #include "op/derive.h"
 
-#include "kernel/kernel.h"
 #include "op/values.h"
 
 #include <string.h>
 
-enum { DERIVE_CHUNK = 1024 };
+enum { DERIVE_CHUNK = LORA__DERIVE_CHUNK };
 
 /* `count` whole elements, from `first` on. Through f32 where that holds the
  * input exactly and nothing is multiplied. */
@@ -36,13 +35,12 @@ static lora_status derive_elements(unsigned char *out,
                                   error);
 }
 
-/* Whole elements are made in chunks and cut to the bytes asked for, which may
- * begin and end within one. */
-LORA_PRIVATE lora_status lora__derive_scaled(const lora__entry *entry,
-                                             uint64_t offset,
-                                             void *buffer,
-                                             size_t bytes,
-                                             lora_error *error)
+LORA_PRIVATE lora_status lora__derive_cut(const lora__entry *entry,
+                                          uint64_t offset,
+                                          void *buffer,
+                                          size_t bytes,
+                                          lora__derive_make_fn make,
+                                          lora_error *error)
 {
     const lora__kernels *kernels =
         lora__kernels_get(lora__context_get(entry->parent->context)->cpu);
@@ -60,7 +58,7 @@ LORA_PRIVATE lora_status lora__derive_scaled(const lora__entry *entry,
         if (count > (skip + bytes + size - 1) / size) {
             count = (skip + bytes + size - 1) / size;
         }
-        TRY(derive_elements(made, entry, first, count, kernels, error));
+        TRY(make(made, entry, first, count, kernels, error));
         step = count * size - skip < bytes ? count * size - skip : bytes;
         memcpy(out, made + skip, step);
         out += step;
@@ -68,6 +66,16 @@ LORA_PRIVATE lora_status lora__derive_scaled(const lora__entry *entry,
         bytes -= step;
     }
     return LORA_OK;
+}
+
+LORA_PRIVATE lora_status lora__derive_scaled(const lora__entry *entry,
+                                             uint64_t offset,
+                                             void *buffer,
+                                             size_t bytes,
+                                             lora_error *error)
+{
+    return lora__derive_cut(entry, offset, buffer, bytes, derive_elements,
+                            error);
 }
 
 /* Rounding is monotonic, so only the largest magnitude need be tried. */

@@ -3,6 +3,26 @@
 #define LORA__OP_DERIVE_H
 
 #include "adapter/adapter.h"
+#include "kernel/kernel.h"
+
+/* Elements that are made at once. */
+enum { LORA__DERIVE_CHUNK = 1024 };
+
+/* Make `count` whole elements of an entry from `first` on, at most a chunk. */
+typedef lora_status (*lora__derive_make_fn)(unsigned char *out,
+                                            const lora__entry *entry,
+                                            uint64_t first,
+                                            size_t count,
+                                            const lora__kernels *kernels,
+                                            lora_error *error);
+
+/* Some bytes of an entry, which may begin and end within an element. */
+LORA_PRIVATE lora_status lora__derive_cut(const lora__entry *entry,
+                                          uint64_t offset,
+                                          void *buffer,
+                                          size_t bytes,
+                                          lora__derive_make_fn make,
+                                          lora_error *error);
 
 /* factor * the parent's numbers, rounded once to the entry's type. */
 LORA_PRIVATE lora_status lora__derive_scaled(const lora__entry *entry,

@@ -9,6 +9,7 @@
 
 LORA_PRIVATE lora_status lora__emit_begin(lora__emit *emit,
                                           const lora_adapter *source,
+                                          size_t module_count,
                                           const lora__dialect *dialect,
                                           const lora__family *family,
                                           lora_error *error)
@@ -25,9 +26,10 @@ LORA_PRIVATE lora_status lora__emit_begin(lora__emit *emit,
     TRY(lora_builder_create(&emit->builder, context, NULL, error));
     TRY(lora__alpha_read_record(&emit->record, &emit->has_record, &emit->arena,
                                 source, error));
-    TRY(lora__alloc_zeroed(&memory, context, source->module_count + 1,
+    TRY(lora__alloc_zeroed(&memory, context, module_count + 1,
                            sizeof *emit->alphas, error));
     emit->alphas = memory;
+    emit->alpha_room = module_count + 1;
     return lora__builder_copy_metadata(emit->builder, source, error);
 }
 
@@ -41,8 +43,7 @@ LORA_PRIVATE void lora__emit_end(lora__emit *emit)
     lora__buffer_destroy(&emit->name);
     if (emit->alphas != NULL) {
         lora__free(context, emit->alphas,
-                   (emit->source->module_count + 1) * sizeof *emit->alphas,
-                   LORA__ALIGN);
+                   emit->alpha_room * sizeof *emit->alphas, LORA__ALIGN);
     }
 }
 
@@ -58,6 +59,21 @@ LORA_PRIVATE const lora__dialect *lora__emit_dialect(const lora__emit *emit,
     return emit->dialect == NULL ? module->dialect : emit->dialect;
 }
 
+LORA_PRIVATE void lora__emit_spelling(lora__spelling *out,
+                                      const lora__module *module,
+                                      const lora__family *family,
+                                      int mends,
+                                      lora__role role)
+{
+    memset(out, 0, sizeof *out);
+    out->family = family;
+    out->target = module->target;
+    out->stored = mends ? module->path : module->name;
+    out->stored_dialect = mends && module->known ? NULL : module->dialect;
+    out->known = module->known;
+    out->role = role;
+}
+
 LORA_PRIVATE lora_status lora__emit_spell(lora__emit *emit,
                                           const lora__module *module,
                                           lora__role role,
@@ -67,20 +83,15 @@ LORA_PRIVATE lora_status lora__emit_spell(lora__emit *emit,
     const lora__member *member = lora__module_find(module, role);
     lora__spelling spelling;
     int mends = module->broken && emit->dialect != NULL; /* it was asked for */
+    lora__row_set rows; /* whoever calls this has seen to them */
 
     lora__buffer_clear(&emit->name);
     if (member != NULL && dialect == module->dialect && !mends) {
         lora__buffer_puts(&emit->name,
                           emit->source->container->entries[member->entry].name);
     } else {
-        memset(&spelling, 0, sizeof spelling);
-        spelling.family = emit->family;
-        spelling.target = module->target;
-        spelling.stored = mends ? module->path : module->name;
-        spelling.stored_dialect =
-            mends && module->known ? NULL : module->dialect;
-        spelling.known = module->known;
-        spelling.role = role;
+        lora__emit_spelling(&spelling, module, emit->family, mends, role);
+        spelling.rows = &rows;
         TRY(lora__names_write(&emit->name, dialect, &spelling, error));
     }
     return lora__buffer_status(&emit->name, error);

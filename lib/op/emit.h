@@ -39,19 +39,29 @@ typedef struct lora__emit {
     lora__buffer name;        /* scratch */
     lora__emit_alpha *alphas; /* room for each module */
     size_t alpha_count;
+    size_t alpha_room;
     lora__arena arena;         /* of the record */
     lora__alpha_record record; /* how alphas were stored once, if it is known */
     int has_record;
     int changed; /* numbers are not those of the source */
 } lora__emit;
 
-/* A builder with the source's metadata. */
+/* A builder with the source's metadata, for so many modules at most. */
 LORA_PRIVATE lora_status lora__emit_begin(lora__emit *emit,
                                           const lora_adapter *source,
+                                          size_t module_count,
                                           const lora__dialect *dialect,
                                           const lora__family *family,
                                           lora_error *error);
 LORA_PRIVATE void lora__emit_end(lora__emit *emit);
+
+/* How a module is spelled in another dialect or, which `mends` says, again in
+ * its own, where its name is broken. */
+LORA_PRIVATE void lora__emit_spelling(lora__spelling *out,
+                                      const lora__module *module,
+                                      const lora__family *family,
+                                      int mends,
+                                      lora__role role);
 
 /* Spell a role of a module in the dialect; with the module's own dialect, as
  * it is stored, unless that is broken and the dialect was asked for. The name

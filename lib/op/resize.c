@@ -546,7 +546,8 @@ resize_emit(lora_adapter **out, resize_job *job, lora_error *error)
     for (size_t m = 0; m < job->adapter->module_count; m++) {
         job->lowers |= job->results[m].up != NULL;
     }
-    TRY_OR_DONE(lora__emit_begin(&emit, job->adapter, NULL,
+    TRY_OR_DONE(lora__emit_begin(&emit, job->adapter,
+                                 job->adapter->module_count, NULL,
                                  job->adapter->names.family, error));
     for (size_t m = 0; m < job->adapter->module_count; m++) {
         if (!job->results[m].left_out) {

@@ -365,6 +365,54 @@ static inline void image_pairs(image *im)
     image_end(im);
 }
 
+/* Names of Flux: q, k and v in one weight, and each for itself. */
+#define FLUX_BASE                                                              \
+    "\"modelspec.architecture\":\"flux-1-dev/lora\","                          \
+    "\"ss_base_model_version\":\"flux1\""
+#define FLUX_IMAGE "lora_unet_double_blocks_0_img_attn_qkv"
+#define FLUX_TEXT "lora_unet_double_blocks_0_txt_attn_qkv"
+#define FLUX_LAST "lora_unet_final_layer_adaLN_modulation_1"
+#define FLUX_PART "lora_transformer_transformer_blocks_0_attn_"
+
+/* A weight of three layers, all of which need all of down; one of which each
+ * needs its own third; and one with its halves swapped. */
+static inline void image_fused(image *im)
+{
+    const float alphas[] = {1.0f, 3.0f, 2.0f};
+    float up[6 * 3];
+
+    some_numbers(up, COUNT(up), 5);
+    for (size_t i = 0; i < COUNT(up); i++) {
+        up[i] = i / 6 == i % 3 ? up[i] + 2.0f : 0.0f;
+    }
+    image_begin(im, FLUX_BASE);
+    image_f32(im, FLUX_IMAGE ".alpha", "", &alphas[0], 1);
+    image_some(im, FLUX_IMAGE ".lora_down.weight", "2,4", 8, 1);
+    image_some(im, FLUX_IMAGE ".lora_up.weight", "6,2", 12, 2);
+    image_f32(im, FLUX_TEXT ".alpha", "", &alphas[1], 1);
+    image_some(im, FLUX_TEXT ".lora_down.weight", "3,4", 12, 3);
+    image_f32(im, FLUX_TEXT ".lora_up.weight", "6,3", up, COUNT(up));
+    image_f32(im, FLUX_LAST ".alpha", "", &alphas[2], 1);
+    image_some(im, FLUX_LAST ".lora_down.weight", "2,4", 8, 6);
+    image_some(im, FLUX_LAST ".lora_up.weight", "4,2", 8, 7);
+    image_end(im);
+}
+
+/* Two of three layers, of two ranks and two scales. */
+static inline void image_split(image *im)
+{
+    const float alphas[] = {1.0f, 6.0f};
+
+    image_begin(im, FLUX_BASE);
+    image_f32(im, FLUX_PART "to_k.alpha", "", &alphas[0], 1);
+    image_some(im, FLUX_PART "to_k.lora_down.weight", "2,4", 8, 1);
+    image_some(im, FLUX_PART "to_k.lora_up.weight", "2,2", 4, 2);
+    image_f32(im, FLUX_PART "to_v.alpha", "", &alphas[1], 1);
+    image_some(im, FLUX_PART "to_v.lora_down.weight", "3,4", 12, 3);
+    image_some(im, FLUX_PART "to_v.lora_up.weight", "2,3", 6, 4);
+    image_end(im);
+}
+
 static inline lora_adapter *open_image(lora_context *context, const image *im)
 {
     lora_adapter *adapter = NULL;

@@ -412,6 +412,121 @@ static void test_refused_modules(void **state)
     image_free(&im);
 }
 
+/* A module's weight change, which has `count` elements. */
+static void
+change(double *out, const lora_adapter *adapter, const char *name, size_t count)
+{
+    lora_module_info module = {.struct_size = sizeof module};
+    size_t at = module_at(adapter, name);
+
+    assert_int_equal(lora_adapter_get_module(&module, adapter, at, NULL),
+                     LORA_OK);
+    assert_int_equal(lora_adapter_delta(out, count * sizeof *out, adapter, at,
+                                        LORA_PART_WEIGHT, 1.0, LORA_DTYPE_F64,
+                                        0, module.shape[0], NULL),
+                     LORA_OK);
+}
+
+static void assert_equal_numbers(const double *a, const double *b, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        assert_true(a[i] == b[i]);
+    }
+}
+
+/* One weight for three layers, and one with its halves swapped: rows of the
+ * change, and the same file again. */
+static void test_split(void **state)
+{
+    static const char *const parts[] = {"to_q", "to_k", "to_v"};
+    static const char *const added[] = {"add_q_proj", "add_k_proj",
+                                        "add_v_proj"};
+    static const char *const ways[] = {"diffusers", "peft", "OneTrainer DiT"};
+    image im;
+    lora_adapter *adapter;
+
+    (void)state;
+    image_fused(&im);
+    adapter = open_image(context, &im);
+    for (size_t i = 0; i < COUNT(ways); i++) {
+        lora_adapter *there;
+        lora_adapter *back;
+        double whole[24];
+        double text[24];
+        double part[16];
+        lora_error error;
+
+        CHECK(LORA_OK, LORA_NO_OFFSET, "",
+              convert(&there, adapter, ways[i], LORA_DTYPE_NONE, 0, &error));
+        assert_int_equal(lora_adapter_module_count(there), 7);
+        change(whole, adapter, FLUX_IMAGE, 24);
+        change(text, adapter, FLUX_TEXT, 24);
+        for (size_t p = 0; p < 3; p++) {
+            lora_module_info module = {.struct_size = sizeof module};
+            char name[100];
+            snprintf(name, sizeof name,
+                     "transformer.transformer_blocks.0.attn.%s", parts[p]);
+            change(part, there, name, 8);
+            assert_equal_numbers(part, whole + 8 * p, 8);
+            snprintf(name, sizeof name,
+                     "transformer.transformer_blocks.0.attn.%s", added[p]);
+            change(part, there, name, 8);
+            assert_equal_numbers(part, text + 8 * p, 8);
+            assert_int_equal(lora_adapter_get_module(
+                                 &module, there, module_at(there, name), NULL),
+                             LORA_OK);
+            assert_int_equal(module.rank, 1);
+        }
+        change(whole, adapter, FLUX_LAST, 16);
+        change(part, there, "transformer.norm_out.linear", 16);
+        assert_equal_numbers(part, whole + 8, 8);
+        assert_equal_numbers(part + 8, whole, 8);
+        CHECK(LORA_OK, LORA_NO_OFFSET, "",
+              convert(&back, there, "kohya", LORA_DTYPE_NONE, 0, &error));
+        assert_same_file(back, adapter);
+        lora_adapter_destroy(back);
+        lora_adapter_destroy(there);
+    }
+    lora_adapter_destroy(adapter);
+    image_free(&im);
+}
+
+/* Layers in one weight, the first of which is missing; their scales, 1/2 and
+ * 2, become one. */
+static void test_join(void **state)
+{
+    image im;
+    lora_adapter *adapter;
+    lora_adapter *out;
+    lora_module_info module = {.struct_size = sizeof module};
+    double whole[24];
+    double part[8];
+    lora_error error;
+
+    (void)state;
+    image_split(&im);
+    adapter = open_image(context, &im);
+    CHECK(LORA_OK, LORA_NO_OFFSET, "",
+          convert(&out, adapter, "kohya", LORA_DTYPE_NONE, 0, &error));
+    assert_int_equal(lora_adapter_module_count(out), 1);
+    assert_int_equal(
+        lora_adapter_get_module(&module, out, module_at(out, FLUX_IMAGE), NULL),
+        LORA_OK);
+    assert_int_equal(module.rank, 5);
+    assert_true(module.alpha == 2.5 && module.scale == 0.5);
+    change(whole, out, FLUX_IMAGE, 24);
+    for (size_t k = 0; k < 8; k++) {
+        assert_true(whole[k] == 0.0);
+    }
+    change(part, adapter, FLUX_PART "to_k", 8);
+    assert_equal_numbers(whole + 8, part, 8);
+    change(part, adapter, FLUX_PART "to_v", 8);
+    assert_equal_numbers(whole + 16, part, 8);
+    lora_adapter_destroy(out);
+    lora_adapter_destroy(adapter);
+    image_free(&im);
+}
+
 static void test_reading_fails(void **state)
 {
     image im;
@@ -528,6 +643,8 @@ int main(void)
         cmocka_unit_test(test_bake),
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_refused_modules),
+        cmocka_unit_test(test_split),
+        cmocka_unit_test(test_join),
         cmocka_unit_test(test_reading_fails),
         cmocka_unit_test(test_strength),
     };

@@ -9,9 +9,11 @@ compares the contents with the packs that are there and writes nothing.
 """
 
 import argparse
+import csv
 import io
 import json
 import pathlib
+import re
 import sys
 import zipfile
 
@@ -50,8 +52,48 @@ def rank_cases(cases):
     return [case for case in cases if case["operation"] == "rank_conversion"]
 
 
+# Layers that adapters have factors for.
+LAYERS = ("linear", "conv1d", "conv2d", "conv3d")
+
+
+def catalogue_rows(path):
+    """Of each sort of original weight the first one, and for every one of these
+    the rows of all layers that are cut from it."""
+    with path.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file, delimiter="\t",
+                                              quoting=csv.QUOTE_NONE)
+                if row["kind"] in LAYERS]
+    weights = {}
+    for row in rows:
+        name = row["original"] if row["original"] != "-" else row["diffusers"]
+        weights.setdefault((row["component"], name), []).append(row)
+    chosen = {}
+    for (component, name), parts in weights.items():
+        sort = (component, re.sub(r"\d+", "#", name),
+                tuple((p["kind"], p["part"], p["kohya_use"]) for p in parts))
+        chosen.setdefault(sort, parts)
+    return [row for parts in chosen.values() for row in parts]
+
+
+def catalogues(folder):
+    """(families, {file: bytes}): the columns of the catalogues that names and
+    rows are read from."""
+    columns = ("component", "kind", "diffusers", "original", "part", "kohya",
+               "shape")
+    files = {}
+    for path in sorted(folder.glob("[a-z]*.tsv")):
+        text = io.StringIO()
+        table = csv.DictWriter(text, columns, delimiter="\t",
+                               lineterminator="\n", extrasaction="ignore",
+                               quoting=csv.QUOTE_NONE, quotechar=None)
+        table.writeheader()
+        table.writerows(catalogue_rows(path))
+        files[path.name] = text.getvalue().encode("utf-8")
+    return [name.removesuffix(".tsv") for name in files], files
+
+
 def packs(shared):
-    """name: (folder, cases, files)"""
+    """name: (cases, {file: bytes})"""
     kinds, ops = shared / "golden/kinds", shared / "golden/ops"
     kind_cases, op_cases = load(kinds), load(ops)
     plain = {
@@ -66,15 +108,20 @@ def packs(shared):
     result = {}
     for name, (folder, cases) in plain.items():
         files = set().union(*map(files_of, cases))
-        result[name] = (folder, cases, files)
+        result[name] = (cases, read(folder, files))
     bad = load(ops / "bad", "bad.json")
-    result["bad"] = (ops / "bad", bad, {case["file"] for case in bad})
+    result["bad"] = (bad, read(ops / "bad", {case["file"] for case in bad}))
+    result["targets"] = catalogues(shared / "catalogues")
     return result
 
 
-def pack(folder, cases, files):
+def read(folder, files):
+    return {name: (folder / name).read_bytes() for name in files}
+
+
+def pack(cases, files):
     """The bytes of one zip file."""
-    members = {name: (folder / name).read_bytes() for name in files}
+    members = dict(files)
     text = json.dumps(cases, indent=0, sort_keys=True, ensure_ascii=False)
     members["cases.json"] = text.encode("utf-8") + b"\n"
     buffer = io.BytesIO()
@@ -107,7 +154,7 @@ def main():
             path.write_bytes(data)
         elif not path.exists() or contents(path.read_bytes()) != contents(data):
             stale.append(path.name)
-        print(f"{path.name}: {len(parts[1])} cases, {len(parts[2])} files, "
+        print(f"{path.name}: {len(parts[0])} cases, {len(parts[1])} files, "
               f"{len(data)} bytes")
     if stale:
         sys.exit(f"differ from the originals: {', '.join(stale)}")

@@ -97,6 +97,19 @@ static void full_kind_rows(const lora__rows *state,
     lora__rows_scale(state, out, (end - begin) * state->cols);
 }
 
+static int full_kind_extent(lora__extent *out,
+                            const lora_adapter *adapter,
+                            const lora__module *module,
+                            lora__role role)
+{
+    (void)adapter;
+    (void)module;
+    out->rows = 0;
+    out->mirror = role == LORA__ROLE_DIFF ? role : LORA__ROLE_UNKNOWN;
+    return role == LORA__ROLE_DIFF || role == LORA__ROLE_NORM_WEIGHT ||
+           role == LORA__ROLE_NORM_BIAS;
+}
+
 LORA_PRIVATE const lora__kind lora__kind_full = {
     .id = "full",
     .roles =
@@ -107,6 +120,7 @@ LORA_PRIVATE const lora__kind lora__kind_full = {
     .parse = full_kind_parse,
     .prepare = full_kind_prepare,
     .rows = full_kind_rows,
+    .extent = full_kind_extent,
 };
 
 LORA_PRIVATE const lora__kind lora__kind_norm = {
@@ -119,4 +133,5 @@ LORA_PRIVATE const lora__kind lora__kind_norm = {
     .parse = norm_kind_parse,
     .prepare = full_kind_prepare,
     .rows = full_kind_rows,
+    .extent = full_kind_extent,
 };

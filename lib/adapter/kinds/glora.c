@@ -78,6 +78,25 @@ static lora_status glora_kind_parse(lora__opening *opening,
     return lora__module_resolve_scale(opening, module);
 }
 
+/* A row of W a1 a2 needs a row of W; so do zeros in b1. */
+static int glora_kind_extent(lora__extent *out,
+                             const lora_adapter *adapter,
+                             const lora__module *module,
+                             lora__role role)
+{
+    const lora__entry *a1 =
+        lora__module_entry(adapter, module, LORA__ROLE_GLORA_A1);
+    lora__role up =
+        a1->shape[0] < a1->shape[1] ? LORA__ROLE_GLORA_B2 : LORA__ROLE_GLORA_B1;
+
+    if (role == up) {
+        out->rows = 0;
+        out->neutral = 0;
+        return 1;
+    }
+    return role >= LORA__ROLE_GLORA_A1 && role <= LORA__ROLE_GLORA_B2;
+}
+
 LORA_PRIVATE const lora__kind lora__kind_glora = {
     .id = "glora",
     .roles =
@@ -89,4 +108,5 @@ LORA_PRIVATE const lora__kind lora__kind_glora = {
         LORA__ROLE_BIT(LORA__ROLE_SCALE) | LORA__ROLE_BIT(LORA__ROLE_SCALAR),
     .claim = glora_kind_claim,
     .parse = glora_kind_parse,
+    .extent = glora_kind_extent,
 };

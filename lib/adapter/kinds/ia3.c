@@ -38,6 +38,35 @@ static lora_status ia3_kind_parse(lora__opening *opening, lora__module *module)
     return LORA_OK; /* the weight's shape is not in the file */
 }
 
+/* Rows have their own factor, or all of them those of the columns. No factor
+ * is 1 in PEFT's files, and not 0. */
+static int ia3_kind_extent(lora__extent *out,
+                           const lora_adapter *adapter,
+                           const lora__module *module,
+                           lora__role role)
+{
+    const lora__entry *entry = lora__module_entry(adapter, module, role);
+    const lora__member *side = lora__module_find(module, LORA__ROLE_ON_INPUT);
+    double on_input = 0.0;
+
+    if (role == LORA__ROLE_ON_INPUT) {
+        return 1;
+    }
+    if ((role != LORA__ROLE_WEIGHT && role != LORA__ROLE_IA3) ||
+        entry->ndim > 2 ||
+        (side != NULL &&
+         lora__adapter_read_scalar(&on_input, adapter, side->entry, NULL) !=
+             LORA_OK)) {
+        return 0;
+    }
+    if (role == LORA__ROLE_IA3) {
+        out->neutral = 0;
+        on_input = entry->ndim == 2 && entry->shape[0] == 1;
+    }
+    out->rows = on_input != 0.0 ? LORA__AXIS_NONE : 0;
+    return 1;
+}
+
 LORA_PRIVATE const lora__kind lora__kind_ia3 = {
     .id = "ia3",
     .roles = LORA__ROLE_BIT(LORA__ROLE_WEIGHT) |
@@ -46,4 +75,5 @@ LORA_PRIVATE const lora__kind lora__kind_ia3 = {
     .unscaled = LORA__ROLE_BIT(LORA__ROLE_WEIGHT),
     .claim = ia3_kind_claim,
     .parse = ia3_kind_parse,
+    .extent = ia3_kind_extent,
 };

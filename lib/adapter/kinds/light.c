@@ -91,6 +91,24 @@ static lora_status light_kind_parse(lora__opening *opening,
                : lora__module_resolve_scale(opening, module);
 }
 
+/* Rows of the frozen matrix, if it is stored: drawn again, it would be one of
+ * another size. */
+static int light_kind_extent(lora__extent *out,
+                             const lora_adapter *adapter,
+                             const lora__module *module,
+                             lora__role role)
+{
+    (void)adapter;
+    if (!kind_has(module, LORA__ROLE_LIGHT_UP_AUX) ||
+        kind_has(module, LORA__ROLE_LIGHT_SEED)) {
+        return 0;
+    }
+    out->rows = role == LORA__ROLE_LIGHT_UP_AUX ? 0 : LORA__AXIS_NONE;
+    return role == LORA__ROLE_DOWN || role == LORA__ROLE_UP ||
+           (role >= LORA__ROLE_LIGHT_DOWN_AUX &&
+            role <= LORA__ROLE_LIGHT_DOWN_UP);
+}
+
 LORA_PRIVATE const lora__kind lora__kind_light = {
     .id = "light",
     .roles = LORA__ROLE_BIT(LORA__ROLE_DOWN) | LORA__ROLE_BIT(LORA__ROLE_UP) |
@@ -103,4 +121,5 @@ LORA_PRIVATE const lora__kind lora__kind_light = {
              LORA__ROLE_BIT(LORA__ROLE_SCALAR),
     .claim = light_kind_claim,
     .parse = light_kind_parse,
+    .extent = light_kind_extent,
 };

@@ -102,6 +102,20 @@ static lora_status loha_kind_parse(lora__opening *opening, lora__module *module)
     return lora__module_resolve_scale(opening, module);
 }
 
+/* Both products give a row of theirs to a row of the change. */
+static int loha_kind_extent(lora__extent *out,
+                            const lora_adapter *adapter,
+                            const lora__module *module,
+                            lora__role role)
+{
+    (void)adapter;
+    if (role == LORA__ROLE_HADA_W1_A || role == LORA__ROLE_HADA_W2_A) {
+        out->rows = module->tucker ? 1 : 0;
+        return 1;
+    }
+    return role >= LORA__ROLE_HADA_W1_B && role <= LORA__ROLE_HADA_T2;
+}
+
 LORA_PRIVATE const lora__kind lora__kind_loha = {
     .id = "loha",
     .roles =
@@ -117,4 +131,5 @@ LORA_PRIVATE const lora__kind lora__kind_loha = {
     .unscaled = LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS),
     .claim = loha_kind_claim,
     .parse = loha_kind_parse,
+    .extent = loha_kind_extent,
 };

@@ -109,6 +109,25 @@ static lora_status lokr_kind_parse(lora__opening *opening, lora__module *module)
     return lora__module_resolve_scale(opening, module);
 }
 
+/* A row of w1 is as many rows of the change as w2 has. */
+static int lokr_kind_extent(lora__extent *out,
+                            const lora_adapter *adapter,
+                            const lora__module *module,
+                            lora__role role)
+{
+    const lora__entry *one = lora__module_entry(
+        adapter, module,
+        kind_has(module, LORA__ROLE_LOKR_W1) ? LORA__ROLE_LOKR_W1
+                                             : LORA__ROLE_LOKR_W1_A);
+
+    if (role == LORA__ROLE_LOKR_W1 || role == LORA__ROLE_LOKR_W1_A) {
+        out->rows = 0;
+        out->grain = module->shape[0] / one->shape[0];
+        return 1;
+    }
+    return role >= LORA__ROLE_LOKR_W1_B && role <= LORA__ROLE_LOKR_T2;
+}
+
 LORA_PRIVATE const lora__kind lora__kind_lokr = {
     .id = "lokr",
     .roles =
@@ -126,4 +145,5 @@ LORA_PRIVATE const lora__kind lora__kind_lokr = {
     .unscaled = LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS),
     .claim = lokr_kind_claim,
     .parse = lokr_kind_parse,
+    .extent = lokr_kind_extent,
 };

@@ -251,6 +251,30 @@ static lora_status lora_kind_factors(lora__factors *out,
     return status;
 }
 
+/* A row of the change needs a row of up and all of down. It is a sum over the
+ * rank, unless there is a core between them. */
+static int lora_kind_extent(lora__extent *out,
+                            const lora_adapter *adapter,
+                            const lora__module *module,
+                            lora__role role)
+{
+    int core = kind_has(module, LORA__ROLE_MID);
+
+    (void)adapter;
+    if (role == LORA__ROLE_UP) {
+        out->rows = 0;
+        out->terms = core ? LORA__AXIS_NONE : 1;
+        out->mirror = core ? LORA__ROLE_UNKNOWN : LORA__ROLE_DOWN;
+        return 1;
+    }
+    if (role == LORA__ROLE_DOWN) {
+        out->terms = core ? LORA__AXIS_NONE : 0;
+        out->mirror = core ? LORA__ROLE_UNKNOWN : LORA__ROLE_UP;
+        return 1;
+    }
+    return role == LORA__ROLE_MID;
+}
+
 LORA_PRIVATE const lora__kind lora__kind_lora = {
     .id = "lora",
     .roles =
@@ -267,6 +291,7 @@ LORA_PRIVATE const lora__kind lora__kind_lora = {
     .factors = lora_kind_factors,
     .prepare = lora_kind_prepare,
     .rows = lora_kind_rows,
+    .extent = lora_kind_extent,
 };
 
 LORA_PRIVATE const lora__kind lora__kind_locon = {
@@ -285,4 +310,5 @@ LORA_PRIVATE const lora__kind lora__kind_locon = {
     .factors = lora_kind_factors,
     .prepare = lora_kind_prepare,
     .rows = lora_kind_rows,
+    .extent = lora_kind_extent,
 };
