@@ -396,31 +396,19 @@ convert_copy(lora_adapter **out, const lora_adapter *adapter, lora_error *error)
     return status;
 }
 
-static lora_status convert_run(lora_adapter **out,
-                               convert_job *job,
-                               const lora_adapter *adapter,
-                               const lora__dialect *dialect,
-                               const lora__family *family,
-                               lora_error *error)
+/* 1 if a module would get a strength and be split or joined. */
+static int convert_mixes(const convert_job *job)
 {
-    TRY(convert_admit(job, adapter, error));
-    TRY(lora__parts_plan(&job->parts, &job->arena, adapter, dialect, family,
-                         job->left_out, error));
-    TRY(lora__emit_begin(&job->emit, adapter, job->parts.count, dialect, family,
-                         error));
-    job->emit.changed = job->options.dtype != LORA_DTYPE_NONE;
-    TRY(convert_modules(job, error));
-    TRY(lora__emit_rest(&job->emit, error));
-    TRY(lora__emit_metadata(&job->emit, error));
-    if (job->options.strength != NULL || job->options.drop_count != 0) {
-        TRY(lora__emit_summary(NULL, job->emit.builder, adapter, job->left_out,
-                               job->options.strength, error));
+    for (size_t g = 0; g < job->parts.count; g++) {
+        if (job->options.strength != NULL && !job->parts.groups[g].whole) {
+            return 1;
+        }
     }
-    return lora__emit_finish(out, &job->emit, error);
+    return 0;
 }
 
-/* Other names after all else: modules that are split and joined have their
- * strength in them by then. */
+/* The strength first, and then other names: modules that are split and joined
+ * have it in them by then. */
 static lora_status convert_twice(lora_adapter **out,
                                  const lora_adapter *adapter,
                                  const lora_adapter_convert_options *options,
@@ -441,6 +429,32 @@ static lora_status convert_twice(lora_adapter **out,
     status = lora_adapter_convert(out, between, &then, error);
     lora_adapter_destroy(between);
     return status;
+}
+
+static lora_status convert_run(lora_adapter **out,
+                               convert_job *job,
+                               const lora_adapter *adapter,
+                               const lora__dialect *dialect,
+                               const lora__family *family,
+                               lora_error *error)
+{
+    TRY(convert_admit(job, adapter, error));
+    TRY(lora__parts_plan(&job->parts, &job->arena, adapter, dialect, family,
+                         job->left_out, error));
+    if (convert_mixes(job)) {
+        return convert_twice(out, adapter, &job->options, error);
+    }
+    TRY(lora__emit_begin(&job->emit, adapter, job->parts.count, dialect, family,
+                         error));
+    job->emit.changed = job->options.dtype != LORA_DTYPE_NONE;
+    TRY(convert_modules(job, error));
+    TRY(lora__emit_rest(&job->emit, error));
+    TRY(lora__emit_metadata(&job->emit, error));
+    if (job->options.strength != NULL || job->options.drop_count != 0) {
+        TRY(lora__emit_summary(NULL, job->emit.builder, adapter, job->left_out,
+                               job->options.strength, error));
+    }
+    return lora__emit_finish(out, &job->emit, error);
 }
 
 LORA_API lora_status
@@ -472,10 +486,6 @@ lora_adapter_convert(lora_adapter **out,
         return lora__fail(error, LORA_ERROR_KEY, LORA_NO_OFFSET,
                           adapter->container->path,
                           "no adapter: there is nothing to convert");
-    }
-    if (dialect != NULL &&
-        (job.options.drop_count != 0 || job.options.strength != NULL)) {
-        return convert_twice(out, adapter, &job.options, error);
     }
     lora__arena_init(&job.arena, adapter->context);
     job.emit.source = adapter;

@@ -117,9 +117,9 @@ class Converter:
         self.suite = suite
         self.step = 0
 
-    def __call__(self, modules, dialect, *more, code=0):
-        """{module: {suffix: tensor}} in another dialect; the run if it is
-        refused."""
+    def __call__(self, modules, dialect, *more, weight="", code=0):
+        """{module: {suffix: tensor}} in another dialect, perhaps with a weight
+        (":0.5") put in; the run if it is refused."""
         self.step += 1
         start = self.suite.path(f"{self.step}.safetensors")
         out = self.suite.path(f"{self.step}.out.safetensors")
@@ -127,7 +127,8 @@ class Converter:
         modules = {**modules, OTHER[source]: lora(90)}
         support.write_file(start, join_names(modules),
                            {"modelspec.architecture": "flux-1-dev"})
-        run = self.suite.run("convert", start, "-o", out, "--dialect", dialect,
+        run = self.suite.run("convert", f"{start}{weight}", "-o", out,
+                             "--dialect", dialect,
                              *OPTIONS, *more, code=code)
         if code:
             require(not out.exists(), "refused, but written")
@@ -163,6 +164,8 @@ def same(got, expected, what):
 
 
 def delta(module):
+    if ".diff" in module:
+        return module[".diff"].array()
     return support.module_delta({"m" + s: t for s, t in module.items()}, "m")[0]
 
 
@@ -234,6 +237,24 @@ def test_ranks(convert):
         at += part.shape[1]
     require((got[FUSED][".lora_up.weight"].array() == up).all(), "up")
     same(convert(got, "OneTrainer DiT"), parts, "split")
+
+
+def test_strength(convert):
+    """Put in and split, or joined, at once: full differences are multiplied
+    themselves, pairs by their alpha and a sign."""
+    for module in (lora(1), make("full")):
+        parts = {SPLIT + part: cut("full" if ".diff" in module else "lora",
+                                   module, third(i))
+                 for i, part in enumerate("qkv")}
+        got = convert({FUSED: module}, "OneTrainer DiT", weight=":-0.5")
+        equal(set(got), set(parts), "parts")
+        for name, part in parts.items():
+            require((delta(got[name]) == -0.5 * delta(part)).all(), name)
+        back = convert(parts, "kohya", weight=":-2")
+        require((delta(back[FUSED]) == -2 * delta(module)).all(), "joined")
+    none = convert({FUSED: lora(1)}, "OneTrainer DiT", "--drop",
+                   "*img_attn*", weight=":2")
+    equal(none, {}, "dropped")
 
 
 def test_thirds_of_alpha(convert):
@@ -405,7 +426,7 @@ def main():
     for kind in REFUSED:
         with suite.case(f"{kind}: refused"):
             test_refused(convert, kind)
-    for test in (test_ranks, test_thirds_of_alpha, test_zeros,
+    for test in (test_ranks, test_strength, test_thirds_of_alpha, test_zeros,
                  test_alpha_of_zero, test_scales, test_types, test_gate,
                  test_unlike, test_misfits, test_sizes):
         with suite.case(test.__name__):
