@@ -71,6 +71,20 @@ pub struct ConvertOptions {
     pub bake_alpha: bool,
     /// Leave unusable modules out.
     pub skip_bad: bool,
+    /// To put into it: the result has at 1 the effect that it has at these.
+    pub strength: Option<Strength>,
+    /// Modules to leave out: names of components, or patterns (`*` any bytes,
+    /// `?` one) of stored or canonical names.
+    pub drops: Vec<String>,
+}
+
+/// How strong an adapter is: 1 is as it was trained.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Strength {
+    /// Of the UNet or transformer, and what is not known.
+    pub model: f64,
+    /// Of all text encoders.
+    pub text_encoder: f64,
 }
 
 /// How [`Adapter::save_delta`] writes.
@@ -132,12 +146,21 @@ impl<'a> Adapter<'a> {
     pub fn convert(&self, options: &ConvertOptions) -> Result<Self> {
         let dialect = c_text_option(options.dialect.as_deref())?;
         let family = c_text_option(options.family.as_deref())?;
+        let strength = options
+            .strength
+            .map(|s| sys::lora_strength { model: s.model, text_encoder: s.text_encoder });
+        let drops = options.drops.iter().map(|pattern| c_text(pattern));
+        let drops = drops.collect::<Result<Vec<_>>>()?;
+        let drops: Vec<_> = drops.iter().map(|pattern| pattern.as_ptr()).collect();
         let settings = sys::lora_adapter_convert_options {
             dialect: pointer(&dialect),
             family: pointer(&family),
             dtype: dtype_code(options.dtype),
             bake_alpha: options.bake_alpha.into(),
             skip_bad: options.skip_bad.into(),
+            strength: strength.as_ref().map_or(ptr::null(), |s| s),
+            drops: drops.as_ptr(),
+            drop_count: drops.len(),
             ..Default::default()
         };
         let mut out = ptr::null_mut();

@@ -5,7 +5,7 @@ mod common;
 use common::{adapter, folder, safetensors, with_header, K, Q};
 use liblora::{
     edit_metadata, hash_file, Adapter, Builder, Context, ConvertOptions, DeltaOptions, Details,
-    Dtype, EditOptions, OpenOptions, Part, RankRule, ResizeOptions, Severity, Status,
+    Dtype, EditOptions, OpenOptions, Part, RankRule, ResizeOptions, Severity, Status, Strength,
 };
 
 fn context() -> Context {
@@ -137,6 +137,17 @@ fn names_and_types() {
     let wrong = ConvertOptions { dialect: Some("no such".into()), ..Default::default() };
     let error = adapter.convert(&wrong).err().unwrap();
     assert_eq!(error.status, Status::Argument);
+    let weaker = ConvertOptions {
+        strength: Some(Strength { model: -2.0, text_encoder: 1.0 }),
+        drops: vec!["*attn1_to_k".into()],
+        ..Default::default()
+    };
+    let weaker = adapter.convert(&weaker).unwrap();
+    assert!(weaker.find_module(K).is_err());
+    let change = weaker.find_module(Q).unwrap().delta::<f32>(1.0).unwrap();
+    assert_eq!(change, [-1.0, -2.0, 0.0, -3.0, -4.0, -2.0]);
+    let nothing = ConvertOptions { drops: vec!["no such".into()], ..Default::default() };
+    assert_eq!(adapter.convert(&nothing).err().unwrap().status, Status::Key);
     let zero = ConvertOptions { dialect: Some("a\0b".into()), ..Default::default() };
     assert_eq!(adapter.convert(&zero).err().unwrap().status, Status::Argument);
 }
