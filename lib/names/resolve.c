@@ -427,8 +427,10 @@ static lora_status resolve_settle_module(lora__reading *r,
     lora__family_set one = family == NULL ? 0 : family->bit;
 
     one &= module->known | module->place.also;
-    if (one != 0 && ((lora__place_families(&module->place) & one) == 0 ||
-                     module->place.both)) {
+    /* A position in a list means the same to all. */
+    if (one != 0 && module->own != NULL &&
+        ((lora__place_families(&module->place) & one) == 0 ||
+         module->place.both)) {
         lora__scope scope = resolve_scope(r, module, one);
         resolve_match(r, module, &scope);
         module->dialect = resolve_dialect(module);
