@@ -58,7 +58,8 @@ static lora_status info_count_modules(info_counts *counts,
         }
         snprintf(part, sizeof part, "%.*s", (int)strcspn(module.target, "."),
                  module.target);
-        text_tally_label(&counts->kinds, module.kind);
+        text_tally_label(&counts->kinds,
+                         *module.kind != '\0' ? module.kind : "unknown");
         text_tally_label(&counts->dialects, module.dialect);
         if (strchr(module.target, '.') != NULL) {
             text_tally_label(&counts->parts, part);

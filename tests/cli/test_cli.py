@@ -313,6 +313,15 @@ def check_control_characters(cli):
     require(any("\x1b[31m" in name for name in names), "JSON keeps the name")
 
 
+def check_kindless(cli):
+    """A module whose tensors form no kind has a name for that."""
+    path = cli.suite.path("kindless.safetensors")
+    support.write_file(path, {"lora_unet_a.alpha": support.Tensor(
+        "F32", (), bytes(4))}, {})
+    run = cli.run("info", path)
+    equal(run.out.splitlines()[1].split()[:2], ["unknown", "for"], "headline")
+
+
 # Signals and pipes ----------------------------------------------------------
 
 def interrupted(cli, args, watch, number):
@@ -480,6 +489,7 @@ CASES = {
     "several files": check_several,
     "json": check_json,
     "control characters": check_control_characters,
+    "kindless": check_kindless,
     "interrupt": check_interrupt,
     "interrupt of resize": check_interrupt_resize,
     "closed pipe": check_closed_pipe,
