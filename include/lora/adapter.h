@@ -103,6 +103,18 @@ typedef struct lora_tensor_info {
     lora_dtype dtype;
 } lora_tensor_info;
 
+/** One tensor to be read, and where to.
+ *
+ *  Frozen: it is passed in arrays, so it never grows.
+ */
+typedef struct lora_tensor_read {
+    void *buffer;       /* receives all elements, row-major, in `dtype` */
+    size_t bytes;       /* size of buffer; must be just that of the tensor */
+    size_t index;       /* below lora_adapter_tensor_count() */
+    lora_dtype dtype;   /* LORA_DTYPE_NONE: the bytes as stored */
+    uint32_t reserved1; /* 0 */
+} lora_tensor_read;
+
 typedef struct lora_adapter_describe_options {
     size_t struct_size;
     uint32_t modules; /* 1: one entry a module instead of counts by kind */
@@ -268,6 +280,27 @@ lora_adapter_get_module(lora_module_info *out,
                         size_t index,
                         lora_error *error);
 
+/** Read several modules in one call.
+ *
+ *  @param out      array of `count`. struct_size of the first must be set, to
+ *                  the size of one; it goes for all. Untouched on failure. May
+ *                  be NULL if count is 0.
+ *  @param adapter  must not be NULL.
+ *  @param first    index of the first.
+ *  @param count    how many; first + count is at most
+ *                  lora_adapter_module_count().
+ *  @param error    may be NULL.
+ *  @return LORA_OK; LORA_ERROR_ARGUMENT; LORA_ERROR_RANGE.
+ *  @threads safe.
+ *  @since 0.1
+ */
+LORA_API LORA_NODISCARD lora_status
+lora_adapter_get_modules(lora_module_info *out,
+                         const lora_adapter *adapter,
+                         size_t first,
+                         size_t count,
+                         lora_error *error);
+
 /** Find a module by its stored or its canonical name.
  *
  *  @param out_index  receives the index; untouched on failure.
@@ -307,6 +340,20 @@ lora_adapter_get_tensor_info(lora_tensor_info *out,
                              size_t index,
                              lora_error *error);
 
+/** Read the descriptions of several tensors in one call.
+ *
+ *  @param count  how many; first + count is at most
+ *                lora_adapter_tensor_count().
+ *  Otherwise as lora_adapter_get_modules().
+ *  @since 0.1
+ */
+LORA_API LORA_NODISCARD lora_status
+lora_adapter_get_tensor_infos(lora_tensor_info *out,
+                              const lora_adapter *adapter,
+                              size_t first,
+                              size_t count,
+                              lora_error *error);
+
 /** Copy the data of one tensor, converted.
  *
  *  @param buffer   receives all elements, row-major, in `dtype`.
@@ -329,6 +376,27 @@ lora_adapter_read_tensor(void *buffer,
                          size_t index,
                          lora_dtype dtype,
                          lora_error *error);
+
+/** Copy the data of several tensors, converted, on the context's threads.
+ *
+ *  All are checked before the first is read.
+ *
+ *  @param reads    array of `count`, in any order; buffers must not overlap.
+ *                  May be NULL if count is 0. After a failure of reading
+ *                  buffers may hold any bytes.
+ *  @param count    how many.
+ *  @param adapter  must not be NULL.
+ *  @param error    may be NULL.
+ *  @return as lora_adapter_read_tensor(); LORA_ERROR_OPTION for a reserved
+ *          field that is not 0; LORA_ERROR_CANCELLED; LORA_ERROR_THREAD.
+ *  @threads safe.
+ *  @since 0.1
+ */
+LORA_API LORA_NODISCARD lora_status
+lora_adapter_read_tensors(const lora_tensor_read *reads,
+                          size_t count,
+                          const lora_adapter *adapter,
+                          lora_error *error);
 
 /** Borrow the data of one tensor, without copying.
  *

@@ -5,6 +5,9 @@
 
 #include <string.h>
 
+/* Tensors that one job reads: a few modules. */
+#define ACCESS_JOB 8
+
 static lora_status
 access_index(size_t index, size_t count, const char *what, lora_error *error)
 {
@@ -13,6 +16,19 @@ access_index(size_t index, size_t count, const char *what, lora_error *error)
                : lora__fail(error, LORA_ERROR_RANGE, LORA_NO_OFFSET, NULL,
                             "%s %llu of %llu", what, (unsigned long long)index,
                             (unsigned long long)count);
+}
+
+/* Whether there are `count` from `first` on; names the first that is not. */
+static lora_status access_range(size_t first,
+                                size_t count,
+                                size_t total,
+                                const char *what,
+                                lora_error *error)
+{
+    return first <= total && count <= total - first
+               ? LORA_OK
+               : access_index(first < total ? total : first, total, what,
+                              error);
 }
 
 LORA_API lora_status lora_adapter_get_info(lora_adapter_info *out,
@@ -53,19 +69,10 @@ LORA_API size_t lora_adapter_module_count(const lora_adapter *adapter)
     return adapter == NULL ? 0 : adapter->module_count;
 }
 
-LORA_API lora_status lora_adapter_get_module(lora_module_info *out,
-                                             const lora_adapter *adapter,
-                                             size_t index,
-                                             lora_error *error)
+static lora_module_info access_module(const lora__module *module)
 {
     lora_module_info info;
-    const lora__module *module;
 
-    lora__error_begin(error);
-    CHECK_ARG(out != NULL, error);
-    CHECK_ARG(adapter != NULL, error);
-    TRY(access_index(index, adapter->module_count, "module", error));
-    module = &adapter->modules[index];
     memset(&info, 0, sizeof info);
     info.name = module->name;
     info.target = module->target;
@@ -82,7 +89,32 @@ LORA_API lora_status lora_adapter_get_module(lora_module_info *out,
     info.tucker = module->tucker;
     info.changes = module->changes;
     info.status = module->status;
-    return lora__out_write(out, &info, sizeof info, error);
+    return info;
+}
+
+LORA_API lora_status lora_adapter_get_modules(lora_module_info *out,
+                                              const lora_adapter *adapter,
+                                              size_t first,
+                                              size_t count,
+                                              lora_error *error)
+{
+    lora__error_begin(error);
+    CHECK_ARG(out != NULL || count == 0, error);
+    CHECK_ARG(adapter != NULL, error);
+    TRY(access_range(first, count, adapter->module_count, "module", error));
+    for (size_t i = 0; i < count; i++) {
+        lora_module_info info = access_module(&adapter->modules[first + i]);
+        TRY(lora__out_write_at(out, i, &info, sizeof info, error));
+    }
+    return LORA_OK;
+}
+
+LORA_API lora_status lora_adapter_get_module(lora_module_info *out,
+                                             const lora_adapter *adapter,
+                                             size_t index,
+                                             lora_error *error)
+{
+    return lora_adapter_get_modules(out, adapter, index, 1, error);
 }
 
 LORA_API lora_status lora_adapter_find_module(size_t *out_index,
@@ -106,31 +138,48 @@ LORA_API size_t lora_adapter_tensor_count(const lora_adapter *adapter)
     return adapter == NULL ? 0 : adapter->container->entry_count;
 }
 
-LORA_API lora_status lora_adapter_get_tensor_info(lora_tensor_info *out,
-                                                  const lora_adapter *adapter,
-                                                  size_t index,
-                                                  lora_error *error)
+static lora_tensor_info access_tensor(const lora_adapter *adapter, size_t index)
 {
+    const lora__entry *entry = &adapter->container->entries[index];
+    size_t module = adapter->entry_module[index];
     lora_tensor_info info;
-    const lora__entry *entry;
 
-    lora__error_begin(error);
-    CHECK_ARG(out != NULL, error);
-    CHECK_ARG(adapter != NULL, error);
-    TRY(access_index(index, adapter->container->entry_count, "tensor", error));
-    entry = &adapter->container->entries[index];
     memset(&info, 0, sizeof info);
     info.name = entry->name;
     info.role = lora__role_name(adapter->names.keys[index].role);
     info.offset = entry->offset;
     info.bytes = entry->bytes;
-    info.module_index = adapter->entry_module[index] == SIZE_MAX
-                            ? UINT64_MAX
-                            : adapter->entry_module[index];
+    info.module_index = module == SIZE_MAX ? UINT64_MAX : module;
     memcpy(info.shape, entry->shape, sizeof info.shape);
     info.ndim = entry->ndim;
     info.dtype = entry->dtype;
-    return lora__out_write(out, &info, sizeof info, error);
+    return info;
+}
+
+LORA_API lora_status lora_adapter_get_tensor_infos(lora_tensor_info *out,
+                                                   const lora_adapter *adapter,
+                                                   size_t first,
+                                                   size_t count,
+                                                   lora_error *error)
+{
+    lora__error_begin(error);
+    CHECK_ARG(out != NULL || count == 0, error);
+    CHECK_ARG(adapter != NULL, error);
+    TRY(access_range(first, count, adapter->container->entry_count, "tensor",
+                     error));
+    for (size_t i = 0; i < count; i++) {
+        lora_tensor_info info = access_tensor(adapter, first + i);
+        TRY(lora__out_write_at(out, i, &info, sizeof info, error));
+    }
+    return LORA_OK;
+}
+
+LORA_API lora_status lora_adapter_get_tensor_info(lora_tensor_info *out,
+                                                  const lora_adapter *adapter,
+                                                  size_t index,
+                                                  lora_error *error)
+{
+    return lora_adapter_get_tensor_infos(out, adapter, index, 1, error);
 }
 
 /* Read `count` elements from `first` on, converted; through f64 where the
@@ -179,6 +228,43 @@ static lora_status access_bytes(uint64_t *out,
                : lora__fail_memory(error, UINT64_MAX);
 }
 
+static lora_status access_check(const lora_tensor_read *read,
+                                const lora_adapter *adapter,
+                                lora_error *error)
+{
+    const lora__container *container = adapter->container;
+    const lora__entry *entry;
+    uint64_t needed;
+
+    CHECK_ARG(read->buffer != NULL || read->bytes == 0, error);
+    TRY(lora__options_reserved(read->reserved1, error));
+    TRY(access_index(read->index, container->entry_count, "tensor", error));
+    entry = &container->entries[read->index];
+    TRY(access_bytes(&needed, entry, read->dtype, error));
+    if (needed != read->bytes) {
+        return lora__fail(error, LORA_ERROR_SHAPE, LORA_NO_OFFSET, entry->name,
+                          "needs a buffer of %llu bytes, not %llu",
+                          (unsigned long long)needed,
+                          (unsigned long long)read->bytes);
+    }
+    return LORA_OK;
+}
+
+/* Read what was checked. */
+static lora_status access_read(const lora_tensor_read *read,
+                               const lora_adapter *adapter,
+                               lora_error *error)
+{
+    const lora__container *container = adapter->container;
+
+    return read->dtype == LORA_DTYPE_NONE ||
+                   read->dtype == container->entries[read->index].dtype
+               ? lora__container_read(container, read->index, 0, read->buffer,
+                                      read->bytes, error)
+               : access_convert(read->buffer, adapter, read->index, read->dtype,
+                                error);
+}
+
 LORA_API lora_status lora_adapter_read_tensor(void *buffer,
                                               size_t bytes,
                                               const lora_adapter *adapter,
@@ -186,26 +272,50 @@ LORA_API lora_status lora_adapter_read_tensor(void *buffer,
                                               lora_dtype dtype,
                                               lora_error *error)
 {
-    const lora__entry *entry;
-    uint64_t needed;
+    const lora_tensor_read read = {buffer, bytes, index, dtype, 0};
 
     lora__error_begin(error);
     CHECK_ARG(adapter != NULL, error);
-    CHECK_ARG(buffer != NULL || bytes == 0, error);
-    TRY(access_index(index, adapter->container->entry_count, "tensor", error));
-    entry = &adapter->container->entries[index];
-    TRY(access_bytes(&needed, entry, dtype, error));
-    if (needed != bytes) {
-        return lora__fail(error, LORA_ERROR_SHAPE, LORA_NO_OFFSET, entry->name,
-                          "needs a buffer of %llu bytes, not %llu",
-                          (unsigned long long)needed,
-                          (unsigned long long)bytes);
+    TRY(access_check(&read, adapter, error));
+    return access_read(&read, adapter, error);
+}
+
+typedef struct access_reads {
+    const lora_tensor_read *reads;
+    size_t count;
+    const lora_adapter *adapter;
+} access_reads;
+
+static lora_status
+access_job(void *arg, size_t index, uint32_t worker, lora_error *error)
+{
+    const access_reads *all = arg;
+    size_t first = index * ACCESS_JOB;
+    size_t left = all->count - first;
+
+    (void)worker;
+    for (size_t i = 0; i < left && i < ACCESS_JOB; i++) {
+        TRY(access_read(&all->reads[first + i], all->adapter, error));
     }
-    if (dtype == LORA_DTYPE_NONE || dtype == entry->dtype) {
-        return lora__container_read(adapter->container, index, 0, buffer, bytes,
-                                    error);
+    return LORA_OK;
+}
+
+LORA_API lora_status lora_adapter_read_tensors(const lora_tensor_read *reads,
+                                               size_t count,
+                                               const lora_adapter *adapter,
+                                               lora_error *error)
+{
+    access_reads all = {reads, count, adapter};
+
+    lora__error_begin(error);
+    CHECK_ARG(reads != NULL || count == 0, error);
+    CHECK_ARG(adapter != NULL, error);
+    for (size_t i = 0; i < count; i++) {
+        TRY(access_check(&reads[i], adapter, error));
     }
-    return access_convert(buffer, adapter, index, dtype, error);
+    return lora__run_jobs(adapter->container->context, "read", access_job, &all,
+                          count / ACCESS_JOB + (count % ACCESS_JOB != 0),
+                          error);
 }
 
 LORA_API lora_status lora_adapter_get_tensor(lora_tensor *out,

@@ -75,3 +75,16 @@ LORA_PRIVATE lora_status lora__out_write(void *theirs,
     memcpy(theirs, &size, sizeof size);
     return LORA_OK;
 }
+
+LORA_PRIVATE lora_status lora__out_write_at(void *array,
+                                            size_t index,
+                                            const void *ours,
+                                            size_t our_bytes,
+                                            lora_error *error)
+{
+    size_t size = options_size_of(array);
+    unsigned char *theirs = (unsigned char *)array + index * size;
+
+    memcpy(theirs, &size, sizeof size);
+    return lora__out_write(theirs, ours, our_bytes, error);
+}

@@ -33,4 +33,12 @@ LORA_PRIVATE lora_status lora__out_write(void *theirs,
                                          size_t our_bytes,
                                          lora_error *error);
 
+/* The same into the struct at `index` of an array, where struct_size of the
+ * first is set and goes for all. Only index 0 can fail. */
+LORA_PRIVATE lora_status lora__out_write_at(void *array,
+                                            size_t index,
+                                            const void *ours,
+                                            size_t our_bytes,
+                                            lora_error *error);
+
 #endif

@@ -163,6 +163,82 @@ static void test_tensor_info(void **state)
           lora_adapter_get_tensor_info(&info, adapter, 13, &error));
 }
 
+/* Arrays of structs that are shorter and longer than ours. */
+static void test_tensor_infos(void **state)
+{
+    const size_t sizes[] = {offsetof(lora_tensor_info, bytes),
+                            sizeof(lora_tensor_info),
+                            sizeof(lora_tensor_info) + 16};
+    unsigned char out[14 * (sizeof(lora_tensor_info) + 16)];
+    lora_tensor_info info;
+    lora_error error;
+
+    (void)state;
+    for (size_t s = 0; s < COUNT(sizes); s++) {
+        uint64_t before = 0;
+        memset(out, 0xEE, sizeof out);
+        memcpy(out, &sizes[s], sizeof(size_t));
+        CHECK(
+            LORA_OK, LORA_NO_OFFSET, "",
+            lora_adapter_get_tensor_infos((void *)out, adapter, 0, 13, &error));
+        for (size_t i = 0; i < 13; i++) {
+            const unsigned char *at = out + i * sizes[s];
+            memset(&info, 0, sizeof info);
+            memcpy(&info, at, s == 0 ? sizes[0] : sizeof info);
+            assert_int_equal(info.struct_size, sizes[s]);
+            assert_int_equal(tensor_at(adapter, info.name), i);
+            assert_true(info.offset > before);
+            assert_true(s != 2 || (at[sizes[1]] == 0 && at[sizes[2] - 1] == 0));
+            before = info.offset;
+        }
+        assert_int_equal(out[13 * sizes[s]], 0xEE);
+    }
+
+    memset(&info, 0xEE, sizeof info);
+    info.struct_size = sizeof info;
+    CHECK(LORA_OK, LORA_NO_OFFSET, "",
+          lora_adapter_get_tensor_infos(&info, adapter, 12, 1, &error));
+    assert_int_equal(info.offset + info.bytes, sample.bytes);
+    CHECK(LORA_OK, LORA_NO_OFFSET, "",
+          lora_adapter_get_tensor_infos(NULL, adapter, 13, 0, &error));
+    CHECK_ARGUMENT(lora_adapter_get_tensor_infos(NULL, adapter, 0, 1, &error));
+    CHECK_ARGUMENT(lora_adapter_get_tensor_infos(&info, NULL, 0, 1, &error));
+    info.name = "kept";
+    CHECK(LORA_ERROR_RANGE, LORA_NO_OFFSET, NULL,
+          lora_adapter_get_tensor_infos(&info, adapter, 12, 2, &error));
+    CHECK(LORA_ERROR_RANGE, LORA_NO_OFFSET, NULL,
+          lora_adapter_get_tensor_infos(&info, adapter, 1, SIZE_MAX, &error));
+    CHECK(LORA_ERROR_RANGE, LORA_NO_OFFSET, NULL,
+          lora_adapter_get_tensor_infos(&info, adapter, 14, 0, &error));
+    info.struct_size = 0;
+    CHECK_ARGUMENT(lora_adapter_get_tensor_infos(&info, adapter, 0, 1, &error));
+    assert_string_equal(info.name, "kept");
+}
+
+static void test_several_modules(void **state)
+{
+    static const char *const names[] = {SAMPLE_TE, SAMPLE_Q, SAMPLE_CONV,
+                                        SAMPLE_CORE};
+    lora_module_info out[4];
+    lora_error error;
+
+    (void)state;
+    memset(out, 0xEE, sizeof out);
+    out->struct_size = sizeof *out;
+    CHECK(LORA_OK, LORA_NO_OFFSET, "",
+          lora_adapter_get_modules(out, adapter, 0, 4, &error));
+    for (size_t i = 0; i < 4; i++) {
+        size_t at = module_at(adapter, names[i]);
+        assert_string_equal(out[at].name, names[i]);
+        assert_int_equal(out[at].rank, i == 2 ? 3 : 2);
+        assert_int_equal(out[at].struct_size, sizeof *out);
+    }
+    CHECK(LORA_ERROR_RANGE, LORA_NO_OFFSET, NULL,
+          lora_adapter_get_modules(out, adapter, 1, 4, &error));
+    CHECK_ARGUMENT(lora_adapter_get_modules(NULL, adapter, 0, 4, &error));
+    CHECK_ARGUMENT(lora_adapter_get_modules(out, NULL, 0, 4, &error));
+}
+
 /* Tensors of no module: one without a meaning, and one of each type. */
 static void test_unknown_tensors(void **state)
 {
@@ -289,6 +365,129 @@ static void test_read_tensor_refused(void **state)
         lora_adapter_read_tensor(NULL, 0, other, 1, LORA_DTYPE_NONE, NULL),
         LORA_OK);
     lora_adapter_destroy(other);
+    image_free(&im);
+}
+
+#define MANY 40
+
+/* Tensor i has i + 1 numbers: i, i + 1, ... */
+static void many_tensors(image *im)
+{
+    image_begin(im, NULL);
+    for (int i = 0; i < MANY; i++) {
+        char name[16];
+        char shape[16];
+        float data[MANY];
+
+        for (int k = 0; k <= i; k++) {
+            data[k] = (float)(i + k);
+        }
+        snprintf(name, sizeof name, "x%02d", i);
+        snprintf(shape, sizeof shape, "%d", i + 1);
+        image_raw(im, name, "F32", shape, data, (size_t)(i + 1) * 4);
+    }
+    image_end(im);
+}
+
+/* Into the rows of a matrix, the last tensor first, each second one in F64. */
+static void wish_for_many(lora_tensor_read reads[MANY], double out[MANY][MANY])
+{
+    memset(reads, 0, MANY * sizeof *reads);
+    memset(out, 0xEE, sizeof(double) * MANY * MANY);
+    for (size_t i = 0; i < MANY; i++) {
+        lora_tensor_read *read = &reads[MANY - 1 - i];
+        read->buffer = out[i];
+        read->index = i;
+        read->dtype = i % 2 ? LORA_DTYPE_F64 : LORA_DTYPE_NONE;
+        read->bytes = (i + 1) * (i % 2 ? 8 : 4);
+    }
+}
+
+static void test_read_tensors(void **state)
+{
+    static double out[MANY][MANY];
+    lora_tensor_read reads[MANY];
+    lora_context_options options;
+    image im;
+
+    (void)state;
+    many_tensors(&im);
+    lora_context_options_init(&options, sizeof options);
+    for (uint32_t threads = 0; threads < 4; threads++) {
+        lora_context *threaded;
+        lora_adapter *many;
+        lora_error error;
+        options.max_threads = threads;
+        assert_int_equal(lora_context_create(&threaded, &options, NULL),
+                         LORA_OK);
+        many = open_image(threaded, &im);
+        wish_for_many(reads, out);
+        CHECK(LORA_OK, LORA_NO_OFFSET, "",
+              lora_adapter_read_tensors(reads, MANY, many, &error));
+        for (int i = 0; i < MANY; i++) {
+            for (int k = 0; k <= i; k++) {
+                float narrow;
+                memcpy(&narrow, (char *)out[i] + 4 * k, 4);
+                assert_true((i % 2 ? out[i][k] : (double)narrow) == i + k);
+            }
+        }
+        lora_adapter_destroy(many);
+        lora_context_destroy(threaded);
+    }
+    image_free(&im);
+}
+
+/* One bad wish, and nothing is read. */
+static void test_read_tensors_refused(void **state)
+{
+    static double out[MANY][MANY];
+    const unsigned char untouched[8] = {0xEE, 0xEE, 0xEE, 0xEE,
+                                        0xEE, 0xEE, 0xEE, 0xEE};
+    lora_tensor_read reads[MANY];
+    lora_tensor_read *last = &reads[MANY - 1];
+    lora_adapter *many;
+    lora_error error;
+    source s;
+    image im;
+
+    (void)state;
+    many_tensors(&im);
+    s = source_of(&im);
+    many = open_source(context, &s);
+    wish_for_many(reads, out);
+    last->index = MANY;
+    CHECK(LORA_ERROR_RANGE, LORA_NO_OFFSET, NULL,
+          lora_adapter_read_tensors(reads, MANY, many, &error));
+    last->index = 0;
+    last->bytes = 5;
+    CHECK(LORA_ERROR_SHAPE, LORA_NO_OFFSET, "x00",
+          lora_adapter_read_tensors(reads, MANY, many, &error));
+    last->bytes = 4;
+    last->dtype = LORA_DTYPE_BOOL;
+    CHECK(LORA_ERROR_DTYPE, LORA_NO_OFFSET, "x00",
+          lora_adapter_read_tensors(reads, MANY, many, &error));
+    last->dtype = LORA_DTYPE_NONE;
+    last->buffer = NULL;
+    CHECK_ARGUMENT(lora_adapter_read_tensors(reads, MANY, many, &error));
+    last->buffer = out[0];
+    last->reserved1 = 1;
+    CHECK(LORA_ERROR_OPTION, LORA_NO_OFFSET, NULL,
+          lora_adapter_read_tensors(reads, MANY, many, &error));
+    last->reserved1 = 0;
+    CHECK_ARGUMENT(lora_adapter_read_tensors(reads, MANY, NULL, &error));
+    CHECK_ARGUMENT(lora_adapter_read_tensors(NULL, 1, many, &error));
+    for (size_t i = 0; i < MANY; i++) {
+        assert_memory_equal(out[i], untouched, 8);
+    }
+    CHECK(LORA_OK, LORA_NO_OFFSET, "",
+          lora_adapter_read_tensors(NULL, 0, many, &error));
+
+    s.fail_at = s.reads + 20;
+    CHECK(LORA_ERROR_IO, ANY_OFFSET, NULL,
+          lora_adapter_read_tensors(reads, MANY, many, &error));
+    CHECK(LORA_OK, LORA_NO_OFFSET, "",
+          lora_adapter_read_tensors(reads, MANY, many, &error));
+    lora_adapter_destroy(many);
     image_free(&im);
 }
 
@@ -438,10 +637,14 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_info),
         cmocka_unit_test(test_modules),
+        cmocka_unit_test(test_several_modules),
         cmocka_unit_test(test_tensor_info),
+        cmocka_unit_test(test_tensor_infos),
         cmocka_unit_test(test_unknown_tensors),
         cmocka_unit_test(test_read_tensor),
         cmocka_unit_test(test_read_tensor_refused),
+        cmocka_unit_test(test_read_tensors),
+        cmocka_unit_test(test_read_tensors_refused),
         cmocka_unit_test(test_read_tensor_fails),
         cmocka_unit_test(test_views),
         cmocka_unit_test(test_metadata),

@@ -22,21 +22,65 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* Into memory of its own, as it is stored. */
-static lora_status read_one(const lora_adapter *adapter,
-                            size_t index,
-                            const lora_tensor_info *info,
+/* All of them into one block, as they are stored. */
+static lora_status read_all(const lora_adapter *adapter,
+                            const lora_tensor_info *infos,
+                            size_t count,
                             lora_error *error)
 {
-    size_t bytes = (size_t)info->bytes;
-    void *memory = malloc(bytes + 1);
+    lora_tensor_read *reads = calloc(count + 1, sizeof *reads);
+    size_t bytes = 0;
+    unsigned char *block;
     lora_status status = LORA_ERROR_MEMORY;
 
-    if (memory != NULL) {
-        status = lora_adapter_read_tensor(memory, bytes, adapter, index,
-                                          info->dtype, error);
+    for (size_t i = 0; i < count; i++) {
+        bytes += (size_t)infos[i].bytes;
     }
-    free(memory);
+    block = malloc(bytes + 1);
+    if (reads != NULL && block != NULL) {
+        bytes = 0;
+        for (size_t i = 0; i < count; i++) {
+            reads[i].buffer = block + bytes;
+            reads[i].bytes = (size_t)infos[i].bytes;
+            reads[i].index = i;
+            bytes += reads[i].bytes;
+        }
+        status = lora_adapter_read_tensors(reads, count, adapter, error);
+    }
+    free(block);
+    free(reads);
+    return status;
+}
+
+static lora_status
+map_all(const lora_adapter *adapter, size_t count, lora_error *error)
+{
+    lora_status status = LORA_OK;
+    lora_tensor view;
+
+    for (size_t i = 0; status == LORA_OK && i < count; i++) {
+        status = lora_adapter_get_tensor(&view, adapter, i, error);
+    }
+    return status;
+}
+
+static lora_status
+work(const lora_adapter *adapter, const char *mode, lora_error *error)
+{
+    size_t count = lora_adapter_tensor_count(adapter);
+    lora_tensor_info *infos = calloc(count + 1, sizeof *infos);
+    lora_status status = LORA_ERROR_MEMORY;
+
+    if (infos != NULL) {
+        infos->struct_size = sizeof *infos;
+        status = lora_adapter_get_tensor_infos(infos, adapter, 0, count, error);
+    }
+    if (status == LORA_OK && mode[0] == 'r') {
+        status = read_all(adapter, infos, count, error);
+    } else if (status == LORA_OK && mode[0] == 'm') {
+        status = map_all(adapter, count, error);
+    }
+    free(infos);
     return status;
 }
 
@@ -50,21 +94,10 @@ once(lora_context *context, const char *mode, const char *path, lora_error *e)
     lora_adapter_open_options_init(&options, sizeof options);
     options.flags = mode[0] == 'm' ? LORA_OPEN_MAP : 0;
     status = lora_adapter_open(&adapter, context, path, &options, e);
-    if (status != LORA_OK) {
-        return status;
+    if (status == LORA_OK) {
+        status = work(adapter, mode, e);
+        lora_adapter_destroy(adapter);
     }
-    for (size_t i = 0;
-         status == LORA_OK && i < lora_adapter_tensor_count(adapter); i++) {
-        lora_tensor_info info = {.struct_size = sizeof info};
-        lora_tensor view;
-        status = lora_adapter_get_tensor_info(&info, adapter, i, e);
-        if (status == LORA_OK && mode[0] == 'r') {
-            status = read_one(adapter, i, &info, e);
-        } else if (status == LORA_OK && mode[0] == 'm') {
-            status = lora_adapter_get_tensor(&view, adapter, i, e);
-        }
-    }
-    lora_adapter_destroy(adapter);
     return status;
 }
 

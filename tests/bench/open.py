@@ -41,6 +41,7 @@ REAL = ("catundchat--stable-diffusion-v1.5-lora/pytorch_lora_weights.bin",
         "catundchat--stable-diffusion-v1.5-lora/"
         "pytorch_lora_weights.safetensors",
         "cloneofsimo--lora/analog_svd_rank4.safetensors")
+BINDING = "liblora, Python"
 ROUND = 3  # times in a row, before another one's turn
 
 
@@ -83,17 +84,22 @@ def load_binding(build):
 
 
 def binding_work(liblora, path):
-    def each(**options):
-        with liblora.open(path, **options) as adapter:
-            return {name: adapter.tensor(name, copy="map" not in options)
-                    for name in adapter.keys()}
-
     def headers():
         with liblora.open(path) as adapter:
             return [(t["name"], t["dtype"], t["shape"])
                     for t in adapter.tensors]
 
-    return {"list": headers, "read": each, "map": lambda: each(map=True)}
+    def load(**options):
+        with liblora.open(path, **options) as adapter:
+            return adapter.load(copy="map" not in options)
+
+    def each():
+        with liblora.open(path) as adapter:
+            return {name: adapter.tensor(name) for name in adapter.keys()}
+
+    return {"list": {BINDING: headers},
+            "read": {BINDING: load, BINDING + ", tensor()": each},
+            "map": {BINDING: lambda: load(map=True)}}
 
 
 def safetensors_work(path):
@@ -164,9 +170,8 @@ def contenders(program, liblora, path):
         if program:
             row["liblora, C"] = (
                 lambda mode=operation: c_times(program, mode, path))
-        row["liblora, Python"] = lambda work=work: timed(work)
-        for other in others:
-            for who, function in other.get(operation, {}).items():
+        for each in (work, *(other.get(operation, {}) for other in others)):
+            for who, function in each.items():
                 row[who] = lambda function=function: timed(function)
         result[operation] = row
     return result
@@ -190,7 +195,7 @@ def show(path, numbers):
     print(f"  {'':34}{'median ms':>10}{'least':>9}{'greatest':>10}"
           f"{'/ C':>8}{'/ Python':>10}")
     for operation, rows in numbers.items():
-        own = [rows[who]["median"] for who in ("liblora, C", "liblora, Python")
+        own = [rows[who]["median"] for who in ("liblora, C", BINDING)
                if who in rows]
         for who, row in rows.items():
             ratios = "".join(f"{row['median'] / base:>{width}.2f}"

@@ -127,6 +127,21 @@ def try_tensors(path, tensors):
         require(np.array_equal(wide, stored.array()), "values in f64")
     raises(liblora.KeyMatchError, adapter.tensor, "none")
     raises(liblora.DTypeError, adapter.tensor, row["name"], "f33")
+    every, wide = adapter.load(), adapter.load("f64")
+    equal(list(every), adapter.keys(), "names in the order of the file")
+    for name, stored in tensors.items():
+        equal(every[name].dtype.name, expected[stored.dtype], name)
+        equal(every[name].shape, stored.shape, "shape")
+        same(every[name].tobytes(), stored.data, name)
+        require(np.array_equal(wide[name], stored.array()), "values in f64")
+        require(every[name].flags.writeable and every[name].flags.aligned,
+                "arrays of one's own")
+    raises(liblora.DTypeError, adapter.load, "f33")
+    equal(liblora.Builder().finish().load(), {}, "nothing to load")
+    equal(liblora.Builder().finish().tensors, [], "nothing to list")
+    adapter.close()
+    raises(liblora.StateError, adapter.load)
+    same(every[name].tobytes(), stored.data, "arrays outlive the adapter")
 
 
 # Against the program --------------------------------------------------------
@@ -373,6 +388,9 @@ def try_views(path, tensors):
         same(view.tobytes(), stored.data, "view")
         require(not view.flags.writeable, "views are read-only")
         raises(liblora.ArgumentError, adapter.tensor, key, "f16", copy=False)
+        for name, view in adapter.load(copy=False).items():
+            same(view.tobytes(), tensors[name].data, name)
+        view = adapter.load(copy=False)[key]
         adapter.close()
         del adapter, source
         same(view.tobytes(), stored.data, "a view outlives its adapter")

@@ -504,6 +504,9 @@ builder.add("y", b"", dtype="f32", shape=(0, 3))
 made = builder.finish()
 assert made.tensor("x").tolist() == [[1, 2], [3, 4]]
 assert made.tensor("y").tolist() == []
+assert {name: value.tolist() for name, value in made.load().items()} == {
+    "x": [[1, 2], [3, 4]], "y": []}
+assert made.load("f64")["x"].format == "d"
 assert adapter.resize(rank=2).report.modules[0]["rank_out"] == 2
 out = bytearray(48 * 32 * 4)
 adapter.delta(linear, out=memoryview(out).cast("f", (48, 32)))

@@ -89,10 +89,34 @@ static lora_status do_delta(const lora_adapter *adapter, lora_error *error)
     return status;
 }
 
+static lora_status do_read(const lora_adapter *adapter, lora_error *error)
+{
+    size_t count = lora_adapter_tensor_count(adapter);
+    lora_tensor_read *reads = calloc(count + 1, sizeof *reads);
+    lora_status status;
+
+    assert_non_null(reads);
+    for (size_t i = 0; i < count; i++) {
+        lora_tensor_info info = {.struct_size = sizeof info};
+        assert_int_equal(lora_adapter_get_tensor_info(&info, adapter, i, NULL),
+                         LORA_OK);
+        reads[i].index = i;
+        reads[i].bytes = (size_t)info.bytes;
+        reads[i].buffer = malloc(reads[i].bytes + 1);
+        assert_non_null(reads[i].buffer);
+    }
+    status = lora_adapter_read_tensors(reads, count, adapter, error);
+    for (size_t i = 0; i < count; i++) {
+        free(reads[i].buffer);
+    }
+    free(reads);
+    return status;
+}
+
 typedef lora_status (*work)(const lora_adapter *adapter, lora_error *error);
 
 /* The first tells no progress. */
 static const work works[] = {do_describe, do_check, do_convert, do_resize,
-                             do_fix,      do_save,  do_delta};
+                             do_fix,      do_save,  do_delta,   do_read};
 
 #endif

@@ -7,10 +7,11 @@ import ctypes
 import functools
 import json
 import os
-from typing import Any, Iterable, Mapping, Optional, Union
+from typing import (Any, Iterable, Mapping, NamedTuple, Optional, Sequence,
+                    Union)
 
 from . import _arrays, _core, _errors, _ffi, _streams
-from ._core import Context, Handle, Progress, options, text
+from ._core import Context, Handle, Progress, options, text, texts
 from ._library import lib
 from ._report import Report, table
 
@@ -47,6 +48,18 @@ def _rule(given: dict[str, Any], default: bool) -> _ffi.lora_rank_rule:
     if names[0] == "rank":
         return _fixed(value)
     return _ffi.lora_rank_rule(_RULES[names[0]], 0, value)
+
+
+class _Table(NamedTuple):
+    """The tensors, a column each."""
+
+    names: list[str]
+    roles: Sequence[int]  # where the texts lie
+    offsets: Sequence[int]
+    sizes: Sequence[int]
+    modules: Sequence[int]  # _NO_MODULE for none
+    shapes: Sequence[tuple[int, ...]]
+    dtypes: Sequence[int]
 
 
 class Adapter:
@@ -136,33 +149,38 @@ class Adapter:
     def tensors(self) -> list[dict[str, Any]]:
         """The tensors in the order of the file, as `lora keys --json` has
         them."""
-        repeat, handle = self._context.repeat, self._handle
-        module_row = options(_ffi.lora_module_info)  # both filled many times
-        row = options(_ffi.lora_tensor_info)
-        names, rows = [], []
-        for _ in repeat(lib.lora_adapter_get_module, self._module_count,
-                        module_row, handle):
-            names.append((module_row.name.decode(),
-                          module_row.target.decode()))
-        for _ in repeat(lib.lora_adapter_get_tensor_info,
-                        lib.lora_adapter_tensor_count(handle), row, handle):
-            module, target = (None, None) if (
-                row.module_index == _NO_MODULE) else names[row.module_index]
-            rows.append({
-                "name": row.name.decode(),
-                "dtype": _arrays.dtype_name(row.dtype),
-                "shape": row.shape[:row.ndim], "offset": row.offset,
-                "bytes": row.bytes, "module": module, "target": target,
-                "role": row.role.decode()})
-        return rows
+        _, names, targets, *_ = self._context.columns(
+            lib.lora_adapter_get_modules, _ffi.lora_module_info,
+            self._module_count, self._handle)
+        modules = dict(enumerate(zip(texts(names), texts(targets))))
+        modules[_NO_MODULE] = (None, None)
+        table = self._table
+        roles = dict(zip(set(table.roles), texts(set(table.roles))))
+        return [
+            {"name": name, "dtype": _arrays.dtype_name(dtype),
+             "shape": list(shape), "offset": offset, "bytes": size,
+             "module": modules[module][0], "target": modules[module][1],
+             "role": roles[role]}
+            for name, role, offset, size, module, shape, dtype in zip(*table)]
 
     def keys(self) -> list[str]:
         """The names of the tensors."""
-        return [row["name"] for row in self.tensors]
+        return self._table.names.copy()
+
+    @functools.cached_property
+    def _table(self) -> _Table:
+        handle = self._handle
+        (_, names, roles, offsets, sizes, modules, *dims, ndims, dtypes
+         ) = self._context.columns(
+            lib.lora_adapter_get_tensor_infos, _ffi.lora_tensor_info,
+            lib.lora_adapter_tensor_count(handle), handle)
+        shapes = [all[:ndim] for all, ndim in zip(zip(*dims), ndims)]
+        return _Table(texts(names), roles, offsets, sizes, modules, shapes,
+                      dtypes)
 
     @functools.cached_property
     def _tensor_index(self) -> dict[str, int]:
-        return {name: i for i, name in enumerate(self.keys())}
+        return {name: i for i, name in enumerate(self._table.names)}
 
     def tensor(self, name: str, dtype: Any = None, *, copy: bool = True
                ) -> Any:
@@ -172,20 +190,41 @@ class Adapter:
         index = self._tensor_index.get(name)
         if index is None:
             raise _errors.make(_ffi.LORA_ERROR_KEY, "no such tensor", name)
-        row = self.tensors[index]
         code = _arrays.dtype_code(dtype)
         if not copy:
-            return self._lent(index, row, code)
-        array, memory = _arrays.empty(code or _arrays.dtype_code(row["dtype"]),
-                                      tuple(row["shape"]))
+            return self._lent(index, code)
+        array, memory = _arrays.empty(code or self._table.dtypes[index],
+                                      self._table.shapes[index])
         self._context.call(lib.lora_adapter_read_tensor, memory.address,
                            memory.bytes, self._handle, index, code)
         return array
 
-    def _lent(self, index: int, row: dict[str, Any], code: int) -> Any:
-        if code not in (0, _arrays.dtype_code(row["dtype"])):
+    def load(self, dtype: Any = None, *, copy: bool = True) -> dict[str, Any]:
+        """The values of all tensors by name, as tensor() gives them, but read
+        in one call, into one block of memory that lives as long as any of
+        them."""
+        code, table = _arrays.dtype_code(dtype), self._table
+        if not copy:
+            return {name: self._lent(i, code)
+                    for i, name in enumerate(table.names)}
+        arrays, places = _arrays.block(
+            [code] * len(table.names) if code else table.dtypes, table.shapes)
+        pack = _core.layout(_ffi.lora_tensor_read).pack
+        reads = bytearray().join(
+            pack(address, size, i, code, 0)
+            for i, (address, size) in enumerate(places))
+        if places:
+            self._context.work(
+                lib.lora_adapter_read_tensors,
+                _ffi.lora_tensor_read.from_buffer(reads), len(places),
+                self._handle)
+        return dict(zip(table.names, arrays))
+
+    def _lent(self, index: int, code: int) -> Any:
+        if code not in (0, self._table.dtypes[index]):
             raise _errors.make(_ffi.LORA_ERROR_ARGUMENT,
-                               "a view cannot be converted", row["name"])
+                               "a view cannot be converted",
+                               self._table.names[index])
         view = _ffi.lora_tensor()
         handle = self._handle
         self._context.call(lib.lora_adapter_get_tensor, view, handle, index)

@@ -14,7 +14,7 @@ import importlib
 import math
 import numbers
 import struct
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, Sequence
 
 from . import _errors, _ffi
 from ._core import text
@@ -102,6 +102,10 @@ class Memory(NamedTuple):
     owner: Any
 
 
+# Between arrays in one block: what any number type, and SIMD, asks for.
+_ALIGN = 64
+
+
 # Out ------------------------------------------------------------------------
 
 def _bytes_of(dtype: int, shape: tuple[int, ...]) -> int:
@@ -113,22 +117,30 @@ def _bits_of(dtype: int) -> int:
     return lib.lora_dtype_bits(dtype)
 
 
-def _shaped(data: memoryview, dtype: int, shape: tuple[int, ...]) -> Any:
-    """A view of bytes as an array. Types of less than a byte stay bytes."""
-    kind = _TYPES.get(dtype_name(dtype))
-    numpy = optional("numpy")
+def _shaped(data: memoryview, dtype: int, shape: tuple[int, ...],
+            start: int = 0) -> Any:
+    """A view of bytes, from `start` on, as an array. Types of less than a byte
+    stay bytes."""
+    numpy, kind = optional("numpy"), _kind(dtype)
     if kind is None:
-        kind, shape = _TYPES["U8"], (len(data),)
+        dtype, shape = _code_of("U8"), (_bytes_of(dtype, shape),)
+        kind = _TYPES["U8"]
     if numpy is not None:
-        array = numpy.frombuffer(data, _numpy_dtype(numpy, kind))
-        return array.reshape(shape)
+        return numpy.ndarray(shape, _numpy_dtype(numpy, dtype), data, start)
+    data = data[start:start + _bytes_of(dtype, shape)]
     if 0 in shape:  # memoryviews have no such shapes
         return data.cast(kind.code)
     return data.cast("B").cast(kind.code, shape)
 
 
 @functools.lru_cache(maxsize=None)
-def _numpy_dtype(numpy: Any, kind: _Type) -> Any:
+def _kind(dtype: int) -> Optional[_Type]:
+    return _TYPES.get(dtype_name(dtype))
+
+
+@functools.lru_cache(maxsize=None)
+def _numpy_dtype(numpy: Any, dtype: int) -> Any:
+    kind = _TYPES[dtype_name(dtype)]
     try:
         return numpy.dtype(kind.numpy)
     except TypeError:
@@ -139,14 +151,30 @@ def _numpy_dtype(numpy: Any, kind: _Type) -> Any:
 
 def empty(dtype: int, shape: tuple[int, ...]) -> tuple[Any, Memory]:
     """A new array, and where it lies."""
-    kind, numpy = _TYPES.get(dtype_name(dtype)), optional("numpy")
-    if kind is not None and numpy is not None:
-        array = numpy.empty(shape, _numpy_dtype(numpy, kind))
+    numpy = optional("numpy")
+    if _kind(dtype) is not None and numpy is not None:
+        array = numpy.empty(shape, _numpy_dtype(numpy, dtype))
         return array, Memory(array.__array_interface__["data"][0],
                              array.nbytes, dtype, shape, array)
     data = memoryview(_room(_bytes_of(dtype, shape)))
     memory = Memory(_address(data), len(data), dtype, shape, data)
     return _shaped(data, dtype, shape), memory
+
+
+def block(dtypes: Sequence[int], shapes: Sequence[tuple[int, ...]]
+          ) -> tuple[list[Any], list[tuple[int, int]]]:
+    """New arrays, one after the other in one block of memory, and the address
+    and size of each."""
+    ranges, end = [], 0
+    for dtype, shape in zip(dtypes, shapes):
+        start = -(-end // _ALIGN) * _ALIGN
+        end = start + _bytes_of(dtype, shape)
+        ranges.append((start, end))
+    room = memoryview(_room(end))
+    base = _address(room)
+    arrays = [_shaped(room, dtype, shape, start)
+              for (start, _), dtype, shape in zip(ranges, dtypes, shapes)]
+    return arrays, [(base + start, end - start) for start, end in ranges]
 
 
 def _room(count: int) -> Any:

@@ -13,11 +13,12 @@ import itertools
 import logging
 import os
 import signal
+import struct
 import sys
 import threading
 import time
 import weakref
-from typing import (Any, Callable, Iterable, Iterator, Mapping, Optional,
+from typing import (Any, Callable, Collection, Iterable, Mapping, Optional,
                     Union)
 
 from . import _errors, _ffi, _library
@@ -66,6 +67,23 @@ def options(kind: Any, **fields: Any) -> Any:
     if unknown:  # ctypes would take it for an attribute
         raise TypeError(f"no such setting: {', '.join(sorted(unknown))}")
     return kind(struct_size=ctypes.sizeof(kind), **fields)
+
+
+@functools.lru_cache(maxsize=None)
+def layout(kind: Any) -> struct.Struct:
+    """The fields of a struct of C: with many of them at once, struct is faster
+    than objects of ctypes."""
+    codes = (f"{field._length_}{field._type_._type_}"
+             if hasattr(field, "_length_") else field._type_
+             for _, field in kind._fields_)
+    return struct.Struct("".join(codes).replace("z", "P"))
+
+
+def texts(addresses: Collection[int]) -> list[str]:
+    """The texts of C at those addresses."""
+    table = struct.pack(f"{len(addresses)}P", *addresses)
+    strings = ctypes.cast(table, ctypes.POINTER(ctypes.c_char_p))
+    return [string.decode() for string in strings[:len(addresses)]]
 
 
 def text(value: str) -> bytes:
@@ -275,20 +293,18 @@ class Context:
         finally:
             self._end()
 
-    def repeat(self, function: Any, count: int, *arguments: Any
-               ) -> Iterator[int]:
-        """Call a C function with 0, 1, ... up to `count` after the arguments,
-        and yield after each. For what is quick and calls nothing back."""
-        error = options(_ffi.lora_error)
-        self._begin()
-        try:
-            for i in range(count):
-                status = function(*arguments, i, error)
-                if status:
-                    raise _errors.from_record(status, error)
-                yield i
-        finally:
-            self._end()
+    def columns(self, function: Any, kind: Any, count: int, *arguments: Any
+                ) -> list[tuple[Any, ...]]:
+        """The fields of structs of which C fills many in one call, each field
+        as a tuple with what all structs have there, and arrays as that many
+        fields. Texts are addresses, for texts()."""
+        data = bytearray(ctypes.sizeof(kind) * count)
+        if not count:
+            return [()] * len(layout(kind).unpack(bytes(layout(kind).size)))
+        first = kind.from_buffer(data)
+        first.struct_size = ctypes.sizeof(kind)
+        self.call(function, first, *arguments, 0, count)
+        return list(zip(*layout(kind).iter_unpack(data)))
 
     def work(self, function: Any, *arguments: Any) -> None:
         """As call(), for what may take long. Python runs signal handlers in

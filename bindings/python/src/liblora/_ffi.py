@@ -318,6 +318,16 @@ class lora_tensor_info(Structure):
     ]
 
 
+class lora_tensor_read(Structure):
+    _fields_ = [
+        ("buffer", c_void_p),
+        ("bytes", c_size_t),
+        ("index", c_size_t),
+        ("dtype", lora_dtype),
+        ("reserved1", c_uint32),
+    ]
+
+
 class lora_adapter_describe_options(Structure):
     _fields_ = [
         ("struct_size", c_size_t),
@@ -562,6 +572,9 @@ FUNCTIONS: dict[str, Any] = {
     "lora_adapter_get_module":
         (lora_status, [POINTER(lora_module_info), POINTER(lora_adapter),
          c_size_t, POINTER(lora_error)]),
+    "lora_adapter_get_modules":
+        (lora_status, [POINTER(lora_module_info), POINTER(lora_adapter),
+         c_size_t, c_size_t, POINTER(lora_error)]),
     "lora_adapter_find_module":
         (lora_status, [POINTER(c_size_t), POINTER(lora_adapter), c_char_p,
          POINTER(lora_error)]),
@@ -570,9 +583,15 @@ FUNCTIONS: dict[str, Any] = {
     "lora_adapter_get_tensor_info":
         (lora_status, [POINTER(lora_tensor_info), POINTER(lora_adapter),
          c_size_t, POINTER(lora_error)]),
+    "lora_adapter_get_tensor_infos":
+        (lora_status, [POINTER(lora_tensor_info), POINTER(lora_adapter),
+         c_size_t, c_size_t, POINTER(lora_error)]),
     "lora_adapter_read_tensor":
         (lora_status, [c_void_p, c_size_t, POINTER(lora_adapter), c_size_t,
          lora_dtype, POINTER(lora_error)]),
+    "lora_adapter_read_tensors":
+        (lora_status, [POINTER(lora_tensor_read), c_size_t,
+         POINTER(lora_adapter), POINTER(lora_error)]),
     "lora_adapter_get_tensor":
         (lora_status, [POINTER(lora_tensor), POINTER(lora_adapter), c_size_t,
          POINTER(lora_error)]),

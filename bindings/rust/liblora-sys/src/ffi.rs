@@ -315,6 +315,16 @@ pub struct lora_tensor_info {
 
 #[repr(C)]
 #[derive(Clone, Copy)]
+pub struct lora_tensor_read {
+    pub buffer: *mut c_void,
+    pub bytes: usize,
+    pub index: usize,
+    pub dtype: lora_dtype,
+    pub reserved1: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
 pub struct lora_adapter_describe_options {
     pub struct_size: usize,
     pub modules: u32,
@@ -582,6 +592,13 @@ extern "C" {
         index: usize,
         error: *mut lora_error,
     ) -> lora_status;
+    pub fn lora_adapter_get_modules(
+        out: *mut lora_module_info,
+        adapter: *const lora_adapter,
+        first: usize,
+        count: usize,
+        error: *mut lora_error,
+    ) -> lora_status;
     pub fn lora_adapter_find_module(
         out_index: *mut usize,
         adapter: *const lora_adapter,
@@ -595,12 +612,25 @@ extern "C" {
         index: usize,
         error: *mut lora_error,
     ) -> lora_status;
+    pub fn lora_adapter_get_tensor_infos(
+        out: *mut lora_tensor_info,
+        adapter: *const lora_adapter,
+        first: usize,
+        count: usize,
+        error: *mut lora_error,
+    ) -> lora_status;
     pub fn lora_adapter_read_tensor(
         buffer: *mut c_void,
         bytes: usize,
         adapter: *const lora_adapter,
         index: usize,
         dtype: lora_dtype,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_adapter_read_tensors(
+        reads: *const lora_tensor_read,
+        count: usize,
+        adapter: *const lora_adapter,
         error: *mut lora_error,
     ) -> lora_status;
     pub fn lora_adapter_get_tensor(
@@ -940,6 +970,13 @@ layout! {
         shape: 48, 64,
         ndim: 112, 4,
         dtype: 116, 4,
+    }
+    lora_tensor_read, 32 {
+        buffer: 0, 8,
+        bytes: 8, 8,
+        index: 16, 8,
+        dtype: 24, 4,
+        reserved1: 28, 4,
     }
     lora_adapter_describe_options, 16 {
         struct_size: 0, 8,
