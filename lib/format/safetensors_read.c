@@ -33,6 +33,7 @@ typedef struct st_parser {
     size_t metadata_count;
     size_t metadata_capacity;
     int has_metadata;
+    lora_dtype dtype; /* of the last tensor: most are alike */
 } st_parser;
 
 /* Where in the file a byte of the header is. */
@@ -94,6 +95,13 @@ static lora_status st_expect(lora__json_event *out,
                : st_fail(p, LORA_ERROR_FORMAT, out->offset, what, error);
 }
 
+/* The format has them in capitals only. */
+static int st_dtype_is(lora_dtype dtype, const char *name)
+{
+    return dtype != LORA_DTYPE_NONE &&
+           strcmp(lora_dtype_name(dtype), name) == 0;
+}
+
 static lora_status
 st_read_dtype(st_parser *p, lora__entry *entry, lora_error *error)
 {
@@ -104,12 +112,14 @@ st_read_dtype(st_parser *p, lora__entry *entry, lora_error *error)
     TRY(st_expect(&event, p, LORA__JSON_STRING, "dtype must be a string",
                   error));
     TRY(st_decode(&name, &bytes, p, &event, error));
-    entry->dtype = lora_dtype_from_name(name);
-    if (entry->dtype == LORA_DTYPE_NONE ||
-        strcmp(lora_dtype_name(entry->dtype), name) != 0) {
-        return st_fail_tensor(p, LORA_ERROR_FORMAT, event.offset, entry->name,
-                              "unknown dtype", error);
+    if (!st_dtype_is(p->dtype, name)) {
+        p->dtype = lora_dtype_from_name(name);
+        if (!st_dtype_is(p->dtype, name)) {
+            return st_fail_tensor(p, LORA_ERROR_FORMAT, event.offset,
+                                  entry->name, "unknown dtype", error);
+        }
     }
+    entry->dtype = p->dtype;
     return LORA_OK;
 }
 

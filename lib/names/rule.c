@@ -25,10 +25,22 @@ typedef struct rule_hole {
     const char *words; /* up to '}' */
 } rule_hole;
 
+/* Bytes before the first of two letters, or to the end. They are few: strcspn
+ * has hardly begun then. */
+static size_t rule_bytes_to(const char *at, char one, char other)
+{
+    const char *end = at;
+
+    while (*end != '\0' && *end != one && *end != other) {
+        end++;
+    }
+    return (size_t)(end - at);
+}
+
 /* The word at `at` in a list "x|y}", and its length. */
 static size_t rule_word_bytes(const char *at)
 {
-    return strcspn(at, "|}");
+    return rule_bytes_to(at, '|', '}');
 }
 
 static const char *rule_next_word(const char *at)
@@ -276,7 +288,7 @@ LORA_PRIVATE void lora__rule_put(lora__buffer *out,
                                  char separator)
 {
     while (*rule != '\0') {
-        size_t bytes = strcspn(rule, "{.");
+        size_t bytes = rule_bytes_to(rule, '{', '.');
         rule_hole hole;
 
         lora__buffer_append(out, rule, bytes);
