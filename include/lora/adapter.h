@@ -377,7 +377,8 @@ lora_adapter_read_tensor(void *buffer,
                          lora_dtype dtype,
                          lora_error *error);
 
-/** Copy the data of several tensors, converted, on the context's threads.
+/** Copy the data of several tensors, converted; where it is much, on the
+ *  context's threads.
  *
  *  All are checked before the first is read.
  *

@@ -5,8 +5,10 @@
 
 #include <string.h>
 
-/* Tensors that one job reads: a few modules. */
+/* Tensors that one job reads: a few modules. Below so many bytes there is but
+ * one job, as waiting for other threads could take longer. */
 #define ACCESS_JOB 8
+#define ACCESS_FEW_BYTES ((uint64_t)4 << 20)
 
 static lora_status
 access_index(size_t index, size_t count, const char *what, lora_error *error)
@@ -283,6 +285,7 @@ LORA_API lora_status lora_adapter_read_tensor(void *buffer,
 typedef struct access_reads {
     const lora_tensor_read *reads;
     size_t count;
+    size_t step; /* tensors of a job */
     const lora_adapter *adapter;
 } access_reads;
 
@@ -290,11 +293,11 @@ static lora_status
 access_job(void *arg, size_t index, uint32_t worker, lora_error *error)
 {
     const access_reads *all = arg;
-    size_t first = index * ACCESS_JOB;
+    size_t first = index * all->step;
     size_t left = all->count - first;
 
     (void)worker;
-    for (size_t i = 0; i < left && i < ACCESS_JOB; i++) {
+    for (size_t i = 0; i < left && i < all->step; i++) {
         TRY(access_read(&all->reads[first + i], all->adapter, error));
     }
     return LORA_OK;
@@ -305,17 +308,23 @@ LORA_API lora_status lora_adapter_read_tensors(const lora_tensor_read *reads,
                                                const lora_adapter *adapter,
                                                lora_error *error)
 {
-    access_reads all = {reads, count, adapter};
+    access_reads all = {reads, count, ACCESS_JOB, adapter};
+    uint64_t bytes = 0;
 
     lora__error_begin(error);
     CHECK_ARG(reads != NULL || count == 0, error);
     CHECK_ARG(adapter != NULL, error);
     for (size_t i = 0; i < count; i++) {
         TRY(access_check(&reads[i], adapter, error));
+        if (!lora__add_u64(bytes, reads[i].bytes, &bytes)) {
+            return lora__fail_memory(error, UINT64_MAX);
+        }
+    }
+    if (bytes < ACCESS_FEW_BYTES && count > 0) {
+        all.step = count;
     }
     return lora__run_jobs(adapter->container->context, "read", access_job, &all,
-                          count / ACCESS_JOB + (count % ACCESS_JOB != 0),
-                          error);
+                          count / all.step + (count % all.step != 0), error);
 }
 
 LORA_API lora_status lora_adapter_get_tensor(lora_tensor *out,

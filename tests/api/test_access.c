@@ -389,24 +389,38 @@ static void many_tensors(image *im)
     image_end(im);
 }
 
-/* Into the rows of a matrix, the last tensor first, each second one in F64. */
-static void wish_for_many(lora_tensor_read reads[MANY], double out[MANY][MANY])
+/* All of them so often that threads share the work. */
+#define WISHES (1000 * MANY)
+
+static double many_rows[WISHES][MANY];
+static lora_tensor_read many_reads[WISHES];
+
+/* Each into a row, the last first, each second tensor in F64. */
+static void wish_for_many(void)
 {
-    memset(reads, 0, MANY * sizeof *reads);
-    memset(out, 0xEE, sizeof(double) * MANY * MANY);
-    for (size_t i = 0; i < MANY; i++) {
-        lora_tensor_read *read = &reads[MANY - 1 - i];
-        read->buffer = out[i];
+    memset(many_reads, 0, sizeof many_reads);
+    memset(many_rows, 0xEE, sizeof many_rows);
+    for (size_t n = 0; n < WISHES; n++) {
+        lora_tensor_read *read = &many_reads[WISHES - 1 - n];
+        size_t i = n % MANY;
+        read->buffer = many_rows[n];
         read->index = i;
         read->dtype = i % 2 ? LORA_DTYPE_F64 : LORA_DTYPE_NONE;
         read->bytes = (i + 1) * (i % 2 ? 8 : 4);
     }
 }
 
+static void check_row(const double row[MANY], int i)
+{
+    for (int k = 0; k <= i; k++) {
+        float narrow;
+        memcpy(&narrow, (const char *)row + 4 * k, 4);
+        assert_true((i % 2 ? row[k] : (double)narrow) == i + k);
+    }
+}
+
 static void test_read_tensors(void **state)
 {
-    static double out[MANY][MANY];
-    lora_tensor_read reads[MANY];
     lora_context_options options;
     image im;
 
@@ -421,15 +435,17 @@ static void test_read_tensors(void **state)
         assert_int_equal(lora_context_create(&threaded, &options, NULL),
                          LORA_OK);
         many = open_image(threaded, &im);
-        wish_for_many(reads, out);
+        wish_for_many();
         CHECK(LORA_OK, LORA_NO_OFFSET, "",
-              lora_adapter_read_tensors(reads, MANY, many, &error));
+              lora_adapter_read_tensors(many_reads, WISHES, many, &error));
+        for (int n = 0; n < WISHES; n++) {
+            check_row(many_rows[n], n % MANY);
+        }
+        wish_for_many(); /* a few, by one thread */
+        CHECK(LORA_OK, LORA_NO_OFFSET, "",
+              lora_adapter_read_tensors(many_reads, MANY, many, &error));
         for (int i = 0; i < MANY; i++) {
-            for (int k = 0; k <= i; k++) {
-                float narrow;
-                memcpy(&narrow, (char *)out[i] + 4 * k, 4);
-                assert_true((i % 2 ? out[i][k] : (double)narrow) == i + k);
-            }
+            check_row(many_rows[WISHES - MANY + i], i);
         }
         lora_adapter_destroy(many);
         lora_context_destroy(threaded);
@@ -440,11 +456,9 @@ static void test_read_tensors(void **state)
 /* One bad wish, and nothing is read. */
 static void test_read_tensors_refused(void **state)
 {
-    static double out[MANY][MANY];
     const unsigned char untouched[8] = {0xEE, 0xEE, 0xEE, 0xEE,
                                         0xEE, 0xEE, 0xEE, 0xEE};
-    lora_tensor_read reads[MANY];
-    lora_tensor_read *last = &reads[MANY - 1];
+    lora_tensor_read *last = &many_reads[WISHES - 1];
     lora_adapter *many;
     lora_error error;
     source s;
@@ -454,39 +468,39 @@ static void test_read_tensors_refused(void **state)
     many_tensors(&im);
     s = source_of(&im);
     many = open_source(context, &s);
-    wish_for_many(reads, out);
+    wish_for_many();
     last->index = MANY;
     CHECK(LORA_ERROR_RANGE, LORA_NO_OFFSET, NULL,
-          lora_adapter_read_tensors(reads, MANY, many, &error));
+          lora_adapter_read_tensors(many_reads, WISHES, many, &error));
     last->index = 0;
     last->bytes = 5;
     CHECK(LORA_ERROR_SHAPE, LORA_NO_OFFSET, "x00",
-          lora_adapter_read_tensors(reads, MANY, many, &error));
+          lora_adapter_read_tensors(many_reads, WISHES, many, &error));
     last->bytes = 4;
     last->dtype = LORA_DTYPE_BOOL;
     CHECK(LORA_ERROR_DTYPE, LORA_NO_OFFSET, "x00",
-          lora_adapter_read_tensors(reads, MANY, many, &error));
+          lora_adapter_read_tensors(many_reads, WISHES, many, &error));
     last->dtype = LORA_DTYPE_NONE;
     last->buffer = NULL;
-    CHECK_ARGUMENT(lora_adapter_read_tensors(reads, MANY, many, &error));
-    last->buffer = out[0];
+    CHECK_ARGUMENT(lora_adapter_read_tensors(many_reads, WISHES, many, &error));
+    last->buffer = many_rows[0];
     last->reserved1 = 1;
     CHECK(LORA_ERROR_OPTION, LORA_NO_OFFSET, NULL,
-          lora_adapter_read_tensors(reads, MANY, many, &error));
+          lora_adapter_read_tensors(many_reads, WISHES, many, &error));
     last->reserved1 = 0;
-    CHECK_ARGUMENT(lora_adapter_read_tensors(reads, MANY, NULL, &error));
+    CHECK_ARGUMENT(lora_adapter_read_tensors(many_reads, WISHES, NULL, &error));
     CHECK_ARGUMENT(lora_adapter_read_tensors(NULL, 1, many, &error));
-    for (size_t i = 0; i < MANY; i++) {
-        assert_memory_equal(out[i], untouched, 8);
+    for (size_t n = 0; n < WISHES; n++) {
+        assert_memory_equal(many_rows[n], untouched, 8);
     }
     CHECK(LORA_OK, LORA_NO_OFFSET, "",
           lora_adapter_read_tensors(NULL, 0, many, &error));
 
     s.fail_at = s.reads + 20;
     CHECK(LORA_ERROR_IO, ANY_OFFSET, NULL,
-          lora_adapter_read_tensors(reads, MANY, many, &error));
+          lora_adapter_read_tensors(many_reads, WISHES, many, &error));
     CHECK(LORA_OK, LORA_NO_OFFSET, "",
-          lora_adapter_read_tensors(reads, MANY, many, &error));
+          lora_adapter_read_tensors(many_reads, WISHES, many, &error));
     lora_adapter_destroy(many);
     image_free(&im);
 }

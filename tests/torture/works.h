@@ -115,8 +115,8 @@ static lora_status do_read(const lora_adapter *adapter, lora_error *error)
 
 typedef lora_status (*work)(const lora_adapter *adapter, lora_error *error);
 
-/* The first tells no progress. */
-static const work works[] = {do_describe, do_check, do_convert, do_resize,
-                             do_fix,      do_save,  do_delta,   do_read};
+/* The first tells no progress, the second once. */
+static const work works[] = {do_describe, do_read, do_check, do_convert,
+                             do_resize,   do_fix,  do_save,  do_delta};
 
 #endif

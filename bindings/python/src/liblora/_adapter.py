@@ -30,6 +30,9 @@ _ANY_RANK = 65536
 _PARTS = {"weight": _ffi.LORA_PART_WEIGHT, "bias": _ffi.LORA_PART_BIAS}
 _NO_MODULE = 2**64 - 1
 
+# What is read before anybody could press Ctrl-C.
+_FEW_BYTES = 4 << 20
+
 
 def _fixed(rank: int) -> _ffi.lora_rank_rule:
     return _ffi.lora_rank_rule(_ffi.LORA_RANK_FIXED, rank, 0.0)
@@ -214,10 +217,11 @@ class Adapter:
             pack(address, size, i, code, 0)
             for i, (address, size) in enumerate(places))
         if places:
-            self._context.work(
-                lib.lora_adapter_read_tensors,
-                _ffi.lora_tensor_read.from_buffer(reads), len(places),
-                self._handle)
+            few = sum(size for _, size in places) < _FEW_BYTES
+            call = self._context.call if few else self._context.work
+            call(lib.lora_adapter_read_tensors,
+                 _ffi.lora_tensor_read.from_buffer(reads), len(places),
+                 self._handle)
         return dict(zip(table.names, arrays))
 
     def _lent(self, index: int, code: int) -> Any:
