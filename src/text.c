@@ -298,12 +298,38 @@ const char *text_shape(char *buffer, const int64_t *shape, int32_t ndim)
     return buffer;
 }
 
+static int text_by_value(const void *one, const void *other)
+{
+    const struct text_tally_entry *a = one;
+    const struct text_tally_entry *b = other;
+    int order = (a->value > b->value) - (a->value < b->value);
+    return order != 0 ? order : strcmp(a->label, b->label);
+}
+
+/* Sort, and make one entry of those that would look the same: rounding keeps
+ * the order, so that they are neighbours. */
+static void text_tally_unite(text_tally *tally)
+{
+    size_t kept = 0;
+    if (tally->count > 1) {
+        qsort(tally->entries, tally->count, sizeof *tally->entries,
+              text_by_value);
+    }
+    for (size_t i = 0; i < tally->count; i++) {
+        struct text_tally_entry *entry = &tally->entries[i];
+        if (kept > 0 &&
+            strcmp(tally->entries[kept - 1].label, entry->label) == 0) {
+            tally->entries[kept - 1].count += entry->count;
+        } else {
+            tally->entries[kept++] = *entry;
+        }
+    }
+    tally->count = kept;
+}
+
 static void text_tally_grow(text_tally *tally)
 {
-    if (tally->count < tally->capacity) {
-        return;
-    }
-    size_t capacity = tally->capacity * 2 + 16;
+    size_t capacity = tally->capacity * 2 + 64;
     struct text_tally_entry *entries = app_alloc(capacity, sizeof *entries);
     if (tally->count > 0) {
         memcpy(entries, tally->entries, tally->count * sizeof *entries);
@@ -313,44 +339,50 @@ static void text_tally_grow(text_tally *tally)
     tally->capacity = capacity;
 }
 
+/* A new entry. What is alike is united when the table is full, which leaves
+ * half of it free: a file of a million values takes no longer than sorting. */
+static struct text_tally_entry *text_tally_add(text_tally *tally)
+{
+    if (tally->count == tally->capacity) {
+        text_tally_unite(tally);
+        if (tally->count >= tally->capacity / 2) {
+            text_tally_grow(tally);
+        }
+    }
+    struct text_tally_entry *entry = &tally->entries[tally->count++];
+    memset(entry, 0, sizeof *entry);
+    entry->count = 1;
+    return entry;
+}
+
+/* Most are like the one before. */
+static struct text_tally_entry *text_tally_last(const text_tally *tally)
+{
+    return tally->count > 0 ? &tally->entries[tally->count - 1] : NULL;
+}
+
 void text_tally_label(text_tally *tally, const char *label)
 {
     char clean[sizeof tally->entries->label];
+    struct text_tally_entry *last = text_tally_last(tally);
     text_clean(clean, sizeof clean, label);
-    for (size_t i = 0; i < tally->count; i++) {
-        if (strcmp(tally->entries[i].label, clean) == 0) {
-            tally->entries[i].count++;
-            return;
-        }
+    if (last != NULL && strcmp(last->label, clean) == 0) {
+        last->count++;
+    } else {
+        memcpy(text_tally_add(tally)->label, clean, sizeof clean);
     }
-    text_tally_grow(tally);
-    struct text_tally_entry *entry = &tally->entries[tally->count++];
-    memset(entry, 0, sizeof *entry);
-    memcpy(entry->label, clean, sizeof clean);
-    entry->count = 1;
 }
 
 void text_tally_number(text_tally *tally, double value)
 {
-    char label[TEXT_NUMBER];
-    size_t before = tally->count;
-    for (size_t i = 0; i < before; i++) {
-        if (tally->entries[i].value == value) {
-            tally->entries[i].count++;
-            return;
-        }
+    struct text_tally_entry *last = text_tally_last(tally);
+    if (last != NULL && last->value == value) {
+        last->count++;
+    } else {
+        struct text_tally_entry *entry = text_tally_add(tally);
+        entry->value = value;
+        text_real(entry->label, value);
     }
-    text_tally_label(tally, text_real(label, value));
-    if (tally->count > before) {
-        tally->entries[before].value = value;
-    }
-}
-
-static int text_by_value(const void *one, const void *other)
-{
-    const struct text_tally_entry *a = one;
-    const struct text_tally_entry *b = other;
-    return (a->value > b->value) - (a->value < b->value);
 }
 
 static int text_by_count(const void *one, const void *other)
@@ -363,14 +395,12 @@ static int text_by_count(const void *one, const void *other)
 
 void text_tally_sort_values(text_tally *tally)
 {
-    if (tally->count > 1) {
-        qsort(tally->entries, tally->count, sizeof *tally->entries,
-              text_by_value);
-    }
+    text_tally_unite(tally);
 }
 
 void text_tally_sort_counts(text_tally *tally)
 {
+    text_tally_unite(tally);
     if (tally->count > 1) {
         qsort(tally->entries, tally->count, sizeof *tally->entries,
               text_by_count);

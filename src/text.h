@@ -59,7 +59,8 @@ const char *text_real(char *buffer, double value);      /* shortest, 6 digits */
 const char *
 text_shape(char *buffer, const int64_t *shape, int32_t ndim); /* 4x320 */
 
-/* Distinct values and how often each was met. */
+/* Distinct values and how often each was met: once they are sorted, before
+ * which there may be several entries for one. */
 typedef struct text_tally {
     struct text_tally_entry {
         double value;
