@@ -20,6 +20,7 @@ typedef struct lora__emit_alpha {
     int32_t ndim;
     int32_t was_zero;   /* the tensor held 0, which means the rank */
     int32_t transposed; /* the weight is stored [in, out] */
+    int32_t is_end;     /* its path ends that of another one */
 } lora__emit_alpha;
 
 /* The record read back; see emit_alpha.c. */

@@ -105,24 +105,63 @@ static void emit_alpha_key(lora__buffer *json,
     lora__buffer_destroy(&key);
 }
 
-/* 1 if the path of a module ends that of another one, to which a pattern would
- * apply as well. */
-static int emit_alpha_is_end(const lora__emit_alpha *alphas,
-                             size_t begin,
-                             size_t end,
-                             const char *path)
+/* By paths read from their ends, with the dot before all letters: behind a path
+ * come those that it ends, before any other. */
+static int emit_alpha_compare_ends(const void *a, const void *b)
+{
+    const char *x = emit_alpha_path(*(lora__emit_alpha *const *)a);
+    const char *y = emit_alpha_path(*(lora__emit_alpha *const *)b);
+    size_t i = strlen(x);
+    size_t j = strlen(y);
+
+    while (i > 0 && j > 0 && x[i - 1] == y[j - 1]) {
+        i--;
+        j--;
+    }
+    if (i == 0 || j == 0) {
+        return (i > 0) - (j > 0);
+    }
+    if (x[i - 1] == '.' || y[j - 1] == '.') {
+        return x[i - 1] == '.' ? -1 : 1;
+    }
+    return (unsigned char)x[i - 1] < (unsigned char)y[j - 1] ? -1 : 1;
+}
+
+/* 1 if one path ends another one, after a dot. */
+static int emit_alpha_ends(const char *path, const char *other)
 {
     size_t bytes = strlen(path);
+    size_t length = strlen(other);
 
-    for (size_t i = begin; i < end; i++) {
-        const char *other = emit_alpha_path(&alphas[i]);
-        size_t length = strlen(other);
-        if (length > bytes && other[length - bytes - 1] == '.' &&
-            memcmp(other + length - bytes, path, bytes) == 0) {
-            return 1;
-        }
+    return length > bytes && other[length - bytes - 1] == '.' &&
+           memcmp(other + length - bytes, path, bytes) == 0;
+}
+
+/* Mark the modules whose path ends that of another one, to which a pattern
+ * would apply as well. */
+static lora_status emit_alpha_mark_ends(lora__emit_alpha *alphas,
+                                        size_t count,
+                                        lora_context *context,
+                                        lora_error *error)
+{
+    lora__emit_alpha **order;
+    void *memory;
+
+    TRY(lora__alloc_zeroed(&memory, context, count, sizeof *order, error));
+    order = memory;
+    for (size_t i = 0; i < count; i++) {
+        order[i] = &alphas[i];
     }
-    return 0;
+    lora__sort(order, count, sizeof *order, emit_alpha_compare_ends);
+    for (size_t i = count - 1; i-- > 0;) {
+        const char *path = emit_alpha_path(order[i]);
+        const char *next = emit_alpha_path(order[i + 1]);
+        order[i]->is_end = strcmp(path, next) == 0
+                               ? order[i + 1]->is_end
+                               : emit_alpha_ends(path, next);
+    }
+    lora__free(context, order, count * sizeof *order, LORA__ALIGN);
+    return LORA_OK;
 }
 
 static void emit_alpha_put_path(lora__buffer *json, const char *path, int whole)
@@ -142,23 +181,21 @@ static void emit_alpha_put_path(lora__buffer *json, const char *path, int whole)
 /* {"path": value, ...} of the modules that differ from the default. */
 static void emit_alpha_pattern(lora__buffer *json,
                                const lora__emit_alpha *alphas,
-                               size_t begin,
-                               size_t end,
+                               size_t count,
                                int of_rank,
                                double common)
 {
     int first = 1;
 
     lora__buffer_putc(json, '{');
-    for (size_t i = begin; i < end; i++) {
-        const char *path = emit_alpha_path(&alphas[i]);
+    for (size_t i = 0; i < count; i++) {
         double value = emit_alpha_value(&alphas[i], of_rank);
         if (value == common) {
             continue;
         }
         lora__buffer_puts(json, first ? "\n    " : ",\n    ");
-        emit_alpha_put_path(json, path,
-                            emit_alpha_is_end(alphas, begin, end, path));
+        emit_alpha_put_path(json, emit_alpha_path(&alphas[i]),
+                            alphas[i].is_end);
         lora__buffer_puts(json, ": ");
         lora__buffer_number(json, value);
         first = 0;
@@ -180,7 +217,7 @@ static void emit_alpha_targets(lora__buffer *json,
 
 /* The fields of one component, keys in order, as diffusers writes them. */
 static lora_status emit_alpha_fields(lora__buffer *json,
-                                     const lora__emit_alpha *alphas,
+                                     lora__emit_alpha *alphas,
                                      size_t count,
                                      lora_error *error)
 {
@@ -192,8 +229,9 @@ static lora_status emit_alpha_fields(lora__buffer *json,
 
     TRY(emit_alpha_common(&alpha, alphas, count, 0, json->context, error));
     TRY(emit_alpha_common(&rank, alphas, count, 1, json->context, error));
+    TRY(emit_alpha_mark_ends(alphas, count, json->context, error));
     emit_alpha_key(json, target, component, "alpha_pattern");
-    emit_alpha_pattern(json, alphas, 0, count, 0, alpha);
+    emit_alpha_pattern(json, alphas, count, 0, alpha);
     emit_alpha_key(json, target, component, "bias");
     lora__buffer_puts(json, "\"none\"");
     for (size_t i = 0; i < count; i++) {
@@ -212,7 +250,7 @@ static lora_status emit_alpha_fields(lora__buffer *json,
     emit_alpha_key(json, target, component, "r");
     lora__buffer_number(json, rank);
     emit_alpha_key(json, target, component, "rank_pattern");
-    emit_alpha_pattern(json, alphas, 0, count, 1, rank);
+    emit_alpha_pattern(json, alphas, count, 1, rank);
     emit_alpha_key(json, target, component, "target_modules");
     emit_alpha_targets(json, alphas, count);
     for (size_t i = 0; i < LORA__COUNT(after); i++) {
