@@ -13,6 +13,10 @@
  * hundreds is made to be slow. */
 #define CONFIG_MAX_COMPONENTS 16
 
+/* Parts of a path that a pattern is compared with, other than all: models nest
+ * a dozen deep, and names of thousands of dots would take their square. */
+#define CONFIG_MAX_PARTS 64
+
 /* A new entry, put before the others. */
 static lora_status config_add(lora__peft_config **list,
                               lora__arena *arena,
@@ -210,6 +214,18 @@ LORA_PRIVATE void lora__config_destroy(lora__peft_config *config)
     }
 }
 
+/* The last parts of a path. */
+static const char *config_last_parts(const char *path)
+{
+    const char *at = path + strlen(path);
+    size_t dots = 0;
+
+    while (at > path && (at[-1] != '.' || ++dots < CONFIG_MAX_PARTS)) {
+        at--;
+    }
+    return at;
+}
+
 /* PEFT matches a pattern as the regular expression `(.*\.)?(pattern)$`. What
  * tools write are plain module paths: such a one is the path, or ends it after
  * a dot, or with "^" is the path. The first of the file holds. */
@@ -232,7 +248,12 @@ static int config_match(double *out,
         place < best) {
         best = place;
     }
-    for (const char *end = whole; end != NULL; end = strchr(end, '.')) {
+    if (lora__map_find(&place, &config->patterns, whole, strlen(whole)) &&
+        place < best) {
+        best = place;
+    }
+    for (const char *end = config_last_parts(whole); end != NULL;
+         end = strchr(end, '.')) {
         end += *end == '.' ? 1 : 0;
         if (lora__map_find(&place, &config->patterns, end, strlen(end)) &&
             place < best) {
