@@ -512,6 +512,27 @@ static void positional_order(void **state)
     file_close(&f);
 }
 
+/* Names that tell of a base beside a module that only has a position. */
+static void positional_beside_names(void **state)
+{
+    static file f;
+
+    (void)state;
+    file_open(&f);
+    file_add(
+        &f,
+        "lora_unet_up_blocks_0_attentions_0_transformer_blocks_0_attn2_to_v"
+        ".lora_down.weight",
+        2, matrix);
+    file_add(&f, "unet:22:down", 2, matrix);
+    file_read(&f);
+    assert_string_equal(f.names.keys[1].target,
+                        "unet.down_blocks.1.attentions.0." TB "ff.net.0.proj");
+    assert_string_equal(lora__dialect_id(f.names.keys[1].dialect),
+                        "cloneofsimo");
+    file_close(&f);
+}
+
 /* With residual blocks: in each block after the attentions. */
 static void positional_extended(void **state)
 {
@@ -745,6 +766,7 @@ int main(void)
         cmocka_unit_test(no_keys_at_all),
         cmocka_unit_test(mixed_dialects),
         cmocka_unit_test(positional_order),
+        cmocka_unit_test(positional_beside_names),
         cmocka_unit_test(positional_extended),
         cmocka_unit_test(positional_misfit),
         cmocka_unit_test(memory_may_run_out),
