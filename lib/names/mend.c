@@ -50,6 +50,7 @@ mend_begins(const char *name, size_t bytes, char separator, const char *part)
 /* Without parts that are wrappers. */
 static int mend_unwrap(lora__buffer *out, const char *name, size_t bytes)
 {
+    size_t begin = out->bytes;
     size_t part;
     int found = 0;
     int wraps = 0; /* the last part */
@@ -68,7 +69,7 @@ static int mend_unwrap(lora__buffer *out, const char *name, size_t bytes)
             lora__buffer_append(out, name + at, part);
         }
     }
-    if (wraps && out->bytes > 0) {
+    if (wraps && out->bytes > begin) {
         out->data[--out->bytes] = '\0'; /* the dot before it */
     }
     return found;
