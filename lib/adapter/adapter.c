@@ -439,40 +439,72 @@ static lora_status adapter_parse_module(lora__opening *opening,
 }
 
 /* Two modules for one weight are both refused, since applying both would do
- * the change twice. Only targets that a family knows can be told to be the
- * same: other names have lost their component. */
+ * the change twice. */
 static lora_status adapter_reject_pair(lora__opening *opening,
                                        lora__module *one,
                                        lora__module *two)
 {
-    if (!one->known || !two->known) {
-        return LORA_OK;
-    }
     TRY(lora__module_reject(opening, one, LORA_ERROR_KEY, "duplicate_module",
                             "changes the same weight as %s", two->name));
     return lora__module_reject(opening, two, LORA_ERROR_KEY, "duplicate_module",
                                "changes the same weight as %s", one->name);
 }
 
-/* Names for look-up: stored ones first, as they are unique. */
-static lora_status adapter_index_modules(lora__opening *opening)
+/* Say that module m changes a target. */
+static lora_status adapter_claim_target(lora__map *map,
+                                        lora__opening *opening,
+                                        const char *target,
+                                        size_t m)
+{
+    lora__module *modules = opening->adapter->modules;
+    size_t other;
+
+    TRY(lora__map_add(&other, map, target, strlen(target), m, opening->error));
+    return other == m
+               ? LORA_OK
+               : adapter_reject_pair(opening, &modules[other], &modules[m]);
+}
+
+/* A target is changed once, whole or as part of a fused weight. Only targets
+ * that a family knows can be told to be the same: other names have lost their
+ * component. */
+static lora_status adapter_check_targets(lora__opening *opening)
 {
     lora_adapter *adapter = opening->adapter;
+    lora__map map;
+    lora_status status = LORA_OK;
+
+    lora__map_init(&map, adapter->context);
+    for (size_t m = 0; m < adapter->module_count; m++) {
+        const lora__module *module = &adapter->modules[m];
+        if (!module->known) {
+            continue;
+        }
+        TRY_OR_DONE(adapter_claim_target(&map, opening, module->target, m));
+        for (size_t i = 0; i < module->part_count; i++) {
+            TRY_OR_DONE(adapter_claim_target(&map, opening,
+                                             module->parts[i].target, m));
+        }
+    }
+done:
+    lora__map_destroy(&map);
+    return status;
+}
+
+/* Names for look-up: stored ones first, as they are unique. */
+static lora_status adapter_index_modules(lora_adapter *adapter,
+                                         lora_error *error)
+{
     lora__map *map = &adapter->by_name;
     size_t other;
 
     for (size_t m = 0; m < adapter->module_count; m++) {
         const char *name = adapter->modules[m].name;
-        TRY(lora__map_add(&other, map, name, strlen(name), m, opening->error));
+        TRY(lora__map_add(&other, map, name, strlen(name), m, error));
     }
     for (size_t m = 0; m < adapter->module_count; m++) {
-        lora__module *module = &adapter->modules[m];
-        TRY(lora__map_add(&other, map, module->target, strlen(module->target),
-                          m, opening->error));
-        if (other != m &&
-            strcmp(adapter->modules[other].target, module->target) == 0) {
-            TRY(adapter_reject_pair(opening, &adapter->modules[other], module));
-        }
+        const char *target = adapter->modules[m].target;
+        TRY(lora__map_add(&other, map, target, strlen(target), m, error));
     }
     return LORA_OK;
 }
@@ -654,7 +686,8 @@ static lora_status adapter_build(lora_adapter *adapter,
         TRY(adapter_parse_module(&opening, &adapter->modules[m]));
         TRY(opening.status);
     }
-    TRY(adapter_index_modules(&opening));
+    TRY(adapter_check_targets(&opening));
+    TRY(adapter_index_modules(adapter, error));
     TRY(adapter_note_names(adapter, error));
     TRY(adapter_note_quantised(adapter, error));
     return adapter_note_problems(adapter, error);

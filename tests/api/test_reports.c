@@ -221,6 +221,64 @@ static void test_duplicates(void **state)
     image_free(&im);
 }
 
+/* A weight that one module changes whole, and another one in part: q of the
+ * first block, beside q, k and v in one. The second block has only the fused
+ * one, and stays usable. */
+static void test_duplicate_parts(void **state)
+{
+    static const char *const refused[] = {
+        "lora_unet_double_blocks_0_img_attn_qkv",
+        "transformer.transformer_blocks.0.attn.to_q",
+    };
+    lora_module_info info = {.struct_size = sizeof info};
+    lora_report *report;
+    lora_adapter *adapter;
+    lora_error error;
+    size_t count = 0;
+    image im;
+
+    (void)state;
+    image_begin(&im, NULL);
+    image_some(&im, "lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight",
+               "1,4", 4, 1);
+    image_some(&im, "lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight",
+               "6,1", 6, 1);
+    image_some(&im, "lora_unet_double_blocks_1_img_attn_qkv.lora_down.weight",
+               "1,4", 4, 1);
+    image_some(&im, "lora_unet_double_blocks_1_img_attn_qkv.lora_up.weight",
+               "6,1", 6, 1);
+    image_some(&im, "transformer.transformer_blocks.0.attn.to_q.lora_A.weight",
+               "1,4", 4, 1);
+    image_some(&im, "transformer.transformer_blocks.0.attn.to_q.lora_B.weight",
+               "2,1", 2, 1);
+    image_end(&im);
+    adapter = open_image(context, &im);
+    for (size_t m = 0; m < lora_adapter_module_count(adapter); m++) {
+        assert_int_equal(lora_adapter_get_module(&info, adapter, m, NULL),
+                         LORA_OK);
+        if (info.status == LORA_OK) {
+            assert_string_equal(info.name,
+                                "lora_unet_double_blocks_1_img_attn_qkv");
+            continue;
+        }
+        assert_int_equal(info.status, LORA_ERROR_KEY);
+        assert_string_equal(info.name, refused[count++]);
+    }
+    assert_int_equal(count, 2);
+    assert_int_equal(lora_adapter_describe(&report, adapter, NULL, NULL),
+                     LORA_OK);
+    assert_problems(report,
+                    "duplicate_module lora_unet_double_blocks_0_img_attn_qkv;"
+                    "duplicate_module "
+                    "transformer.transformer_blocks.0.attn.to_q;");
+    lora_report_destroy(report);
+    CHECK(LORA_ERROR_KEY, LORA_NO_OFFSET, NULL,
+          lora_adapter_save_delta(adapter, "not written.safetensors", 1.0, NULL,
+                                  &error));
+    lora_adapter_destroy(adapter);
+    image_free(&im);
+}
+
 static void test_check_fails(void **state)
 {
     lora_report *report = JUNK(lora_report);
@@ -388,6 +446,7 @@ int main(void)
         cmocka_unit_test(test_describe_fails),
         cmocka_unit_test(test_check),
         cmocka_unit_test(test_duplicates),
+        cmocka_unit_test(test_duplicate_parts),
         cmocka_unit_test(test_check_fails),
         cmocka_unit_test(test_reports),
         cmocka_unit_test(test_hash),
