@@ -159,6 +159,13 @@ lora__names_write_module(struct lora__buffer *out,
                          const lora__spelling *spelling,
                          lora_error *error);
 
+/* The target that a target no family knows, read in the dialect `from`, has
+ * once it is written in this one: less its component, where the names do not
+ * say it. It is the end of the given string. */
+LORA_PRIVATE const char *lora__names_read_back(const lora__dialect *dialect,
+                                               const lora__dialect *from,
+                                               const char *target);
+
 /* 1 if the dialect has a place for the role. */
 LORA_PRIVATE int lora__dialect_has_role(const lora__dialect *dialect,
                                         lora__role role);

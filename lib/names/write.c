@@ -224,6 +224,32 @@ static lora_status write_known(lora__buffer *out,
     return LORA_OK;
 }
 
+/* 1 if the model's own names follow one prefix in both, as in those of PEFT. */
+static int write_shares_prefix(const lora__dialect *one,
+                               const lora__dialect *two)
+{
+    const char *prefix = one->prefixes[LORA__COMPONENT_ANY];
+    const char *other = two->prefixes[LORA__COMPONENT_ANY];
+
+    return prefix != NULL && other != NULL && strcmp(prefix, other) == 0;
+}
+
+LORA_PRIVATE const char *lora__names_read_back(const lora__dialect *dialect,
+                                               const lora__dialect *from,
+                                               const char *target)
+{
+    const char *any = dialect->prefixes[LORA__COMPONENT_ANY];
+    const char *rest = target;
+    size_t bytes = strlen(target);
+    const char *prefix =
+        dialect->prefixes[lora__component_take(&rest, &bytes, '.')];
+
+    return any == NULL || prefix == NULL || strcmp(any, prefix) != 0 ||
+                   write_shares_prefix(dialect, from)
+               ? target
+               : rest;
+}
+
 /* The name of a target that no family knows, read in another dialect. */
 static lora_status write_carried(lora__buffer *out,
                                  const lora__dialect *dialect,
@@ -244,6 +270,10 @@ static lora_status write_carried(lora__buffer *out,
     }
     if ((from->flags & dialect->flags & LORA__DIALECT_DOTTED) == 0) {
         return write_unknown(dialect, spelling, error);
+    }
+    if (write_shares_prefix(dialect, from)) {
+        lora__buffer_puts(out, spelling->stored);
+        return LORA_OK;
     }
     prefix = dialect->prefixes[lora__component_take(&name, &bytes, '.')];
     if (prefix == NULL) {

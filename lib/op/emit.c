@@ -247,8 +247,11 @@ LORA_PRIVATE lora_status lora__emit_put_alpha(lora__emit *emit,
     }
     if (lora__dialect_alpha_in_metadata(dialect)) {
         record = &emit->alphas[emit->alpha_count++];
-        record->target = module->target;
-        record->component = lora__config_component(module->target);
+        record->target = module->known
+                             ? module->target
+                             : lora__names_read_back(dialect, module->dialect,
+                                                     module->target);
+        record->component = lora__config_component(record->target);
         record->alpha = alpha;
         record->transposed = module->transposed;
         record->rank = rank;

@@ -146,6 +146,82 @@ def try_transposed(suite):
         close(got[PREFIX + module].array(), delta.T, 1e-12, module)
 
 
+def small(rng, *shape):
+    """Integers that bf16 has."""
+    return tensor(rng.integers(-4, 5, shape))
+
+
+def deltas_of(suite, source):
+    """By the end of the name that all spellings of a test have."""
+    out = suite.path("dense.safetensors")
+    suite.run("delta", source, "-o", out, "--dtype", "f64", "--force")
+    return {re.sub(r".*model\.|^transformer\.", "", name): each.array()
+            for name, each in support.read_file(out)[0].items()}
+
+
+def try_transposed_kept(suite):
+    """Whatever writes such an adapter anew keeps the flag and the first level
+    of GPT-2's names, which is also what diffusers calls a component."""
+    rng = np.random.default_rng(5)
+    folder = suite.path("gpt2")
+    folder.mkdir()
+    tensors, wanted = {}, {}
+    for i, (rank, rows, columns) in enumerate(((2, 6, 4), (3, 4, 4))):
+        name = f"h.{i}.attn.c_attn"
+        down, up = small(rng, rank, columns), small(rng, rows, rank)
+        tensors[f"{PREFIX}transformer.{name}.lora_A.weight"] = down
+        tensors[f"{PREFIX}transformer.{name}.lora_B.weight"] = up
+        delta = up.array().astype("f8") @ down.array().astype("f8")
+        wanted["transformer." + name] = 6 / rank * delta.T
+    support.write_file(folder / FILES[1], tensors)
+    (folder / FILES[0]).write_text(json.dumps(
+        {"peft_type": "LORA", "r": 2, "lora_alpha": 6, "fan_in_fan_out": True}),
+        "utf-8")
+    out, raw = suite.path("kept.safetensors"), suite.path("raw.safetensors")
+    suite.run("convert", folder, "-o", raw, "--dialect", "peft-raw")
+    require(any(".default." in name for name in support.read_file(raw)[0]),
+            "these are not raw names")
+    for command, strength, bound in (
+            (["convert", folder, "--dtype", "bf16"], 1, 1e-12),
+            (["convert", f"{folder}:0.5"], 0.5, 1e-12),
+            (["convert", f"{folder}:-2", "--dialect", "peft-raw"], -2, 1e-12),
+            (["convert", raw, "--dtype", "bf16"], 1, 1e-12),
+            (["convert", raw, "--dialect", "peft"], 1, 1e-12),
+            # Sums of 3 products below 16, times 3: f32 factors of an SVD.
+            (["resize", folder, "--rank", "3"], 1, 144 * 2.0 ** -20)):
+        suite.run(*command, "-o", out, "--force")
+        got = deltas_of(suite, out)
+        equal(sorted(got), sorted(wanted), f"names of {command}")
+        for name, delta in wanted.items():
+            close(got[name], strength * delta, bound, f"{command}: {name}")
+    for dialect in ("kohya", "lycoris-kohya", "comfy/native"):
+        run = suite.run("convert", folder, "-o", out, "--force", "--dialect",
+                        dialect, code=support.MISMATCH)
+        require("no known model" in run.err, run.err)
+
+
+def try_component_lost(suite):
+    """Names of diffusers that no family knows say their component, those of
+    PEFT do not: the scale is found without it."""
+    rng = np.random.default_rng(6)
+    tensors, wanted = {}, {}
+    for name, alpha in (("foo.0.lin", 16), ("foo.1.lin", 3)):
+        down, up = small(rng, 2, 4), small(rng, 6, 2)
+        tensors[f"transformer.{name}.lora_A.weight"] = down
+        tensors[f"transformer.{name}.lora_B.weight"] = up
+        wanted[name] = alpha / 2 * (up.array().astype("f8") @
+                                    down.array().astype("f8"))
+    path, out = suite.path("named.safetensors"), suite.path("less.safetensors")
+    support.write_file(path, tensors, {"lora_adapter_metadata": json.dumps(
+        {"transformer.r": 2, "transformer.lora_alpha": 16,
+         "transformer.alpha_pattern": {"foo.1.lin": 3}})})
+    for dialect in ("peft", "peft-raw", "diffusers-unet"):
+        suite.run("convert", path, "-o", out, "--force", "--dialect", dialect)
+        got = deltas_of(suite, out)
+        for name, delta in wanted.items():
+            close(got[name], delta, 1e-12, f"{dialect}: {name}")
+
+
 def try_refused(suite):
     """What is there stays, and no empty folder is left behind."""
     path, _ = make(suite)
@@ -191,7 +267,8 @@ def try_refused(suite):
 def main():
     suite = support.Suite(__doc__.splitlines()[0])
     for attempt in (try_scales, try_read_back, try_peft_itself,
-                    try_transposed, try_refused):
+                    try_transposed, try_transposed_kept, try_component_lost,
+                    try_refused):
         with suite.case(attempt.__name__):
             attempt(suite)
     return suite.finish()
