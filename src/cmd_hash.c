@@ -75,8 +75,10 @@ static lora_status hash_file(app_state *app,
     text_put(stdout, path);
     printf("%s\n", text_off(app->color));
     for (size_t i = 0; i < count; i++) {
-        if (rows[i].usual || own->all) {
-            printf("  %-*s%s\n", own->all ? 12 : 8, rows[i].title,
+        if (rows[i].usual || own->all ||
+            (*hashes.sha256 == '\0' && *rows[i].text != '\0')) {
+            printf("  %-*s%s\n", own->all || *hashes.sha256 == '\0' ? 12 : 8,
+                   rows[i].title,
                    *rows[i].text != '\0' ? rows[i].text
                                          : "- (not for this container)");
         }
@@ -96,10 +98,12 @@ const app_verb cmd_hash = {
     "sha256, AutoV2, AutoV3 and others",
     "lora hash style.safetensors\twhat sites search by\n"
     "lora hash --all --json style.safetensors\tall of them, for programs\n",
-    "Works on any container. With --json every hash is there, and null where\n"
-    "one is not defined for the container. kohya's hashes, LyCORIS' and the\n"
-    "content id are of the tensors; the last stays the same whatever the\n"
-    "metadata and the order of the tensors.\n",
+    "Works on any container, and on folders as info does. With --json every\n"
+    "hash is there, and null where one is not defined: of files that an index\n"
+    "joins only those of the tensors are, the others are of the files. "
+    "kohya's\n"
+    "hashes, LyCORIS' and the content id are of the tensors; the last stays\n"
+    "the same whatever the metadata and the order of the tensors.\n",
     hash_options,
     OPT_GROUP_TALK | OPT_GROUP_JSON | OPT_GROUP_CONTEXT,
     sizeof(hash_settings),

@@ -359,11 +359,12 @@ const app_verb cmd_meta = {
     "a copy without training data\n"
     "lora meta style.safetensors --set modelspec.thumbnail=@image.txt --force\t"
     "a long value\n",
-    "Works on any safetensors file. Entries are removed first, then set. A\n"
-    "value that begins with @ is a file's name; write @@ for @ itself. Where\n"
-    "the header has room, only the header is written, within the file, which\n"
-    "a crash in that moment could leave half done; --rewrite rules that out.\n"
-    "Hashes among the entries are not brought up to date.\n",
+    "Works on any safetensors file, and changes the one that info finds in a\n"
+    "folder. Entries are removed first, then set. A value that begins with @\n"
+    "is a file's name; write @@ for @ itself. Where the header has room, only\n"
+    "the header is written, within the file, which a crash in that moment\n"
+    "could leave half done; --rewrite rules that out. Hashes among the\n"
+    "entries are not brought up to date.\n",
     meta_options,
     OPT_GROUP_TALK | OPT_GROUP_JSON | OPT_GROUP_CONTEXT | OPT_GROUP_FORCE |
         OPT_GROUP_OUTPUT,

@@ -9,7 +9,8 @@ extern "C" {
 #endif
 
 /** The hashes of one file, in lower-case hexadecimal; "" where a hash is not
- *  defined for the container.
+ *  defined for the container. Of several files that an index joins, and of an
+ *  adapter that is in no file yet, the last three are.
  *
  *  The first seven depend on every byte, or on all after the header. The
  *  others are of the tensors, and would be the same had they been stored in
@@ -45,7 +46,8 @@ typedef struct lora_hashes {
     char content_id[72];       /* 64 digits */
 } lora_hashes;
 
-/** Compute the hashes of a file, of any container.
+/** Compute the hashes of a file, of any container; of a folder, those of the
+ *  file that lora_adapter_open() would read.
  *
  *  The file is read once, and once more for each hash whose order its tensors
  *  do not have. The context's threads share the work.
@@ -55,7 +57,8 @@ typedef struct lora_hashes {
  *  @param path     UTF-8; must not be NULL.
  *  @param error    may be NULL.
  *  @return LORA_OK; LORA_ERROR_ARGUMENT; LORA_ERROR_IO; LORA_ERROR_FORMAT,
- *          LORA_ERROR_TRUNCATED (a damaged container); LORA_ERROR_MEMORY;
+ *          LORA_ERROR_TRUNCATED (a damaged container); LORA_ERROR_DUPLICATE (a
+ *          folder with several adapters); LORA_ERROR_MEMORY;
  *          LORA_ERROR_CANCELLED; LORA_ERROR_THREAD (an executor of the host
  *          that did not run its tasks).
  *  @threads safe.

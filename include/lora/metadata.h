@@ -50,7 +50,8 @@ LORA_API void
 lora_metadata_edit_options_init(lora_metadata_edit_options *options,
                                 size_t size);
 
-/** Edit the metadata of a file.
+/** Edit the metadata of a file; of a folder, those of the file that
+ *  lora_adapter_open() would read.
  *
  *  Changes are applied in their order; one key may be set once only. Where
  *  they leave the metadata as it was, the file itself is not written to.
@@ -78,11 +79,12 @@ lora_metadata_edit_options_init(lora_metadata_edit_options *options,
  *  @param error         may be NULL.
  *  @return LORA_OK; LORA_ERROR_ARGUMENT (a key or value is not UTF-8);
  *          LORA_ERROR_DUPLICATE (a key is set twice; or stands twice in the
- *          file, offset set); LORA_ERROR_LIMIT (the header would be over the
- *          limit of the format or of the context); LORA_ERROR_UNSUPPORTED (a
- *          container other than safetensors); LORA_ERROR_IO (also: the
- *          file may not be written to, or was changed meanwhile; os_error
- *          EEXIST: the output exists); LORA_ERROR_FORMAT,
+ *          file, offset set; or a folder has several adapters);
+ *          LORA_ERROR_LIMIT (the header would be over the limit of the format
+ *          or of the context); LORA_ERROR_UNSUPPORTED (a container other than
+ *          safetensors, several files that an index joins); LORA_ERROR_IO
+ *          (also: the file may not be written to, or was changed meanwhile;
+ *          os_error EEXIST: the output exists); LORA_ERROR_FORMAT,
  *          LORA_ERROR_TRUNCATED; LORA_ERROR_OPTION; LORA_ERROR_MEMORY;
  *          LORA_ERROR_CANCELLED.
  *  @threads safe; two edits of one file at the same time are not.

@@ -185,7 +185,7 @@ static lora_status describe_put_hashes(lora__buffer *json,
 
     lora__json_put_key(json, "hashes");
     lora__buffer_putc(json, '{');
-    if (wanted && adapter->container->reader.read_at != NULL) {
+    if (wanted) {
         TRY(lora__hash_container(&hashes, adapter->container, error));
         for (size_t i = 0; i < LORA__COUNT(all); i++) {
             const char *text = (const char *)&hashes + all[i].offset;

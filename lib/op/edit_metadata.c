@@ -4,9 +4,10 @@
  * of the file, so that the data after it are right as they are. It is then
  * written over the old one, or before a copy of the data.
  */
+#include "adapter/locate.h"
 #include "core/options.h"
 #include "core/text.h"
-#include "format/container.h"
+#include "format/shards.h"
 
 #include <lora/metadata.h>
 
@@ -294,6 +295,35 @@ static lora_status edit_run(edit_job *job,
     return LORA_OK;
 }
 
+static lora_status edit_path(edit_job *job,
+                             const char *path,
+                             const lora_metadata_change *changes,
+                             size_t count,
+                             lora_error *error)
+{
+    lora_context *context = job->arena.context;
+    lora__container *container;
+    lora__location location;
+    lora_reader reader;
+    lora_status status;
+
+    TRY(lora__locate(&location, &job->arena, path, error));
+    if (lora__shards_is_index(location.model)) {
+        return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
+                          location.model,
+                          "an index of several files, each with metadata of "
+                          "its own: edit them one by one");
+    }
+    TRY(lora__reader_open_file(&reader, context, location.model, 0, error));
+    TRY(lora__container_open(&container, context, &reader, location.model,
+                             error));
+    job->container = container;
+    job->path = location.model;
+    status = edit_run(job, changes, count, error);
+    lora__container_release(container);
+    return status;
+}
+
 LORA_API lora_status
 lora_metadata_edit_file(lora_metadata_edit *out,
                         lora_context *context,
@@ -304,8 +334,6 @@ lora_metadata_edit_file(lora_metadata_edit *out,
                         lora_error *error)
 {
     lora_metadata_edit_options o;
-    lora__container *container;
-    lora_reader reader;
     edit_job job;
     lora_status status;
 
@@ -320,18 +348,13 @@ lora_metadata_edit_file(lora_metadata_edit *out,
                            options, error));
     TRY(lora__options_reserved(o.reserved1, error));
     TRY(edit_check_changes(changes, change_count, error));
-    TRY(lora__reader_open_file(&reader, context, path, 0, error));
-    TRY(lora__container_open(&container, context, &reader, path, error));
     memset(&job, 0, sizeof job);
     job.options = &o;
-    job.container = container;
-    job.path = path;
     lora__arena_init(&job.arena, context);
     lora__buffer_init(&job.header, context);
-    status = edit_run(&job, changes, change_count, error);
+    status = edit_path(&job, path, changes, change_count, error);
     lora__buffer_destroy(&job.header);
     lora__arena_destroy(&job.arena);
-    lora__container_release(container);
     if (status == LORA_OK && out != NULL) {
         status = lora__out_write(out, &job.result, sizeof job.result, error);
     }

@@ -14,9 +14,11 @@
  */
 #include "op/hash.h"
 
+#include "adapter/locate.h"
 #include "core/options.h"
 #include "format/blake3.h"
 #include "format/crc32.h"
+#include "format/shards.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -195,7 +197,8 @@ static lora_status hash_add_kohya(lora_hashes *out,
     if (status != LORA_OK) {
         return lora__error_merge(error, &own);
     }
-    if (lora__hash_is_ordered(container, LORA__HASH_WRITER)) {
+    if (out->lycoris[0] != '\0' &&
+        lora__hash_is_ordered(container, LORA__HASH_WRITER)) {
         memcpy(out->sshs_model_hash, out->lycoris + 2, LORA__HASH_TEXT);
         return LORA_OK;
     }
@@ -213,8 +216,10 @@ LORA_PRIVATE lora_status lora__hash_container(lora_hashes *out,
     lora_status status;
 
     memset(out, 0, sizeof *out);
-    if (container->reader.read_at == NULL) {
-        return LORA_OK;
+    if (container->reader.read_at == NULL) { /* several files, or none yet */
+        TRY(lora__hash_tensors(out->content_id, container, LORA__HASH_NAME, 1,
+                               error));
+        return hash_add_kohya(out, container, error);
     }
     chunk = lora__alloc(context, LORA__HASH_CHUNK_BYTES, LORA__ALIGN);
     if (chunk == NULL) {
@@ -239,13 +244,29 @@ LORA_PRIVATE lora_status lora__hash_container(lora_hashes *out,
     return hash_add_kohya(out, container, error);
 }
 
+static lora_status hash_path(lora_hashes *out,
+                             lora__arena *arena,
+                             const char *path,
+                             lora_error *error)
+{
+    lora__container *container;
+    lora__location location;
+    lora_status status;
+
+    TRY(lora__locate(&location, arena, path, error));
+    TRY(lora__container_open_path(&container, arena->context, location.model, 0,
+                                  error));
+    status = lora__hash_container(out, container, error);
+    lora__container_release(container);
+    return status;
+}
+
 LORA_API lora_status lora_hash_file(lora_hashes *out,
                                     lora_context *context,
                                     const char *path,
                                     lora_error *error)
 {
-    lora__container *container;
-    lora_reader reader;
+    lora__arena arena;
     lora_hashes hashes;
     lora_status status;
 
@@ -253,10 +274,9 @@ LORA_API lora_status lora_hash_file(lora_hashes *out,
     CHECK_ARG(out != NULL, error);
     CHECK_ARG(context != NULL, error);
     CHECK_ARG(path != NULL, error);
-    TRY(lora__reader_open_file(&reader, context, path, 0, error));
-    TRY(lora__container_open(&container, context, &reader, path, error));
-    status = lora__hash_container(&hashes, container, error);
-    lora__container_release(container);
+    lora__arena_init(&arena, context);
+    status = hash_path(&hashes, &arena, path, error);
+    lora__arena_destroy(&arena);
     return status == LORA_OK
                ? lora__out_write(out, &hashes, sizeof hashes, error)
                : status;

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import stat
 import subprocess
 import sys
@@ -206,7 +207,9 @@ def check_damaged(suite):
         equal(path.read_bytes(), data, name)
     path.unlink()
     suite.run("meta", path, "--set", "a=b", "--force", code=UNREADABLE)
-    suite.run("meta", suite.folder, "--set", "a=b", "--force", code=UNREADABLE)
+    path.mkdir()
+    suite.run("meta", path, "--set", "a=b", "--force", code=UNREADABLE)
+    path.rmdir()
     equal(os.listdir(suite.folder), ["in.safetensors"], "files")
 
 
@@ -217,6 +220,38 @@ def check_no_adapter(suite):
     _, metadata = edit(suite, path, "--force", "--set", "a=b")
     equal(metadata, {"a": "b"}, "metadata")
     path.unlink()
+
+
+def check_folders(suite):
+    """A folder is the file in it; files that an index joins are edited one by
+    one, as each has metadata of its own."""
+    folder = suite.path("folder")
+    folder.mkdir()
+    path = make(suite).rename(folder / "adapter_model.safetensors")
+    equal(suite.json("meta", folder)["metadata"], METADATA, "shown")
+    data = data_of(path)
+    report = suite.json("meta", folder, "--set", "title=Z", "--force")
+    equal((report["in_place"], report["replaced"]), (True, 1), "report")
+    tensors, metadata = support.read_file(path)
+    equal(metadata, {**METADATA, "title": "Z"}, "edited")
+    equal(data_of(path), data, "the data")
+    copy = suite.path("of-folder.safetensors")
+    suite.json("meta", folder, "--unset", "*", "-o", copy)
+    equal(support.read_file(copy)[1], {}, "the copy")
+    equal(os.listdir(folder), [path.name], "files")
+
+    index = folder / "model.safetensors.index.json"
+    path = path.rename(folder / "model.safetensors")
+    index.write_text(json.dumps(
+        {"weight_map": dict.fromkeys(tensors, path.name)}), "utf-8")
+    before = path.read_bytes()
+    for source in (index, folder):
+        equal(suite.json("meta", source)["metadata"],
+              {**METADATA, "title": "Z"}, "shown")
+        run = suite.run("meta", source, "--set", "a=b", "--force", code=FAILED)
+        require("one by one" in run.err, run.err)
+    equal(path.read_bytes(), before, "the file")
+    equal(sorted(os.listdir(folder)), sorted([path.name, index.name]), "files")
 
 
 def check_links(suite):
@@ -280,7 +315,8 @@ def check_full_disk(suite):
 
 CHECKS = [check_in_place, check_grown, check_room, check_output, check_hashes,
           check_unicode, check_values, check_usage, check_damaged,
-          check_no_adapter, check_links, check_read_only, check_full_disk]
+          check_no_adapter, check_folders, check_links, check_read_only,
+          check_full_disk]
 
 
 def main():
@@ -289,7 +325,7 @@ def main():
         with suite.case(check.__name__):
             check(suite)
         for path in suite.folder.iterdir():
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     return suite.finish()
 
 

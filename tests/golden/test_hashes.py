@@ -13,7 +13,7 @@ import numpy as np
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import support  # noqa: E402
-from support import equal, require, skip, tensor  # noqa: E402
+from support import UNREADABLE, equal, require, skip, tensor  # noqa: E402
 
 
 # Of the golden files, by the Python package of BLAKE3's authors.
@@ -162,6 +162,44 @@ def check_orders(suite, seed, count, largest, ss):
     path.unlink()
 
 
+def check_folders(suite):
+    """A folder is the file in it. Files that an index joins have no bytes as
+    one, only tensors: the hashes of these are those of one file with all."""
+    folder = suite.path("folder")
+    folder.mkdir()
+    path = folder / "adapter_model.safetensors"
+    support.write_file(path, many_tensors(1, 5, 9), {"a": "b"})
+    check_hashes(suite, folder, expected_hashes(suite, path))
+    equal(suite.json("info", folder, "--hash", "sha256")["hashes"],
+          {"sha256": sha256_of(path.read_bytes())}, "info")
+
+    shards, tensors, where = suite.path("shards"), {}, {}
+    shards.mkdir()
+    for i in range(2):
+        part = many_tensors(10 + i, 6, 200)
+        name = f"model-0000{i + 1}-of-00002.safetensors"
+        support.write_file(shards / name, part, {"ss_a": "b"})
+        tensors.update(part)
+        where.update(dict.fromkeys(part, name))
+    index = shards / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": where}), "utf-8")
+    whole = suite.path("whole.safetensors")
+    support.write_file(whole, tensors, {"ss_a": "b"})
+    expected = dict.fromkeys(suite.json("hash", whole)["hashes"])
+    defined = ("sshs_model_hash", "sshs_legacy_hash", "content_id")
+    expected.update((name, value) for name, value
+                    in expected_hashes(suite, whole).items()
+                    if name in defined)
+    for source in (shards, index):
+        equal(suite.json("hash", source)["hashes"], expected, "hash")
+        equal(suite.json("info", source, "--hash", "all")["hashes"], expected,
+              "info")
+    require(expected["content_id"] in suite.run("hash", shards).out,
+            "nothing is shown")
+    (shards / "other.safetensors.index.json").write_bytes(index.read_bytes())
+    suite.run("hash", shards, code=UNREADABLE)
+
+
 def data_of(tensors):
     """The data in the order of the reference's writer."""
     return b"".join(t.data for _, t in sorted(
@@ -297,7 +335,8 @@ def main():
     for name, check in (("stale", check_stale),
                         ("refreshed", check_refreshed),
                         ("renamed", check_renamed),
-                        ("window", check_window), ("info", check_info)):
+                        ("window", check_window), ("info", check_info),
+                        ("folders", check_folders)):
         with suite.case(name):
             check(suite)
     return suite.finish()
