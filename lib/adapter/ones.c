@@ -16,6 +16,7 @@
     (LORA__ROLE_BIT(LORA__ROLE_DOWN) | LORA__ROLE_BIT(LORA__ROLE_UP) |         \
      LORA__ROLE_BIT(LORA__ROLE_EMBEDDING_DOWN) |                               \
      LORA__ROLE_BIT(LORA__ROLE_EMBEDDING_UP) |                                 \
+     LORA__ROLE_BIT(LORA__ROLE_EMBEDDING_ROWS) |                               \
      LORA__ROLE_BIT(LORA__ROLE_HADA_W1_A) |                                    \
      LORA__ROLE_BIT(LORA__ROLE_HADA_W1_B) |                                    \
      LORA__ROLE_BIT(LORA__ROLE_HADA_W2_A) |                                    \

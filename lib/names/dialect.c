@@ -604,6 +604,7 @@ static const char *const dialect_role_names[LORA__ROLE_COUNT] = {
     [LORA__ROLE_UP_BIAS] = "up_bias",
     [LORA__ROLE_EMBEDDING_DOWN] = "embedding_down",
     [LORA__ROLE_EMBEDDING_UP] = "embedding_up",
+    [LORA__ROLE_EMBEDDING_ROWS] = "embedding_rows",
     [LORA__ROLE_ALPHA] = "alpha",
     [LORA__ROLE_SCALE] = "scale",
     [LORA__ROLE_SCALAR] = "scalar",

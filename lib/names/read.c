@@ -129,6 +129,22 @@ static lora_status read_scan_numbered(lora__reading *r,
     return LORA_OK;
 }
 
+/* The role of a suffix; but llama.cpp, which looks rows of A up by the token,
+ * has that factor of the embedding the other way round than those of layers. */
+static lora__role read_role(const lora__suffix_match *match, const char *key)
+{
+    static const char tokens[] = "token_embd";
+    lora__role role = match->suffix->role;
+
+    if (match->suffix->styles != LORA__STYLE_LLAMA ||
+        match->module_bytes != sizeof tokens - 1 ||
+        memcmp(key, tokens, sizeof tokens - 1) != 0) {
+        return role;
+    }
+    return role == LORA__ROLE_DOWN ? LORA__ROLE_EMBEDDING_ROWS
+                                   : LORA__ROLE_EMBEDDING_UP;
+}
+
 static lora_status
 read_scan_key(lora__reading *r, size_t index, lora_error *error)
 {
@@ -149,9 +165,9 @@ read_scan_key(lora__reading *r, size_t index, lora_error *error)
     TRY(read_find_module(r, &found->module, key->name, match.module_bytes, 0,
                          error));
     module = &r->modules[found->module];
-    found->role = match.suffix->role;
-    module->roles |= LORA__READ_ROLE(match.suffix->role);
-    if ((LORA__READ_ROLE(match.suffix->role) & LORA__READ_ACCESSORIES) == 0) {
+    found->role = read_role(&match, key->name);
+    module->roles |= LORA__READ_ROLE(found->role);
+    if ((LORA__READ_ROLE(found->role) & LORA__READ_ACCESSORIES) == 0) {
         module->styles |= match.suffix->styles;
         module->lycoris |= (match.suffix->styles & LORA__STYLE_KOHYA) == 0;
     }

@@ -230,6 +230,34 @@ def check_llama(suite, rng):
         check_resized(suite, path, part, scale, what)
 
 
+def check_llama_tokens(suite, rng):
+    """The factors of the token embedding are those of PEFT's, A transposed:
+    llama.cpp takes rows of A by the token, and multiplies them with B."""
+    for rank, vocab, width in ((4, 11, 6), (1, 5, 3), (3, 3, 3)):
+        what = f"rank {rank}, {vocab} tokens"
+        a = Stored(rng.standard_normal((vocab, rank)))
+        b = Stored(rng.standard_normal((width, rank)))
+        tensors = llama_tensors(rng, rank)
+        tensors.update({"token_embd" + LLAMA[0]: a, "token_embd" + LLAMA[1]: b})
+        path = write(suite.path("tokens.gguf"), tensors,
+                     LLAMA_PAIRS + [("adapter.lora.alpha", 6.0)])
+        part = b.values.T, a.values, None
+        check_delta(suite, path, "token_embd", part, 6 / rank, what)
+        module = next(m for m in suite.json("info", path, "--modules")["modules"]
+                      if m["name"] == "token_embd")
+        equal((module["kind"], module["shape"], module["rank"]),
+              ("embedding", [vocab, width], rank), what)
+        out = suite.path("tokens.safetensors")
+        for args in ([], ["--dtype", "f32"]):
+            suite.run("convert", path, "-o", out, "--force", *args)
+            check_delta(suite, out, "token_embd", part, 6 / rank, f"{args}")
+    write(path, {"token_embd" + LLAMA[0]: a, "token_embd" + LLAMA[1]:
+                 Stored(rng.standard_normal((4, 2)))}, LLAMA_PAIRS)
+    run = suite.run("delta", path, "-o", suite.path("none.safetensors"),
+                    code=MISMATCH)
+    require("ranks of A and B" in run.err, run.err)
+
+
 def check_resized(suite, path, part, scale, what):
     """At another rank alpha is another: the old one must be gone. Factors are
     stored in F32, so entries of U S and V are off by 2^-24 of themselves; with
@@ -475,9 +503,10 @@ def main():
     for name in SHAPES:
         with suite.case(f"shape {name}"):
             check_shape(suite, name, rng)
-    for check in (check_llama, check_bad_alpha, check_squeezed, check_mismatch,
-                  check_other_kinds, check_base, check_metadata, check_refused,
-                  check_official, check_read_by_official):
+    for check in (check_llama, check_llama_tokens, check_bad_alpha,
+                  check_squeezed, check_mismatch, check_other_kinds,
+                  check_base, check_metadata, check_refused, check_official,
+                  check_read_by_official):
         with suite.case(check.__name__):
             check(suite, rng)
     for program in filter(None, (suite.program, suite.args.asan)):

@@ -230,6 +230,28 @@ lora__kind_prepare_transposed(lora__rows *state,
     return LORA_OK;
 }
 
+LORA_PRIVATE void lora__kind_rows_product(const lora__rows *state,
+                                          size_t a,
+                                          size_t b,
+                                          size_t begin,
+                                          size_t end,
+                                          void *out)
+{
+    size_t step = state->cols * lora__rows_size(state);
+    const unsigned char *down = state->blocks[b];
+    unsigned char *row = out;
+
+    for (size_t i = begin; i < end; i++) {
+        memset(row, 0, step);
+        for (size_t r = 0; r < state->rank; r++) {
+            lora__rows_axpy(state, row, down + r * step, state->blocks[a],
+                            i * state->rank + r, state->cols);
+        }
+        lora__rows_scale(state, row, state->cols);
+        row += step;
+    }
+}
+
 LORA_PRIVATE void lora__kind_rows_transposed(const lora__rows *state,
                                              size_t begin,
                                              size_t end,

@@ -84,6 +84,14 @@ LORA_PRIVATE void lora__kind_rows_transposed(const lora__rows *state,
                                              size_t end,
                                              void *out);
 
+/* Rows of scale * a b, of blocks a [rows, rank] and b [rank, cols]. */
+LORA_PRIVATE void lora__kind_rows_product(const lora__rows *state,
+                                          size_t a,
+                                          size_t b,
+                                          size_t begin,
+                                          size_t end,
+                                          void *out);
+
 /* Elements of the dimensions from `first` on. */
 LORA_PRIVATE int64_t lora__kind_product(const lora__entry *entry,
                                         int32_t first);

@@ -191,23 +191,11 @@ static void lora_kind_rows(const lora__rows *state,
                            size_t end,
                            void *out)
 {
-    size_t step = state->cols * lora__rows_size(state);
-    const unsigned char *down = state->blocks[lora_kind_down(module)];
-    unsigned char *row = out;
-
     if (module->transposed) {
         lora__kind_rows_transposed(state, begin, end, out);
-        return;
-    }
-    for (size_t i = begin; i < end; i++) {
-        memset(row, 0, step);
-        for (size_t r = 0; r < state->rank; r++) {
-            lora__rows_axpy(state, row, down + r * step,
-                            state->blocks[LORA_BLOCK_UP], i * state->rank + r,
-                            state->cols);
-        }
-        lora__rows_scale(state, row, state->cols);
-        row += step;
+    } else {
+        lora__kind_rows_product(state, LORA_BLOCK_UP, lora_kind_down(module),
+                                begin, end, out);
     }
 }
 
