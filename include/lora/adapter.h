@@ -594,8 +594,10 @@ lora_adapter_save_memory(void *buffer,
  *  model; modules of several (a UNet and its text encoder) are all in it, and
  *  each model takes what it knows.
  *
- *  @param adapter  must not be NULL; its modules must be of LoRA and have the
- *                  names of PEFT: see lora_adapter_convert().
+ *  @param adapter  must not be NULL; its modules must be of LoRA, of layers or
+ *                  embeddings, with biases of up or magnitudes of DoRA as far
+ *                  as PEFT knows them, and have the names of PEFT: see
+ *                  lora_adapter_convert().
  *  @param folder   UTF-8; must not be NULL. Is made if there is none; the
  *                  folder that it is in must be there.
  *  @param options  NULL for defaults; overwrite is for both files.

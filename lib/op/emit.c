@@ -253,8 +253,7 @@ LORA_PRIVATE lora_status lora__emit_put_alpha(lora__emit *emit,
                                                      module->target);
         record->component = lora__config_component(record->target);
         record->alpha = alpha;
-        record->transposed = module->transposed;
-        record->rank = rank;
+        lora__alpha_describe(record, module, rank);
         record->dtype = source == NULL ? LORA_DTYPE_NONE : source->dtype;
         record->ndim = source == NULL ? 0 : source->ndim;
         record->was_zero = source != NULL && module->alpha == 0.0;

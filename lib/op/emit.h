@@ -21,6 +21,8 @@ typedef struct lora__emit_alpha {
     int32_t was_zero;   /* the tensor held 0, which means the rank */
     int32_t transposed; /* the weight is stored [in, out] */
     int32_t is_end;     /* its path ends that of another one */
+    int32_t has_bias;   /* of up */
+    int32_t has_dora;
 } lora__emit_alpha;
 
 /* The record read back; see emit_alpha.c. */

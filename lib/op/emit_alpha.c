@@ -215,15 +215,34 @@ static void emit_alpha_targets(lora__buffer *json,
     lora__buffer_puts(json, "\n  ]");
 }
 
+static void emit_alpha_flag(lora__buffer *json,
+                            const lora__emit_alpha *alpha,
+                            const char *field,
+                            int value)
+{
+    emit_alpha_key(json, alpha->target, alpha->component, field);
+    lora__buffer_puts(json, value ? "true" : "false");
+}
+
+LORA_PRIVATE void lora__alpha_describe(lora__emit_alpha *alpha,
+                                       const lora__module *module,
+                                       int64_t rank)
+{
+    alpha->rank = rank;
+    alpha->transposed = module->transposed;
+    alpha->has_bias = lora__module_find(module, LORA__ROLE_UP_BIAS) != NULL;
+    alpha->has_dora = lora__module_find(module, LORA__ROLE_DORA) != NULL;
+}
+
 /* The fields of one component, keys in order, as diffusers writes them. */
 static lora_status emit_alpha_fields(lora__buffer *json,
                                      lora__emit_alpha *alphas,
                                      size_t count,
                                      lora_error *error)
 {
-    static const char *const after[] = {"use_dora", "use_rslora"};
     const char *target = alphas[0].target;
     size_t component = alphas[0].component;
+    lora__emit_alpha any = {0};
     double alpha = 0.0;
     double rank = 0.0;
 
@@ -235,16 +254,16 @@ static lora_status emit_alpha_fields(lora__buffer *json,
     emit_alpha_key(json, target, component, "bias");
     lora__buffer_puts(json, "\"none\"");
     for (size_t i = 0; i < count; i++) {
-        if (alphas[i].transposed) {
-            emit_alpha_key(json, target, component, "fan_in_fan_out");
-            lora__buffer_puts(json, "true");
-            break;
-        }
+        any.transposed |= alphas[i].transposed;
+        any.has_bias |= alphas[i].has_bias;
+        any.has_dora |= alphas[i].has_dora;
+    }
+    if (any.transposed) {
+        emit_alpha_flag(json, &alphas[0], "fan_in_fan_out", 1);
     }
     emit_alpha_key(json, target, component, "lora_alpha");
     lora__buffer_number(json, alpha);
-    emit_alpha_key(json, target, component, "lora_bias");
-    lora__buffer_puts(json, "false");
+    emit_alpha_flag(json, &alphas[0], "lora_bias", any.has_bias);
     emit_alpha_key(json, target, component, "peft_type");
     lora__buffer_puts(json, "\"LORA\"");
     emit_alpha_key(json, target, component, "r");
@@ -253,10 +272,8 @@ static lora_status emit_alpha_fields(lora__buffer *json,
     emit_alpha_pattern(json, alphas, count, 1, rank);
     emit_alpha_key(json, target, component, "target_modules");
     emit_alpha_targets(json, alphas, count);
-    for (size_t i = 0; i < LORA__COUNT(after); i++) {
-        emit_alpha_key(json, target, component, after[i]);
-        lora__buffer_puts(json, "false");
-    }
+    emit_alpha_flag(json, &alphas[0], "use_dora", any.has_dora);
+    emit_alpha_flag(json, &alphas[0], "use_rslora", 0);
     return LORA_OK;
 }
 

@@ -7,6 +7,11 @@
 /* Our own entry beside diffusers'. */
 #define LORA__ALPHA_KEY "liblora.alpha"
 
+/* What the configuration says of a module, but for its name and its alpha. */
+LORA_PRIVATE void lora__alpha_describe(lora__emit_alpha *alpha,
+                                       const lora__module *module,
+                                       int64_t rank);
+
 /* The text of lora_adapter_metadata or, where no target has a component, of an
  * adapter_config.json; sorts `alphas`. */
 LORA_PRIVATE lora_status lora__alpha_put_config(lora__buffer *json,

@@ -15,9 +15,9 @@
 
 #define PEFT_PREFIX "base_model.model."
 
-/* PEFT has more, each with fields of its own in the configuration. */
 #define PEFT_ROLES                                                             \
     (LORA__ROLE_BIT(LORA__ROLE_DOWN) | LORA__ROLE_BIT(LORA__ROLE_UP) |         \
+     LORA__ROLE_BIT(LORA__ROLE_UP_BIAS) | LORA__ROLE_BIT(LORA__ROLE_DORA) |    \
      LORA__ROLE_BIT(LORA__ROLE_EMBEDDING_DOWN) |                               \
      LORA__ROLE_BIT(LORA__ROLE_EMBEDDING_UP))
 
@@ -36,6 +36,46 @@ static lora_status peft_check(const lora__module *module, lora_error *error)
             return lora__fail(
                 error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET, module->name,
                 "%s has no place in a PEFT folder yet", lora__role_name(role));
+        }
+    }
+    return LORA_OK;
+}
+
+/* What PEFT says of all modules at once must be true of them, or do no harm:
+ * a bias that is not there is 0, but a magnitude would be that of the base. It
+ * refuses biases beside embeddings or DoRA. Magnitudes have the shape of
+ * PEFT's, which is not that of LyCORIS. */
+static lora_status peft_check_all(const lora_adapter *adapter,
+                                  const lora__emit_alpha *alphas,
+                                  lora_error *error)
+{
+    const lora__module *biased = NULL;
+
+    for (size_t m = 0; m < adapter->module_count; m++) {
+        biased = alphas[m].has_bias ? &adapter->modules[m] : biased;
+    }
+    for (size_t m = 0; m < adapter->module_count; m++) {
+        const lora__module *module = &adapter->modules[m];
+        const lora__entry *dora =
+            lora__module_entry(adapter, module, LORA__ROLE_DORA);
+        if (alphas[m].has_dora != alphas[0].has_dora) {
+            return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
+                              module->name,
+                              "in a PEFT folder all modules are of DoRA, or "
+                              "none");
+        }
+        if (dora != NULL && dora->ndim != (module->ndim == 2 ? 1 : 4)) {
+            return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
+                              dora->name,
+                              "a magnitude of another shape than PEFT has");
+        }
+        if (biased != NULL &&
+            (dora != NULL ||
+             lora__module_find(module, LORA__ROLE_EMBEDDING_DOWN) != NULL)) {
+            return lora__fail(
+                error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET, module->name,
+                "PEFT loads no %s beside a bias, as that of %s",
+                dora != NULL ? "DoRA" : "embeddings", biased->name);
         }
     }
     return LORA_OK;
@@ -72,9 +112,9 @@ static lora_status peft_put_config(lora__buffer *json,
         TRY_OR_DONE(peft_check(module, error));
         alphas[m].target = module->name + strlen(PEFT_PREFIX);
         alphas[m].alpha = peft_alpha(module);
-        alphas[m].rank = module->rank;
-        alphas[m].transposed = module->transposed;
+        lora__alpha_describe(&alphas[m], module, module->rank);
     }
+    TRY_OR_DONE(peft_check_all(adapter, alphas, error));
     TRY_OR_DONE(lora__alpha_put_config(json, alphas, count, error));
     lora__buffer_putc(json, '\n');
     status = lora__buffer_status(json, error);

@@ -125,6 +125,122 @@ def try_peft_itself(suite):
               delta, 32 * 2.0 ** -23, module)
 
 
+# name: (embedding, bias, magnitude); rank 2, alpha 3, a layer of 4 to 6.
+FORMS = {"bias": (False, True, False), "embedding": (True, False, False),
+         "dora": (False, False, True), "dora-embedding": (True, False, True)}
+
+
+def make_form(suite, form):
+    """(path, tensors) of two layers, "a.layer" and "b.layer"; the second one
+    is never an embedding and never has a bias."""
+    embedding, bias, dora = FORMS[form]
+    rng = np.random.default_rng(len(form))
+    tensors = {}
+    for name in ("a.layer", "b.layer"):
+        token = embedding and name[0] == "a"
+        part = f"{PREFIX}{name}.lora_" + ("embedding_" if token else "")
+        end = "" if token else ".weight"
+        tensors[f"{part}A{end}"] = tensor(rng.standard_normal((2, 4)))
+        tensors[f"{part}B{end}"] = tensor(rng.standard_normal((6, 2)))
+        tensors[f"{PREFIX}{name}.alpha"] = tensor(3.0)
+        if bias and name[0] == "a":
+            tensors[f"{part}B.bias"] = tensor(rng.standard_normal(6))
+        if dora:
+            tensors[f"{PREFIX}{name}.lora_magnitude_vector"] = tensor(
+                rng.uniform(1, 2, 6))
+    path = suite.path(f"{form}.safetensors")
+    support.write_file(path, tensors)
+    return path, tensors
+
+
+def try_forms(suite):
+    """What LoRA may have beside its pair: the tensors as they were, and the
+    configuration that PEFT needs to make room for them."""
+    for form, (_, bias, dora) in FORMS.items():
+        path, tensors = make_form(suite, form)
+        folder = suite.path(form)
+        suite.run("convert", path, "-o", f"{folder}/", "--dialect", "peft")
+        config = json.loads((folder / FILES[0]).read_text("utf-8"))
+        equal((config["lora_bias"], config["use_dora"], config["r"],
+               config["lora_alpha"]), (bias, dora, 2, 3), form)
+        got, _ = support.read_file(folder / FILES[1])
+        kept = {n: t for n, t in tensors.items() if not n.endswith(".alpha")}
+        equal(sorted(got), sorted(kept), f"{form}: tensors")
+        require(all(got[n].same(t) for n, t in kept.items()), form)
+
+
+def try_forms_refused(suite):
+    """What PEFT cannot be told."""
+    fresh = suite.path("fresh-form")
+    for name, change, word in (
+            ("dora", lambda t: t.pop(PREFIX + "b.layer.lora_magnitude_vector"),
+             "all modules are of DoRA"),
+            ("dora", lambda t: t.update(
+                {PREFIX + "a.layer.lora_magnitude_vector":
+                 tensor(np.ones((6, 1)))}), "another shape"),
+            ("embedding", lambda t: t.update(
+                {PREFIX + "b.layer.lora_B.bias": tensor(np.ones(6))}),
+             "no embeddings beside a bias"),
+            ("dora", lambda t: t.update(
+                {PREFIX + "b.layer.lora_B.bias": tensor(np.ones(6))}),
+             "no DoRA beside a bias"),
+            ("bias", lambda t: t.update(
+                {PREFIX + "a.layer.lora_A.bias": tensor(np.ones(2))}),
+             "down_bias")):
+        path, tensors = make_form(suite, name)
+        change(tensors)
+        support.write_file(path, tensors)
+        run = suite.run("convert", path, "-o", f"{fresh}/", "--dialect", "peft",
+                        code=FAILED)
+        require(word in run.err, f"{word!r} is not in {run.err}")
+        require(not fresh.exists(), "the folder was left")
+
+
+def try_forms_by_peft(suite):
+    """PEFT loads the folders, has their tensors, and computes with them what
+    the formulas say."""
+    try:
+        import peft
+        import torch
+    except ImportError as error:
+        skip(str(error))
+    rng = np.random.default_rng(8)
+    for form, (embedding, bias, dora) in FORMS.items():
+        path, tensors = make_form(suite, form)
+        folder = suite.path(f"{form}-own")
+        suite.run("convert", path, "-o", f"{folder}/", "--dialect", "peft")
+        model = torch.nn.Module()
+        model.a, model.b = torch.nn.Module(), torch.nn.Module()
+        model.a.layer = (torch.nn.Embedding(4, 6) if embedding
+                         else torch.nn.Linear(4, 6))
+        model.b.layer = torch.nn.Linear(4, 6)
+        base = {name: value.detach().double().numpy().copy()
+                for name, value in model.named_parameters()}
+        loaded = peft.PeftModel.from_pretrained(model, folder).eval()
+        x = rng.standard_normal((5, 4)).astype("f4")
+        for name in ("a", "b"):
+            values = {n.split("lora_")[-1]: t.array().astype("f8")
+                      for n, t in tensors.items() if f".{name}.layer." in n}
+            token = embedding and name == "a"
+            down, up = (values[f"embedding_{k}"] if token else
+                        values[f"{k}.weight"] for k in "AB")
+            weight = base[f"{name}.layer.weight"]
+            weight = weight.T if token else weight
+            after = weight + 1.5 * (up @ down)
+            if dora:
+                size = np.sqrt((after ** 2).sum(1, keepdims=True))
+                after *= values["magnitude_vector"][:, None] / size
+            layer = getattr(loaded.base_model.model, name).layer
+            with torch.no_grad():
+                got = layer(torch.arange(4) if token else torch.from_numpy(x))
+            want = (np.eye(4) if token else x.astype("f8")) @ after.T
+            want += 0 if token else base[f"{name}.layer.bias"]
+            want += 1.5 * values.get("B.bias", 0.0)
+            # Some tens of products below 32, each rounded in f32.
+            close(got.double().numpy(), want, 32 * 32 * 2.0 ** -24,
+                  f"{form}: {name}")
+
+
 def try_transposed(suite):
     """Weights stored [in, out], as GPT-2's: the change is transposed, and the
     folder says so."""
@@ -225,18 +341,13 @@ def try_component_lost(suite):
 def try_refused(suite):
     """What is there stays, and no empty folder is left behind."""
     path, _ = make(suite)
-    bias = suite.path("bias.safetensors")
-    support.write_file(bias, {
-        PREFIX + "a.lora_A.weight": tensor(np.ones((1, 2))),
-        PREFIX + "a.lora_B.weight": tensor(np.ones((2, 1))),
-        PREFIX + "a.lora_B.bias": tensor(np.ones(2))})
     kohya = suite.path("kohya.safetensors")
     support.write_file(kohya, {
         "lora_unet_a.lora_down.weight": tensor(np.ones((1, 2))),
         "lora_unet_a.lora_up.weight": tensor(np.ones((2, 1)))})
     fresh = suite.path("fresh")
     for source, more, code, word in (
-            (bias, [], 1, "up_bias"), (kohya, [], FAILED, "--dialect peft"),
+            (kohya, [], FAILED, "--dialect peft"),
             (path, ["--dialect", "kohya"], FAILED, "--dialect peft")):
         run = suite.run("convert", source, "-o", f"{fresh}/", *more, code=code)
         require(word in run.err, f"{word!r} is not in {run.err}")
@@ -266,7 +377,8 @@ def try_refused(suite):
 
 def main():
     suite = support.Suite(__doc__.splitlines()[0])
-    for attempt in (try_scales, try_read_back, try_peft_itself,
+    for attempt in (try_scales, try_read_back, try_peft_itself, try_forms,
+                    try_forms_refused, try_forms_by_peft,
                     try_transposed, try_transposed_kept, try_component_lost,
                     try_refused):
         with suite.case(attempt.__name__):
