@@ -56,6 +56,9 @@ lora__guess_width(lora__evidence *evidence, const char *target, int64_t width)
                   : width == GUESS_OPENCLIP_H_WIDTH ? LORA__FAMILY_SD21
                                                     : 0;
             set |= set == 0 ? 0 : GUESS_OTHERS;
+            if (width == GUESS_OPENCLIP_H_WIDTH) {
+                set &= ~(GUESS_OTHERS & LORA__FAMILIES_WITH_ENCODERS);
+            }
         }
     } else if (lora__text_begins(target, bytes, "transformer.")) {
         if (guess_target_ends(target, "attn.to_q", "attn1.to_q")) {
@@ -273,6 +276,29 @@ static void guess_from_set(lora__names *out,
     guess_list(out, set);
 }
 
+/* Of text encoders alone. Such adapters are a matter of the UNets' users, but
+ * other models have the same encoders. */
+static void guess_encoder(lora__names *out,
+                          const lora__evidence *evidence,
+                          lora__family_set set,
+                          lora__family_set card)
+{
+    lora__family_set others = set & GUESS_OTHERS;
+
+    if ((set & card) != 0) {
+        guess_from_set(out, evidence, set, card);
+        return;
+    }
+    guess_from_set(out, evidence, set & LORA__FAMILIES_UNET, card);
+    if (evidence->width_seen) {
+        others &= evidence->widths;
+    }
+    if (others != 0 && out->family != NULL) {
+        out->confidence = 0.5;
+    }
+    guess_list(out, others);
+}
+
 LORA_PRIVATE void lora__guess_family(lora__names *out,
                                      const lora__evidence *evidence,
                                      lora__metadata_fn metadata,
@@ -303,9 +329,9 @@ LORA_PRIVATE void lora__guess_family(lora__names *out,
         (other && evidence->backbone_known == 0)) {
         return;
     }
-    /* Adapters of text encoders alone are a matter of the UNets' users. */
     if (evidence->backbone_known == 0 && (set & LORA__FAMILIES_UNET) != 0) {
-        set &= LORA__FAMILIES_UNET;
+        guess_encoder(out, evidence, set, card);
+        return;
     }
     guess_from_set(out, evidence, set, card);
 }

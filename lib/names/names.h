@@ -97,7 +97,7 @@ typedef struct lora__key_out {
 } lora__key_out;
 
 #define LORA__MAX_DIALECTS 8
-#define LORA__MAX_ALTERNATIVES 4
+#define LORA__MAX_ALTERNATIVES 6 /* as many have CLIP-L */
 
 /* What the file is. */
 typedef struct lora__names {
