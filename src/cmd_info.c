@@ -30,6 +30,7 @@ static const opt_spec info_options[] = {
 typedef struct info_counts {
     text_tally kinds, ranks, alphas, scales, dialects, parts, dtypes;
     size_t without_alpha;
+    size_t embeddings;
 } info_counts;
 
 static void info_end_counts(info_counts *counts)
@@ -96,6 +97,7 @@ static lora_status info_count_tensors(info_counts *counts,
             return status;
         }
         text_tally_label(&counts->dtypes, lora_dtype_name(tensor.dtype));
+        counts->embeddings += strcmp(tensor.role, "token") == 0;
     }
     text_tally_sort_counts(&counts->dtypes);
     return LORA_OK;
@@ -377,7 +379,11 @@ static void info_put_headline(const app_state *app,
     printf("%s%s%s\n", text_on(app->color, TEXT_BOLD),
            text_clean(clean, sizeof clean, path), text_off(app->color));
     printf("  ");
-    if (info->module_count == 0) {
+    if (info->module_count == 0 && counts->embeddings > 0) {
+        printf("embedding of %s tensor%s",
+               text_grouped(bytes, counts->embeddings),
+               counts->embeddings == 1 ? "" : "s");
+    } else if (info->module_count == 0) {
         printf("no adapter that is known here, %s tensor%s",
                text_grouped(bytes, info->tensor_count),
                info->tensor_count == 1 ? "" : "s");

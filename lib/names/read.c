@@ -353,15 +353,38 @@ static lora_status read_resolve_all(lora__reading *r, lora_error *error)
 
 /* Answers ------------------------------------------------------------------ */
 
-/* A learned token: "<name>", or what the metadata says is one. */
+/* 1 for what programs call the vectors of a textual inversion, in a file of its
+ * own or bundled with an adapter: of A1111, of trainers for two encoders, of
+ * diffusers' pivotal tuning. */
+static int read_is_embedding(const lora__key_in *key)
+{
+    static const char *const names[] = {"emb_params", "clip_l", "clip_g",
+                                        "text_encoders_0", "text_encoders_1"};
+
+    if (key->ndim < 1 || key->ndim > 2) {
+        return 0;
+    }
+    for (size_t i = 0; i < LORA__COUNT(names); i++) {
+        if (strlen(names[i]) == key->name_bytes &&
+            memcmp(names[i], key->name, key->name_bytes) == 0) {
+            return 1;
+        }
+    }
+    return lora__text_begins(key->name, key->name_bytes, "string_to_param.") ||
+           lora__text_begins(key->name, key->name_bytes, "bundle_emb.");
+}
+
+/* A learned token: "<name>", a name of such files, or what the metadata says
+ * is one. */
 static lora_status read_token(lora__reading *r,
                               lora__key_out *out,
                               size_t index,
                               lora_error *error)
 {
     const lora__key_in *key = &r->keys[index];
-    int token = key->name_bytes > 2 && key->name[0] == '<' &&
-                key->name[key->name_bytes - 1] == '>';
+    int token = (key->name_bytes > 2 && key->name[0] == '<' &&
+                 key->name[key->name_bytes - 1] == '>') ||
+                read_is_embedding(key);
 
     if (!token && r->positional && r->metadata != NULL) {
         const char *value;

@@ -48,6 +48,42 @@ def check_load(suite, folder, case):
           "keys")
 
 
+# What `info` lists, in the order of the file; formats.md 10.
+EMBEDDINGS = {
+    "load_ti_a1111": ["string_to_param.*"],
+    "load_ti_a1111_legacy": ["string_to_param.*"],
+    "load_ti_parameterdict": ["string_to_param.*"],
+    "load_ti_learned_embeds": ["<cat-toy>"],
+    "load_ti_learned_parameter": ["<p>"],
+    "load_ti_sdxl": ["clip_g", "clip_l"],
+    "load_ti_emb_params": ["emb_params"],
+    "load_ti_token": ["<my-token>"],
+    "load_ti_pivotal": ["text_encoders_0", "text_encoders_1"],
+    "load_bundle_emb": ["bundle_emb.foo.string_to_param.*"],
+}
+
+
+def check_embeddings(suite, folder, case):
+    """Embeddings are listed, said to be such, and kept beside modules."""
+    path = folder / case["adapter"]
+    names = EMBEDDINGS[case["id"]]
+    tensors, _ = support.read_file(folder / case["expect"])
+    info = suite.json("info", path)
+    equal(info["embeddings"], [{"token": name, "shape":
+                                list(tensors[name].shape)} for name in names],
+          "embeddings")
+    require("not_an_adapter" not in [p["code"] for p in info["problems"]],
+            f"problems: {info['problems']}")
+    text = suite.run("info", path).out
+    alone = case["id"] != "load_bundle_emb"
+    equal("  embedding of " in text, alone, f"the first line: {text}")
+    if not alone:
+        out = suite.path("diffusers.safetensors")
+        suite.run("convert", path, "-o", out, "--dialect", "diffusers")
+        require(support.read_file(out)[0][names[0]].same(tensors[names[0]]),
+                "the embedding is not kept")
+
+
 def check_offsets(suite, path, expected):
     """Where tensors lie in the file as they are, `keys` says where."""
     whole = path.read_bytes()
@@ -153,6 +189,9 @@ def main():
     for case in cases:
         with suite.case(case["id"]):
             check_load(suite, folder, case)
+        if case["id"] in EMBEDDINGS:
+            with suite.case(f"{case['id']}, embeddings"):
+                check_embeddings(suite, folder, case)
         for what, method in (("stored", zipfile.ZIP_STORED),
                              ("deflated", zipfile.ZIP_DEFLATED)):
             if case["adapter"].endswith(".safetensors"):

@@ -208,6 +208,12 @@ static const meaning loose_rows[] = {
     {"lora_te_text_model_encoder_layers_23_mlp_fc1.lora_up.weight", "kohya",
      "up", "lora_te_text_model_encoder_layers_23_mlp_fc1",
      "text_model_encoder_layers_23_mlp_fc1", 0},
+    /* embeddings */
+    {"<cat-toy>", NULL, "token", "<cat-toy>", "<cat-toy>", 0},
+    {"emb_params", NULL, "token", "emb_params", "emb_params", 0},
+    {"clip_g", NULL, "token", "clip_g", "clip_g", 0},
+    {"bundle_emb.foo.string_to_param.*", NULL, "token",
+     "bundle_emb.foo.string_to_param.*", "bundle_emb.foo.string_to_param.*", 0},
 };
 
 /* What is no adapter's stays unknown. */
@@ -231,8 +237,10 @@ static const meaning foreign_rows[] = {
     {"unet:x:down", NULL, NULL, NULL, NULL, 0},
     {"unet:1234567:down", NULL, NULL, NULL, NULL, 0},
     {"vae:1:down", NULL, NULL, NULL, NULL, 0},
-    {"bundle_emb.foo.string_to_param.*", NULL, NULL, NULL, NULL, 0},
-    {"emb_params", NULL, NULL, NULL, NULL, 0},
+    {"string_to_token.*", NULL, NULL, NULL, NULL, 0},
+    {"bundle_emb", NULL, NULL, NULL, NULL, 0},
+    {"emb_params.x", NULL, NULL, NULL, NULL, 0},
+    {"clip", NULL, NULL, NULL, NULL, 0},
     {"w_a_000", NULL, NULL, NULL, NULL, 0},
 };
 
