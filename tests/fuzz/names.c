@@ -185,6 +185,14 @@ is_whole(const file *f, const unsigned char *unspelled, const char *module)
     return 1;
 }
 
+/* 1 if the base has the target: a layer of another base may be read as one of
+ * this base under the names of another dialect. */
+static int is_of_base(const file *f, const char *target)
+{
+    return f->names.family != NULL &&
+           lora__family_layer(f->names.family, target) != LORA__LAYER_UNKNOWN;
+}
+
 /* Write what is known in a dialect, and read that. */
 static void check_dialect(const file *f,
                           const lora__dialect *dialect,
@@ -220,9 +228,8 @@ static void check_dialect(const file *f,
         const lora__key_out *was = &f->names.keys[from[i]];
         const lora__key_out *is = &again.names.keys[i];
 
-        /* What no base has all of may be of another base in other names. */
         if (was->role != is->role ||
-            (f->names.family != NULL &&
+            (is_of_base(f, was->target) &&
              !means(is, was->target, &rows[from[i]]))) {
             fail_msg("%s: %s of %s is written as %s and read as %s of %s",
                      lora__dialect_id(dialect), lora__role_name(was->role),
