@@ -185,12 +185,15 @@ is_whole(const file *f, const unsigned char *unspelled, const char *module)
     return 1;
 }
 
-/* 1 if the base has the target: a layer of another base may be read as one of
- * this base under the names of another dialect. */
-static int is_of_base(const file *f, const char *target)
+/* 1 if the meaning may not change: both files are of one base, and the target
+ * is of it. Under other names a layer of one base may be read as one of
+ * another, and there are bases that metadata cannot name. */
+static int is_settled(const file *f, const file *again, const char *target)
 {
-    return f->names.family != NULL &&
-           lora__family_layer(f->names.family, target) != LORA__LAYER_UNKNOWN;
+    const lora__family *family = f->names.family;
+
+    return family != NULL && family == again->names.family &&
+           lora__family_layer(family, target) != LORA__LAYER_UNKNOWN;
 }
 
 /* Write what is known in a dialect, and read that. */
@@ -229,7 +232,7 @@ static void check_dialect(const file *f,
         const lora__key_out *is = &again.names.keys[i];
 
         if (was->role != is->role ||
-            (is_of_base(f, was->target) &&
+            (is_settled(f, &again, was->target) &&
              !means(is, was->target, &rows[from[i]]))) {
             fail_msg("%s: %s of %s is written as %s and read as %s of %s",
                      lora__dialect_id(dialect), lora__role_name(was->role),
