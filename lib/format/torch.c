@@ -402,25 +402,31 @@ LORA_PRIVATE lora_status lora__torch_place(lora__entry *entry,
     return LORA_OK;
 }
 
-LORA_PRIVATE lora_status lora__torch_begin(lora__torch **out,
-                                           lora__container *container,
-                                           lora_error *error)
+LORA_PRIVATE lora_status lora__torch_read(lora__container *container,
+                                          const char *format,
+                                          lora__torch_fn read,
+                                          lora_error *error)
 {
+    lora__torch *torch;
+    lora__arena arena;
+    lora_status status;
     void *memory;
 
-    TRY(lora__arena_zeroed(&memory, &container->arena, 1, sizeof **out, error));
-    *out = memory;
-    (*out)->container = container;
-    lora__map_init(&(*out)->by_key, container->context);
-    lora__map_init(&(*out)->zip.by_name, container->context);
+    TRY(lora__arena_zeroed(&memory, &container->arena, 1, sizeof *torch,
+                           error));
+    torch = memory;
+    torch->container = container;
+    lora__map_init(&torch->by_key, container->context);
+    lora__map_init(&torch->zip.by_name, container->context);
     container->verify = torch_verify;
-    return LORA_OK;
-}
-
-LORA_PRIVATE void lora__torch_end(lora__torch *torch)
-{
+    container->format = format;
+    lora__arena_init(&arena, container->context);
+    status = read(torch, &arena, error);
+    lora__error_set_subject(error, container->path);
     lora__map_destroy(&torch->by_key);
     lora__zip_close(&torch->zip);
+    lora__arena_destroy(&arena);
+    return status;
 }
 
 /* Zip archives ----------------------------------------------------------- */
@@ -597,16 +603,5 @@ torch_read_records(lora__torch *torch, lora__arena *arena, lora_error *error)
 LORA_PRIVATE lora_status lora__torch_read_zip(lora__container *container,
                                               lora_error *error)
 {
-    lora__torch *torch;
-    lora__arena arena; /* what is not needed after reading */
-    lora_status status;
-
-    TRY(lora__torch_begin(&torch, container, error));
-    container->format = "torch zip";
-    lora__arena_init(&arena, container->context);
-    status = torch_read_records(torch, &arena, error);
-    lora__error_set_subject(error, container->path);
-    lora__torch_end(torch);
-    lora__arena_destroy(&arena);
-    return status;
+    return lora__torch_read(container, "torch zip", torch_read_records, error);
 }

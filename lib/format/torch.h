@@ -61,12 +61,17 @@ typedef struct lora__torch_span {
     uint64_t count;
 } lora__torch_span;
 
-/* A new lora__torch of a container. End with lora__torch_end(), which gives
- * back what only reading needs. */
-LORA_PRIVATE lora_status lora__torch_begin(lora__torch **out,
-                                           lora__container *container,
-                                           lora_error *error);
-LORA_PRIVATE void lora__torch_end(lora__torch *torch);
+/* What reads one of the formats into the container of `torch`. The arena is for
+ * what is not needed after reading. */
+typedef lora_status (*lora__torch_fn)(lora__torch *torch,
+                                      lora__arena *arena,
+                                      lora_error *error);
+
+/* Read a container by `read`; `format` is a static string. */
+LORA_PRIVATE lora_status lora__torch_read(lora__container *container,
+                                          const char *format,
+                                          lora__torch_fn read,
+                                          lora_error *error);
 
 /* Take note of every storage that a pickle refers to; `persistent` is its list
  * of them. Where they lie is for the caller to set. */

@@ -235,16 +235,5 @@ legacy_read(lora__torch *torch, lora__arena *arena, lora_error *error)
 LORA_PRIVATE lora_status lora__torch_read_legacy(lora__container *container,
                                                  lora_error *error)
 {
-    lora__torch *torch;
-    lora__arena arena; /* what is not needed after reading */
-    lora_status status;
-
-    TRY(lora__torch_begin(&torch, container, error));
-    container->format = "torch legacy";
-    lora__arena_init(&arena, container->context);
-    status = legacy_read(torch, &arena, error);
-    lora__error_set_subject(error, container->path);
-    lora__torch_end(torch);
-    lora__arena_destroy(&arena);
-    return status;
+    return lora__torch_read(container, "torch legacy", legacy_read, error);
 }

@@ -396,11 +396,11 @@ convert_copy(lora_adapter **out, const lora_adapter *adapter, lora_error *error)
     return status;
 }
 
-/* 1 if a module would get a strength and be split or joined. */
-static int convert_mixes(const convert_job *job)
+/* 1 if a module is split or joined. */
+static int convert_regroups(const convert_job *job)
 {
     for (size_t g = 0; g < job->parts.count; g++) {
-        if (job->options.strength != NULL && !job->parts.groups[g].whole) {
+        if (!job->parts.groups[g].whole) {
             return 1;
         }
     }
@@ -441,7 +441,7 @@ static lora_status convert_run(lora_adapter **out,
     TRY(convert_admit(job, adapter, error));
     TRY(lora__parts_plan(&job->parts, &job->arena, adapter, dialect, family,
                          job->left_out, error));
-    if (convert_mixes(job)) {
+    if (job->options.strength != NULL && convert_regroups(job)) {
         return convert_twice(out, adapter, &job->options, error);
     }
     TRY(lora__emit_begin(&job->emit, adapter, job->parts.count, dialect, family,
