@@ -25,6 +25,15 @@ PROJECTION = UNET + "proj_in"
 CONVOLUTION = "lora_unet_down_blocks_0_resnets_0_conv1"
 
 
+def raises(kind, action, *arguments, **more):
+    """The exception that a call must raise."""
+    try:
+        action(*arguments, **more)
+    except kind as error:
+        return error
+    raise AssertionError(f"no {kind.__name__}")
+
+
 def library(build):
     """The shared library in a build folder."""
     found = [path for pattern in ("liblora.so", "liblora.so.*")

@@ -20,7 +20,7 @@ import numpy as np
 
 import bindinglib
 import support
-from bindinglib import CONVOLUTION, LINEAR, NARROW, PROJECTION, same
+from bindinglib import CONVOLUTION, LINEAR, NARROW, PROJECTION, raises, same
 from support import KOHYA, close, equal, require
 
 ROUND = {"F32": 2.0**-24, "F64": 2.0**-52}
@@ -30,15 +30,6 @@ suite = support.Suite(__doc__.splitlines()[0])
 liblora = bindinglib.load(suite)
 
 from liblora import _errors, _ffi, _library  # noqa: E402
-
-
-def raises(kind, action, *arguments, **more):
-    """The exception that a call must raise."""
-    try:
-        action(*arguments, **more)
-    except kind as error:
-        return error
-    raise AssertionError(f"no {kind.__name__}")
 
 
 # Numbers --------------------------------------------------------------------

@@ -21,7 +21,7 @@ import numpy as np
 
 import bindinglib
 import support
-from bindinglib import CONVOLUTION, LINEAR, same
+from bindinglib import CONVOLUTION, LINEAR, raises, same
 from support import KOHYA, equal, require
 
 PATIENCE = 60  # seconds for what takes less than one
@@ -30,14 +30,6 @@ suite = support.Suite(__doc__.splitlines()[0])
 liblora = bindinglib.load(suite)
 
 from liblora import _core  # noqa: E402
-
-
-def raises(kind, action, *arguments, **more):
-    try:
-        action(*arguments, **more)
-    except kind as error:
-        return error
-    raise AssertionError(f"no {kind.__name__}")
 
 
 class Stop(Exception):
