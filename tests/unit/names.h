@@ -146,6 +146,33 @@ static inline void check_single(const meaning *rows, size_t count)
     }
 }
 
+/* Read a key cut at each length, and with each byte changed to `other` or '9':
+ * no reading beyond it, whatever the answer. The copy is exact, so that tools
+ * see an overrun. */
+static inline void check_damaged(const char *key, char other)
+{
+    static file f;
+    size_t bytes = strlen(key);
+
+    for (size_t cut = 0; cut < 2 * bytes; cut++) {
+        size_t left = cut < bytes ? cut : bytes;
+        char *copy = malloc(left + (left == 0));
+
+        assert_non_null(copy);
+        memcpy(copy, key, left);
+        if (cut >= bytes) {
+            copy[cut - bytes] = cut % 2 == 0 ? other : '9';
+        }
+        file_open(&f);
+        file_add(&f, "", 2, matrix);
+        f.keys[0].name = copy;
+        f.keys[0].name_bytes = left;
+        file_read(&f);
+        file_close(&f);
+        free(copy);
+    }
+}
+
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
 /* Ends of names that are in most of them. */
