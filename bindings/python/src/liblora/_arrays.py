@@ -14,7 +14,7 @@ import importlib
 import math
 import numbers
 import struct
-from typing import Any, NamedTuple, Optional, Sequence
+from typing import Any, Callable, NamedTuple, Optional, Sequence
 
 from . import _errors, _ffi
 from ._core import text
@@ -165,16 +165,28 @@ def block(dtypes: Sequence[int], shapes: Sequence[tuple[int, ...]]
           ) -> tuple[list[Any], list[tuple[int, int]]]:
     """New arrays, one after the other in one block of memory, and the address
     and size of each."""
-    ranges, end = [], 0
+    starts, sizes, end = [], [], 0
+    bits = {dtype: _bits_of(dtype) for dtype in set(dtypes)}
     for dtype, shape in zip(dtypes, shapes):
-        start = -(-end // _ALIGN) * _ALIGN
-        end = start + _bytes_of(dtype, shape)
-        ranges.append((start, end))
+        size = (math.prod(shape) * bits[dtype] + 7) // 8
+        end += -end % _ALIGN
+        starts.append(end)
+        sizes.append(size)
+        end += size
     room = memoryview(_room(end))
     base = _address(room)
-    arrays = [_shaped(room, dtype, shape, start)
-              for (start, _), dtype, shape in zip(ranges, dtypes, shapes)]
-    return arrays, [(base + start, end - start) for start, end in ranges]
+    arrays = list(map(_shaper(room, set(dtypes)), dtypes, shapes, starts))
+    return arrays, [(base + start, size)
+                    for start, size in zip(starts, sizes)]
+
+
+def _shaper(data: memoryview, dtypes: set[int]) -> Callable[..., Any]:
+    """_shaped() of the data, for very many arrays of few types."""
+    numpy = optional("numpy")
+    if numpy is None or None in map(_kind, dtypes):
+        return functools.partial(_shaped, data)
+    types, array = {d: _numpy_dtype(numpy, d) for d in dtypes}, numpy.ndarray
+    return lambda dtype, shape, start: array(shape, types[dtype], data, start)
 
 
 def _room(count: int) -> Any:
