@@ -180,8 +180,8 @@ read_scan_key(lora__reading *r, size_t index, lora_error *error)
     return LORA_OK;
 }
 
-/* The keys of a base model: parameters, and what F8 needs beside them. The
- * first fits where the rest of the name ends as it says. */
+/* The keys of a base model: parameters, and what F8 needs beside them. What
+ * precedes the text, less a number, ends as the second word. */
 static const struct {
     const char *text;
     const char *behind;
@@ -189,7 +189,8 @@ static const struct {
 } read_parameters[] = {
     {".weight", "", LORA__ROLE_WEIGHT},
     {".bias", "", LORA__ROLE_BIAS},
-    {".scale", "_norm", LORA__ROLE_WEIGHT}, /* of BFL's norms */
+    {".scale", "_norm", LORA__ROLE_WEIGHT}, /* BFL's weights of norms */
+    {".scale", ".norms.", LORA__ROLE_WEIGHT},
     {"_weight", ".in_proj", LORA__ROLE_WEIGHT},
     {"_bias", ".in_proj", LORA__ROLE_BIAS},
     {".scale_weight", "", LORA__ROLE_SCALE},
@@ -197,6 +198,29 @@ static const struct {
     {".scale_input", "", LORA__ROLE_UNKNOWN},
     {".input_scale", "", LORA__ROLE_UNKNOWN},
 };
+
+/* The role of a key, and *bytes less its parameter; bare ones are weights. */
+static lora__role read_cut_parameter(size_t *bytes, const char *name)
+{
+    for (size_t i = 0; i < LORA__COUNT(read_parameters); i++) {
+        const char *text = read_parameters[i].text;
+        const char *behind = read_parameters[i].behind;
+        size_t left = *bytes - strlen(text);
+        size_t end = left;
+
+        if (*bytes <= strlen(text) || !lora__text_ends(name, *bytes, text)) {
+            continue;
+        }
+        while (end > 0 && name[end - 1] >= '0' && name[end - 1] <= '9') {
+            end--;
+        }
+        if (lora__text_ends(name, end, behind)) {
+            *bytes = left;
+            return read_parameters[i].role;
+        }
+    }
+    return LORA__ROLE_WEIGHT;
+}
 
 static lora_status
 read_scan_base_key(lora__reading *r, size_t index, lora_error *error)
@@ -206,21 +230,10 @@ read_scan_base_key(lora__reading *r, size_t index, lora_error *error)
     size_t bytes = key->name_bytes;
 
     found->module = LORA__READ_NONE;
-    found->role = LORA__ROLE_WEIGHT;
     if (bytes == 0) {
         return LORA_OK;
     }
-    for (size_t i = 0; i < LORA__COUNT(read_parameters); i++) {
-        size_t end = strlen(read_parameters[i].text);
-        if (lora__text_ends(key->name, bytes, read_parameters[i].text) &&
-            bytes > end &&
-            lora__text_ends(key->name, bytes - end,
-                            read_parameters[i].behind)) {
-            found->role = read_parameters[i].role;
-            bytes -= end;
-            break;
-        }
-    }
+    found->role = read_cut_parameter(&bytes, key->name);
     TRY(read_find_module(r, &found->module, key->name, bytes, 0, error));
     r->modules[found->module].roles |= LORA__READ_ROLE(found->role);
     return LORA_OK;
