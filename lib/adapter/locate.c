@@ -4,7 +4,6 @@
 #include "adapter/card.h"
 #include "core/text.h"
 #include "format/folder.h"
-#include "format/quote.h"
 #include "format/shards.h"
 #include "platform/file.h"
 
@@ -52,48 +51,6 @@ static lora_status locate_in(const char **out,
     return LORA_OK;
 }
 
-/* Refuse a folder that can mean several things. */
-static lora_status locate_refuse(const char *folder,
-                                 const lora__folder_names *names,
-                                 lora_error *error)
-{
-    char list[200] = "";
-    size_t shown =
-        names->count < LORA__FOLDER_KEPT ? names->count : LORA__FOLDER_KEPT;
-
-    for (size_t i = 0; i < shown; i++) {
-        size_t used = strlen(list);
-        char name[46];
-        lora__quote(name, sizeof name, names->first[i],
-                    strlen(names->first[i]));
-        snprintf(list + used, sizeof list - used, "%s%s", i == 0 ? "" : ", ",
-                 name);
-    }
-    return lora__fail(error, LORA_ERROR_DUPLICATE, LORA_NO_OFFSET, folder,
-                      "several files may be meant, name one: %s%s", list,
-                      shown < names->count ? " ..." : "");
-}
-
-/* The one file of a folder that is wanted; NULL if there is none. */
-static lora_status locate_only(const char **out,
-                               lora__arena *arena,
-                               const char *folder,
-                               int (*wanted)(const char *name),
-                               lora_error *error)
-{
-    lora__folder_names names;
-
-    *out = NULL;
-    TRY(lora__folder_find(&names, arena->context, folder, wanted, SIZE_MAX,
-                          error));
-    if (names.count > 1) {
-        return locate_refuse(folder, &names, error);
-    }
-    return names.count == 0
-               ? LORA_OK
-               : locate_in(out, arena, folder, names.first[0], error);
-}
-
 static lora_status locate_named(const char **out,
                                 lora__arena *arena,
                                 const char *folder,
@@ -114,7 +71,8 @@ static lora_status locate_named(const char **out,
             }
         }
     }
-    return found.count > 1 ? locate_refuse(folder, &found, error) : LORA_OK;
+    return found.count > 1 ? lora__folder_refuse(folder, &found, error)
+                           : LORA_OK;
 }
 
 static lora_status locate_model(const char **out,
@@ -124,10 +82,12 @@ static lora_status locate_model(const char **out,
 {
     TRY(locate_named(out, arena, folder, error));
     if (*out == NULL) {
-        TRY(locate_only(out, arena, folder, lora__shards_is_index, error));
+        TRY(lora__folder_only(out, arena, folder, lora__shards_is_index,
+                              error));
     }
     if (*out == NULL) {
-        TRY(locate_only(out, arena, folder, locate_is_safetensors, error));
+        TRY(lora__folder_only(out, arena, folder, locate_is_safetensors,
+                              error));
     }
     return *out != NULL
                ? LORA_OK

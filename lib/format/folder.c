@@ -2,8 +2,10 @@
 #include "format/folder.h"
 
 #include "format/container.h"
+#include "format/quote.h"
 #include "platform/file.h"
 
+#include <stdio.h>
 #include <string.h>
 
 LORA_PRIVATE lora_status lora__folder_join(const char **out,
@@ -120,6 +122,47 @@ LORA_PRIVATE lora_status lora__folder_find(lora__folder_names *out,
     return os_error == 0
                ? LORA_OK
                : lora__fail_os(error, os_error, folder, "cannot list");
+}
+
+LORA_PRIVATE lora_status lora__folder_refuse(const char *folder,
+                                             const lora__folder_names *names,
+                                             lora_error *error)
+{
+    char list[200] = "";
+    size_t shown =
+        names->count < LORA__FOLDER_KEPT ? names->count : LORA__FOLDER_KEPT;
+
+    for (size_t i = 0; i < shown; i++) {
+        size_t used = strlen(list);
+        char name[46];
+        lora__quote(name, sizeof name, names->first[i],
+                    strlen(names->first[i]));
+        snprintf(list + used, sizeof list - used, "%s%s", i == 0 ? "" : ", ",
+                 name);
+    }
+    return lora__fail(error, LORA_ERROR_DUPLICATE, LORA_NO_OFFSET, folder,
+                      "several files may be meant, name one: %s%s", list,
+                      shown < names->count ? " ..." : "");
+}
+
+LORA_PRIVATE lora_status lora__folder_only(const char **out,
+                                           lora__arena *arena,
+                                           const char *folder,
+                                           int (*wanted)(const char *name),
+                                           lora_error *error)
+{
+    lora__folder_names names;
+
+    *out = NULL;
+    TRY(lora__folder_find(&names, arena->context, folder, wanted, SIZE_MAX,
+                          error));
+    if (names.count > 1) {
+        return lora__folder_refuse(folder, &names, error);
+    }
+    return names.count == 0
+               ? LORA_OK
+               : lora__folder_join(out, arena, folder, strlen(folder),
+                                   names.first[0], error);
 }
 
 static lora_status folder_read(char **out,

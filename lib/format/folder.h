@@ -41,6 +41,19 @@ LORA_PRIVATE lora_status lora__folder_find(lora__folder_names *out,
                                            size_t enough,
                                            lora_error *error);
 
+/* Put the path of the one file that is wanted into the arena; NULL if there is
+ * none. DUPLICATE, with the names, if there are several. */
+LORA_PRIVATE lora_status lora__folder_only(const char **out,
+                                           lora__arena *arena,
+                                           const char *folder,
+                                           int (*wanted)(const char *name),
+                                           lora_error *error);
+
+/* The failure of a folder in which several files may be meant. */
+LORA_PRIVATE lora_status lora__folder_refuse(const char *folder,
+                                             const lora__folder_names *names,
+                                             lora_error *error);
+
 /* Read a file into the arena, with a NUL after it. Of a file of more than
  * `most` bytes the rest is left out if `cut` is 1, else it is refused. */
 LORA_PRIVATE lora_status lora__folder_load(char **out,

@@ -92,13 +92,15 @@ typedef struct lora__checkpoint {
  *   text_encoder, text_encoder_2, text_encoder_3, as many as there are;
  *   the folder of one component, whose name says which, if it is one of these.
  *
- * Of a component's files, the first of these that is there, and within each
- * line the plain one before the .fp16 one:
+ * Of a component's files the first of these that is there, and where there is
+ * none the first with "fp16." before its extension:
  *
  *   diffusion_pytorch_model.safetensors.index.json, model.safetensors.index...
  *   diffusion_pytorch_model.safetensors, model.safetensors
  *   diffusion_pytorch_model.bin, pytorch_model.bin
- *   the one index, the one .safetensors file
+ *
+ * and then the one index, or the one .safetensors file, of whatever name; such
+ * a file in a folder of its own says by its names what it is of.
  *
  * With `map` 1 files are mapped. Errors: what lora__container_open_path
  * answers; IO for a folder without weights; DUPLICATE where several files, or

@@ -91,6 +91,7 @@ typedef struct lora__key_out {
     const char *target;    /* canonical */
     lora__layer layer;
     int known;               /* 1: a family knows the target */
+    int original;            /* 1: spelled as the model's authors do */
     int broken;              /* 1: spelled as no program does */
     const lora__part *parts; /* in the arena, shared by a module's keys */
     size_t part_count;       /* 0: the module is the whole target */
@@ -123,6 +124,18 @@ LORA_PRIVATE lora_status lora__names_read(lora__names *out,
                                           lora__metadata_fn metadata,
                                           const void *metadata_user,
                                           lora_error *error);
+
+/* The same for the keys of a base model itself. Each is a tensor: the role is
+ * WEIGHT (bare parameters too), BIAS, SCALE for the number that a weight in F8
+ * is times, UNKNOWN for other such helpers. There are no dialects, and a name
+ * no family knows is its own target, as it stands. */
+LORA_PRIVATE lora_status lora__names_read_base(lora__names *out,
+                                               lora__arena *arena,
+                                               const lora__key_in *keys,
+                                               size_t key_count,
+                                               lora__metadata_fn metadata,
+                                               const void *metadata_user,
+                                               lora_error *error);
 
 /* What is to be spelled. */
 typedef struct lora__spelling {

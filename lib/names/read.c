@@ -180,6 +180,65 @@ read_scan_key(lora__reading *r, size_t index, lora_error *error)
     return LORA_OK;
 }
 
+/* The keys of a base model: parameters, and what F8 needs beside them. What
+ * precedes the text, less a number, ends as the second word. */
+static const struct {
+    const char *text;
+    const char *behind;
+    lora__role role;
+} read_parameters[] = {
+    {".weight", "", LORA__ROLE_WEIGHT},
+    {".bias", "", LORA__ROLE_BIAS},
+    {".scale", "_norm", LORA__ROLE_WEIGHT}, /* BFL's weights of norms */
+    {".scale", ".norms.", LORA__ROLE_WEIGHT},
+    {"_weight", ".in_proj", LORA__ROLE_WEIGHT},
+    {"_bias", ".in_proj", LORA__ROLE_BIAS},
+    {".scale_weight", "", LORA__ROLE_SCALE},
+    {".weight_scale", "", LORA__ROLE_SCALE},
+    {".scale_input", "", LORA__ROLE_UNKNOWN},
+    {".input_scale", "", LORA__ROLE_UNKNOWN},
+};
+
+/* The role of a key, and *bytes less its parameter; bare ones are weights. */
+static lora__role read_cut_parameter(size_t *bytes, const char *name)
+{
+    for (size_t i = 0; i < LORA__COUNT(read_parameters); i++) {
+        const char *text = read_parameters[i].text;
+        const char *behind = read_parameters[i].behind;
+        size_t left = *bytes - strlen(text);
+        size_t end = left;
+
+        if (*bytes <= strlen(text) || !lora__text_ends(name, *bytes, text)) {
+            continue;
+        }
+        while (end > 0 && name[end - 1] >= '0' && name[end - 1] <= '9') {
+            end--;
+        }
+        if (lora__text_ends(name, end, behind)) {
+            *bytes = left;
+            return read_parameters[i].role;
+        }
+    }
+    return LORA__ROLE_WEIGHT;
+}
+
+static lora_status
+read_scan_base_key(lora__reading *r, size_t index, lora_error *error)
+{
+    const lora__key_in *key = &r->keys[index];
+    lora__read_key *found = &r->found[index];
+    size_t bytes = key->name_bytes;
+
+    found->module = LORA__READ_NONE;
+    if (bytes == 0) {
+        return LORA_OK;
+    }
+    found->role = read_cut_parameter(&bytes, key->name);
+    TRY(read_find_module(r, &found->module, key->name, bytes, 0, error));
+    r->modules[found->module].roles |= LORA__READ_ROLE(found->role);
+    return LORA_OK;
+}
+
 /* What has to be known before keys can be taken apart. */
 static void read_survey_keys(lora__reading *r)
 {
@@ -307,7 +366,8 @@ static lora_status read_resolve_name(lora__reading *r,
 
     TRY(lora__read_resolve(r, module, error));
     plain = *module;
-    if (!plain.real || (r->mended == 0 && r->missed >= READ_MISSES)) {
+    if (!plain.real || r->base ||
+        (r->mended == 0 && r->missed >= READ_MISSES)) {
         mends = 0;
     }
     for (int i = 0; module->known == 0 && i < mends; i++) {
@@ -406,8 +466,13 @@ static lora_status read_token(lora__reading *r,
 }
 
 /* 1 if a tensor of that role belongs to the module, not to a base model. */
-static int read_role_holds(const lora__read_module *module, lora__role role)
+static int read_role_holds(const lora__reading *r,
+                           const lora__read_module *module,
+                           lora__role role)
 {
+    if (r->base) {
+        return 1;
+    }
     switch (role) {
     case LORA__ROLE_WEIGHT:
         return (module->roles & READ_WEIGHT_PARTNERS) != 0;
@@ -449,17 +514,19 @@ static lora_status read_answer_key(lora__reading *r,
         return read_token(r, answer, index, error);
     }
     module = &r->modules[key->module];
-    if (!module->real || !read_role_holds(module, key->role)) {
+    if (!module->real || !read_role_holds(r, module, key->role)) {
         return LORA_OK;
     }
-    answer->dialect = lora__dialect_at(module->dialect);
+    answer->dialect = r->base ? NULL : lora__dialect_at(module->dialect);
     answer->role = module->replaces ? LORA__ROLE_SET_WEIGHT : key->role;
     answer->module = module->stored;
     answer->component = read_component(module);
     answer->path = module->path == module->name ? module->stored : module->path;
-    answer->target = module->target;
-    answer->broken = module->broken;
     answer->known = module->known != 0;
+    answer->target =
+        r->base && !answer->known ? module->stored : module->target;
+    answer->original = answer->known && module->place.original;
+    answer->broken = module->broken;
     answer->layer =
         lora__place_layer(&module->place, module->known, out->family);
     answer->parts = module->parts;
@@ -494,9 +561,12 @@ static void read_list_dialects(lora__names *out)
 static lora_status
 read_run(lora__reading *r, lora__names *out, lora_error *error)
 {
-    read_survey_keys(r);
+    if (!r->base) {
+        read_survey_keys(r);
+    }
     for (size_t i = 0; i < r->key_count; i++) {
-        TRY(read_scan_key(r, i, error));
+        TRY(r->base ? read_scan_base_key(r, i, error)
+                    : read_scan_key(r, i, error));
     }
     TRY(read_resolve_all(r, error));
     TRY(lora__read_settle(r, out, error));
@@ -507,13 +577,14 @@ read_run(lora__reading *r, lora__names *out, lora_error *error)
     return LORA_OK;
 }
 
-LORA_PRIVATE lora_status lora__names_read(lora__names *out,
-                                          lora__arena *arena,
-                                          const lora__key_in *keys,
-                                          size_t key_count,
-                                          lora__metadata_fn metadata,
-                                          const void *metadata_user,
-                                          lora_error *error)
+static lora_status read_names(lora__names *out,
+                              lora__arena *arena,
+                              const lora__key_in *keys,
+                              size_t key_count,
+                              lora__metadata_fn metadata,
+                              const void *metadata_user,
+                              int base,
+                              lora_error *error)
 {
     lora_context *context = arena->context;
     lora__reading r = {0};
@@ -528,6 +599,7 @@ LORA_PRIVATE lora_status lora__names_read(lora__names *out,
     r.key_count = key_count;
     r.metadata = metadata;
     r.metadata_user = metadata_user;
+    r.base = base;
     lora__map_init(&r.map, context);
     lora__buffer_init(&r.text, context);
 
@@ -553,4 +625,28 @@ done:
         memset(out, 0, sizeof *out);
     }
     return status;
+}
+
+LORA_PRIVATE lora_status lora__names_read(lora__names *out,
+                                          lora__arena *arena,
+                                          const lora__key_in *keys,
+                                          size_t key_count,
+                                          lora__metadata_fn metadata,
+                                          const void *metadata_user,
+                                          lora_error *error)
+{
+    return read_names(out, arena, keys, key_count, metadata, metadata_user, 0,
+                      error);
+}
+
+LORA_PRIVATE lora_status lora__names_read_base(lora__names *out,
+                                               lora__arena *arena,
+                                               const lora__key_in *keys,
+                                               size_t key_count,
+                                               lora__metadata_fn metadata,
+                                               const void *metadata_user,
+                                               lora_error *error)
+{
+    return read_names(out, arena, keys, key_count, metadata, metadata_user, 1,
+                      error);
 }

@@ -62,6 +62,7 @@ typedef struct lora__reading {
     lora__site_memo memo;
     const char *adapter; /* PEFT's adapter name */
     size_t adapter_bytes;
+    int base; /* the keys are those of a base model: lora__names_read_base */
     int adapters_differ;
     int control_marker;    /* has the tensor that marks a control-LoRA */
     lora__styles numbered; /* styles with numbers that it may have */

@@ -19,6 +19,9 @@ static int resolve_is_real(const lora__reading *r,
     if (module->raw && r->adapters_differ) {
         return 0;
     }
+    if (r->base) {
+        return 1;
+    }
     if ((module->roles & ~LORA__READ_ACCESSORIES) != 0) {
         return 1;
     }
@@ -247,7 +250,7 @@ LORA_PRIVATE lora_status lora__read_resolve(lora__reading *r,
         module->component = module->named;
         head = before - bytes;
     }
-    module->replaces = resolve_may_replace(module);
+    module->replaces = !r->base && resolve_may_replace(module);
     if (!resolve_is_real(r, module) && !module->replaces) {
         return LORA_OK;
     }
@@ -342,6 +345,7 @@ static lora_status resolve_spell_targets(lora__reading *r, lora_error *error)
 /* The base ----------------------------------------------------------------- */
 
 static void resolve_note_module(lora__evidence *evidence,
+                                const lora__reading *r,
                                 const lora__read_module *module)
 {
     lora__family_set all = module->known | module->place.also;
@@ -354,7 +358,7 @@ static void resolve_note_module(lora__evidence *evidence,
     if (module->known == 0) {
         return;
     }
-    evidence->ldm |= resolve_is_ldm(module) &&
+    evidence->ldm |= !r->base && resolve_is_ldm(module) &&
                      module->prefix->dialect != LORA__DIALECT_NATIVE;
     /* Where the rules have no text encoders, any may be the model's. */
     if (!backbone) {
@@ -369,21 +373,28 @@ static void resolve_note_module(lora__evidence *evidence,
     }
 }
 
+/* 1 if the tensor is as wide as its layer's inputs. */
+static int
+resolve_has_inputs(const lora__reading *r, lora__role role, int32_t ndim)
+{
+    return r->base ? role == LORA__ROLE_WEIGHT && ndim > 1
+                   : role == LORA__ROLE_DOWN || role == LORA__ROLE_HADA_W1_B;
+}
+
 static void resolve_guess(lora__reading *r, lora__names *out)
 {
     lora__evidence evidence = {0};
 
     for (size_t i = 0; i < r->module_count; i++) {
         if (r->modules[i].real) {
-            resolve_note_module(&evidence, &r->modules[i]);
+            resolve_note_module(&evidence, r, &r->modules[i]);
         }
     }
     for (size_t i = 0; i < r->key_count; i++) {
         const lora__read_key *key = &r->found[i];
         int32_t ndim = r->keys[i].ndim; /* 1: a row of rank 1 */
         if (key->module != LORA__READ_NONE && ndim >= 1 &&
-            (key->role == LORA__ROLE_DOWN ||
-             key->role == LORA__ROLE_HADA_W1_B) &&
+            resolve_has_inputs(r, key->role, ndim) &&
             r->modules[key->module].known != 0) {
             lora__guess_width(&evidence, r->modules[key->module].target,
                               r->keys[i].shape[ndim == 1 ? 0 : 1]);

@@ -8,26 +8,15 @@
  * given as argument, every row is compared; everywhere, a digest of all rows
  * is.
  */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-/* after the others */
-#include <cmocka.h>
+#include "catalogues.h"
 
 #include "core/buffer.h"
 #include "core/map.h"
-#include "names/names.h"
 
 #include <lora/context.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 #define SUFFIX ".lora_down.weight"
 #define PEFT_SUFFIX ".lora_A.weight"
-
-static const char *folder;
 
 /* rows: lines of the catalogue. digest: the sum, modulo 2^64, of the FNV-1a
  * hashes of "<target>\t<layer>\t<default>\t<kohya's name>" over these lines,
@@ -70,23 +59,6 @@ static const char *const layer_names[] = {
     [LORA__LAYER_EMBEDDING] = "embedding",
     [LORA__LAYER_PARAMETER] = "parameter",
 };
-
-#define MAX_ROWS 2000
-#define MAX_NAME 200
-#define MAX_KEY (MAX_NAME + 40)
-
-/* One line of a catalogue, as far as the rules know it. */
-typedef struct row {
-    char target[MAX_NAME];
-    char kohya[MAX_NAME];
-    char original[MAX_NAME]; /* module in the checkpoint, prefix included */
-    char part[64];           /* as in the catalogue, in rows */
-    lora__layer layer;
-    int is_default;
-    int is_core; /* an adapter of all blocks has it */
-    int64_t width;
-    int seen;
-} row;
 
 static uint64_t hash_text(uint64_t hash, const char *text)
 {
@@ -183,169 +155,14 @@ static void rules_have_the_digest(void **state)
     lora_context_destroy(context);
 }
 
-/* Catalogues --------------------------------------------------------------- */
-
-static FILE *open_catalogue(const char *family)
-{
-    char source[] = __FILE__;
-    char *slash = strrchr(source, '/');
-    const char *places[] = {NULL, NULL, "../shared/catalogues",
-                            "../../shared/catalogues"};
-    char beside[1024];
-    char path[1200];
-
-    if (slash != NULL) {
-        *slash = '\0';
-        snprintf(beside, sizeof beside, "%s/../../../shared/catalogues",
-                 source);
-        places[1] = beside;
-    }
-    places[0] = folder;
-    for (size_t i = 0; i < sizeof places / sizeof places[0]; i++) {
-        FILE *file;
-        if (places[i] == NULL) {
-            continue;
-        }
-        snprintf(path, sizeof path, "%s/%s.tsv", places[i], family);
-        file = fopen(path, "r");
-        if (file != NULL) {
-            return file;
-        }
-    }
-    return NULL;
-}
-
-/* 1 for names like "blocks.3.x" and "layers.12.y". */
-static int is_in_block(const char *name)
-{
-    static const char *const words[] = {"block.", "blocks.", "layer.",
-                                        "layers."};
-
-    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
-        const char *at = strstr(name, words[i]);
-        if (at != NULL) {
-            at += strlen(words[i]);
-            if (*at >= '0' && *at <= '9') {
-                return 1;
-            }
-        }
-    }
-    return 0;
-}
-
-/* The module's name: a tensor's less the name of the parameter. */
-static void cut_parameter(char *name)
-{
-    static const char *const ends[] = {".weight", ".scale", "_weight"};
-
-    for (size_t i = 0; i < sizeof ends / sizeof ends[0]; i++) {
-        size_t bytes = strlen(name);
-        size_t end = strlen(ends[i]);
-        if (bytes > end && strcmp(name + bytes - end, ends[i]) == 0) {
-            name[bytes - end] = '\0';
-            return;
-        }
-    }
-}
-
-static lora__layer layer_of(const char *kind, const char *shape)
-{
-    size_t bytes = strlen(shape);
-
-    if (strncmp(kind, "conv", 4) == 0) {
-        return bytes > 4 && strcmp(shape + bytes - 4, "x1x1") == 0
-                   ? LORA__LAYER_CONV1
-                   : LORA__LAYER_CONV;
-    }
-    return strcmp(kind, "linear") == 0      ? LORA__LAYER_LINEAR
-           : strcmp(kind, "norm") == 0      ? LORA__LAYER_NORM
-           : strcmp(kind, "embedding") == 0 ? LORA__LAYER_EMBEDDING
-           : strcmp(kind, "param") == 0     ? LORA__LAYER_PARAMETER
-                                            : LORA__LAYER_UNKNOWN;
-}
-
-/* component kind diffusers original part kohya kohya_use shape bias; 0 at the
- * end. Buffers have no kohya name. */
-static int read_row(row *out, FILE *file)
-{
-    static const char *const components[][2] = {
-        {"unet", "unet"},          {"transformer", "transformer"},
-        {"prior", "prior"},        {"te1", "text_encoder"},
-        {"te2", "text_encoder_2"}, {"te3", "text_encoder_3"}};
-    char line[1024];
-    char *fields[9];
-    const char *component = NULL;
-    const char *inputs;
-
-    do {
-        char *at = line;
-        if (fgets(line, sizeof line, file) == NULL) {
-            return 0;
-        }
-        for (int i = 0; i < 9; i++) {
-            fields[i] = at;
-            at += strcspn(at, "\t\n");
-            assert_true(*at != '\0');
-            *at++ = '\0';
-        }
-    } while (strcmp(fields[1], "buffer") == 0);
-    for (size_t i = 0; i < sizeof components / sizeof components[0]; i++) {
-        if (strcmp(fields[0], components[i][0]) == 0) {
-            component = components[i][1];
-        }
-    }
-    assert_non_null(component);
-    memset(out, 0, sizeof *out);
-    snprintf(out->target, sizeof out->target, "%s.%s", component, fields[2]);
-    snprintf(out->original, sizeof out->original, "%s", fields[3]);
-    cut_parameter(out->original);
-    snprintf(out->part, sizeof out->part, "%s", fields[4]);
-    snprintf(out->kohya, sizeof out->kohya, "%s", fields[5]);
-    out->is_default = strcmp(fields[6], "default") == 0;
-    out->layer = layer_of(fields[1], fields[7]);
-    out->is_core =
-        fields[0][0] != 't' || fields[0][1] == 'r'
-            ? out->layer == LORA__LAYER_LINEAR && is_in_block(fields[2])
-            : 0;
-    inputs = strchr(fields[7], 'x');
-    out->width = inputs == NULL ? 1 : strtol(inputs + 1, NULL, 10);
-    return 1;
-}
-
-/* Append the rows of a catalogue, or of its text encoders alone. */
-static int
-read_catalogue(row *rows, size_t *count, const char *id, int encoders)
-{
-    FILE *file = open_catalogue(id);
-    char header[1024];
-
-    if (file == NULL) {
-        return 0;
-    }
-    assert_non_null(fgets(header, sizeof header, file));
-    while (read_row(&rows[*count], file)) {
-        *count += !encoders || strncmp(rows[*count].target, "text", 4) == 0;
-        assert_true(*count < MAX_ROWS);
-    }
-    fclose(file);
-    return 1;
-}
-
-/* The catalogue of a family, of which it has `count` rows; skips the test where
- * there is none. The caller frees it. */
+/* The catalogue of a family; skips the test where there is none. */
 static row *load(size_t f, size_t *count)
 {
-    row *rows = calloc(MAX_ROWS, sizeof *rows);
+    row *rows = load_catalogue(families[f].family, count);
     int defaults = 0;
 
-    assert_non_null(rows);
-    *count = 0;
-    if (!read_catalogue(rows, count, families[f].family, 0)) {
-        free(rows);
+    if (rows == NULL) {
         skip();
-    }
-    if (strncmp(families[f].family, "sd35", 4) == 0) {
-        assert_true(read_catalogue(rows, count, "sd3_medium", 1));
     }
     assert_int_equal(*count, families[f].rows);
     /* Where the trainer's choice is known, it is the core. */
@@ -356,38 +173,6 @@ static row *load(size_t f, size_t *count)
         rows[i].is_core = rows[i].is_default;
     }
     return rows;
-}
-
-/* Rows ----------------------------------------------------------------------
- */
-
-/* The catalogue's "0:3072,6144:9216/9216" in the units of the rules. */
-static void check_rows(const lora__row_set *rows, const char *part)
-{
-    char text[64];
-    char *at = text;
-    const char *slash = strchr(part, '/');
-    unsigned long total;
-    unsigned long unit;
-
-    if (strcmp(part, "T") == 0 || strcmp(part, "-") == 0) {
-        assert_int_equal(rows->units, 0);
-        assert_int_equal(rows->slice_count, 0);
-        assert_int_equal(rows->transposed, part[0] == 'T');
-        return;
-    }
-    assert_non_null(slash);
-    assert_true(rows->units > 1);
-    assert_int_equal(rows->transposed, 0);
-    total = strtoul(slash + 1, NULL, 10);
-    assert_int_equal(total % rows->units, 0);
-    unit = total / rows->units;
-    for (size_t i = 0; i < rows->slice_count; i++) {
-        at += sprintf(at, "%s%lu:%lu", i == 0 ? "" : ",",
-                      rows->slices[i].begin * unit, rows->slices[i].end * unit);
-    }
-    sprintf(at, "/%lu", total);
-    assert_string_equal(text, part);
 }
 
 /* What the key means is the row's target, or has it as a part. */
@@ -418,16 +203,6 @@ static void check_key(const lora__key_out *key, const row *want)
 
 /* The name of a row's module, "" for none. */
 typedef void (*row_name)(char *out, const row *r);
-
-static const char *past_component(const char *target)
-{
-    return strchr(target, '.') + 1;
-}
-
-static int is_text(const row *r)
-{
-    return strncmp(r->target, "text", 4) == 0;
-}
 
 /* As in the checkpoint. */
 static void name_original(char *out, const row *r)

@@ -1,0 +1,289 @@
+/* Reading checkpoints: shares of tensors as numbers. */
+#include "kernel/kernel.h"
+#include "model/checkpoint.h"
+
+#include <string.h>
+
+/* Values are converted through a buffer of this size. */
+#define READING_CHUNK_BYTES 16384
+
+/* Holdings -----------------------------------------------------------------
+ */
+
+static lora_status holding_refuse(const lora__checkpoint *c,
+                                  size_t tensor,
+                                  const char *what,
+                                  lora_error *error)
+{
+    return lora__fail(error, LORA_ERROR_SHAPE, LORA_NO_OFFSET,
+                      c->tensors[tensor].name, "%s", what);
+}
+
+/* The rows that the slices have of all of them. */
+static uint64_t holding_rows(const lora__row_set *set, uint64_t rows)
+{
+    uint64_t units = 0;
+
+    for (uint16_t s = 0; s < set->slice_count; s++) {
+        units += (uint64_t)(set->slices[s].end - set->slices[s].begin);
+    }
+    return rows / set->units * units;
+}
+
+/* Cut the part's rows out of what is the whole tensor. */
+static lora_status holding_cut(lora__holding *hold,
+                               const lora__checkpoint *c,
+                               const lora__part *part,
+                               lora_error *error)
+{
+    const lora__row_set *set = &part->rows;
+    int64_t first = hold->shape[0];
+
+    hold->part = part;
+    hold->target = part->target;
+    hold->layer = part->layer;
+    if (set->transposed) {
+        if (hold->ndim != 2) {
+            return holding_refuse(c, hold->tensor, "not a matrix", error);
+        }
+        hold->shape[0] = hold->shape[1];
+        hold->shape[1] = first;
+        hold->columns = hold->rows;
+        hold->rows = (uint64_t)hold->shape[0];
+    } else if (set->units != 0) {
+        if (hold->ndim < 1 || hold->rows % set->units != 0) {
+            return holding_refuse(c, hold->tensor,
+                                  "its rows cannot be split as the base's are",
+                                  error);
+        }
+        hold->rows = holding_rows(set, hold->rows);
+        hold->shape[0] = (int64_t)hold->rows;
+    }
+    return LORA_OK;
+}
+
+LORA_PRIVATE lora_status lora__checkpoint_hold(lora__holding *out,
+                                               const lora__checkpoint *c,
+                                               size_t tensor,
+                                               const lora__part *part,
+                                               lora_error *error)
+{
+    const lora__tensor *from = &c->tensors[tensor];
+    const lora__entry *entry = from->entry;
+    lora__holding hold = {0};
+
+    hold.target = from->target;
+    hold.tensor = tensor;
+    hold.layer = from->layer;
+    hold.ndim = entry->ndim;
+    memcpy(hold.shape, entry->shape, sizeof hold.shape);
+    /* The product of the others fits: that of all of them does. */
+    hold.rows = entry->ndim == 0 ? 1 : (uint64_t)entry->shape[0];
+    hold.columns = 1;
+    for (int32_t d = 1; d < entry->ndim; d++) {
+        if (!lora__mul_u64(hold.columns, (uint64_t)entry->shape[d],
+                           &hold.columns)) {
+            return holding_refuse(c, tensor, "too large", error);
+        }
+    }
+    if (part != NULL) {
+        TRY(holding_cut(&hold, c, part, error));
+    }
+    *out = hold;
+    return LORA_OK;
+}
+
+/* Values -------------------------------------------------------------------
+ */
+
+LORA_PRIVATE lora_status lora__checkpoint_read_bytes(const lora__checkpoint *c,
+                                                     size_t tensor,
+                                                     uint64_t offset,
+                                                     void *buffer,
+                                                     size_t bytes,
+                                                     lora_error *error)
+{
+    const lora__tensor *from = &c->tensors[tensor];
+
+    return lora__container_read(from->container, from->index, offset, buffer,
+                                bytes, error);
+}
+
+typedef struct reading {
+    const lora__checkpoint *c;
+    const lora__tensor *tensor;
+    const lora__kernels *kernels;
+    size_t size; /* of an element */
+} reading;
+
+/* Elements of a type that is wider than F32, a chunk at a time. */
+static lora_status reading_wide(const reading *r,
+                                float *out,
+                                uint64_t first,
+                                size_t count,
+                                lora_error *error)
+{
+    const size_t step = READING_CHUNK_BYTES / r->size;
+    unsigned char chunk[READING_CHUNK_BYTES];
+
+    for (size_t done = 0; done < count; done += step) {
+        size_t some = count - done < step ? count - done : step;
+        TRY(lora__container_read(r->tensor->container, r->tensor->index,
+                                 (first + done) * r->size, chunk,
+                                 some * r->size, error));
+        TRY(lora__convert_to_f32(out + done, chunk, r->tensor->entry->dtype,
+                                 some, r->kernels, error));
+    }
+    return LORA_OK;
+}
+
+/* Elements of the tensor, which has them. Narrow ones are read in one go, into
+ * the end of the output, and widened from its beginning: what is written never
+ * reaches what is still to be read. */
+static lora_status reading_span(const reading *r,
+                                float *out,
+                                uint64_t first,
+                                size_t count,
+                                lora_error *error)
+{
+    const lora_dtype dtype = r->tensor->entry->dtype;
+    const size_t step = READING_CHUNK_BYTES / sizeof *out;
+    unsigned char chunk[READING_CHUNK_BYTES];
+    unsigned char *stored;
+
+    if (r->size > sizeof *out) {
+        return reading_wide(r, out, first, count, error);
+    }
+    stored = (unsigned char *)out + count * (sizeof *out - r->size);
+    TRY(lora__container_read(r->tensor->container, r->tensor->index,
+                             first * r->size, stored, count * r->size, error));
+    for (size_t done = 0; dtype != LORA_DTYPE_F32 && done < count;
+         done += step) {
+        size_t some = count - done < step ? count - done : step;
+        memcpy(chunk, stored + done * r->size, some * r->size);
+        TRY(lora__convert_to_f32(out + done, chunk, dtype, some, r->kernels,
+                                 error));
+    }
+    return LORA_OK;
+}
+
+/* Rows of a target that is the transpose of what is stored. */
+static lora_status reading_transposed(const reading *r,
+                                      float *out,
+                                      const lora__holding *hold,
+                                      uint64_t first,
+                                      size_t count,
+                                      lora_error *error)
+{
+    float line[READING_CHUNK_BYTES / sizeof(float)];
+    const size_t columns = (size_t)hold->columns;
+
+    for (size_t column = 0; column < columns; column++) {
+        for (size_t done = 0; done < count; done += LORA__COUNT(line)) {
+            size_t some = count - done < LORA__COUNT(line) ? count - done
+                                                           : LORA__COUNT(line);
+            TRY(reading_span(r, line, column * hold->rows + first + done, some,
+                             error));
+            for (size_t i = 0; i < some; i++) {
+                out[(done + i) * columns + column] = line[i];
+            }
+        }
+    }
+    return LORA_OK;
+}
+
+/* Rows of a target that has some of the tensor's. */
+static lora_status reading_sliced(const reading *r,
+                                  float *out,
+                                  const lora__holding *hold,
+                                  uint64_t first,
+                                  uint64_t count,
+                                  lora_error *error)
+{
+    const lora__row_set *set = &hold->part->rows;
+    const uint64_t unit = (uint64_t)r->tensor->entry->shape[0] / set->units;
+
+    for (uint16_t s = 0; s < set->slice_count && count > 0; s++) {
+        uint64_t begin = unit * set->slices[s].begin;
+        uint64_t rows = unit * set->slices[s].end - begin;
+        uint64_t some;
+
+        if (first >= rows) {
+            first -= rows;
+            continue;
+        }
+        some = rows - first < count ? rows - first : count;
+        TRY(reading_span(r, out, (begin + first) * hold->columns,
+                         (size_t)(some * hold->columns), error));
+        out += some * hold->columns;
+        count -= some;
+        first = 0;
+    }
+    return LORA_OK;
+}
+
+/* Multiply by the one number of the tensor's scale. */
+static lora_status
+reading_scale(const reading *r, float *out, size_t count, lora_error *error)
+{
+    const lora__tensor *scale;
+    reading one = *r;
+    float factor;
+
+    if (r->tensor->scale == SIZE_MAX) {
+        return LORA_OK;
+    }
+    scale = &r->c->tensors[r->tensor->scale];
+    if (scale->entry->elements != 1 ||
+        !lora__dtype_is_float(scale->entry->dtype)) {
+        return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
+                          scale->name,
+                          "a scale of other than one number is not supported");
+    }
+    one.tensor = scale;
+    one.size = lora_dtype_bits(scale->entry->dtype) / 8;
+    TRY(reading_span(&one, &factor, 0, 1, error));
+    r->kernels->scale_f32(out, factor, count);
+    return LORA_OK;
+}
+
+LORA_PRIVATE lora_status lora__checkpoint_read_rows(float *out,
+                                                    const lora__checkpoint *c,
+                                                    const lora__holding *hold,
+                                                    uint64_t first_row,
+                                                    size_t row_count,
+                                                    lora_error *error)
+{
+    const lora__tensor *tensor = &c->tensors[hold->tensor];
+    const lora__row_set *set = hold->part == NULL ? NULL : &hold->part->rows;
+    reading r = {c, tensor,
+                 lora__kernels_get(lora__context_get(c->context)->cpu), 0};
+    uint64_t count;
+    size_t values;
+
+    if (first_row > hold->rows || row_count > hold->rows - first_row) {
+        return lora__fail(error, LORA_ERROR_RANGE, LORA_NO_OFFSET, tensor->name,
+                          "no such rows");
+    }
+    if (!lora__dtype_is_readable(tensor->entry->dtype)) {
+        return lora__fail(error, LORA_ERROR_DTYPE, LORA_NO_OFFSET, tensor->name,
+                          "%s is no type of numbers",
+                          lora_dtype_name(tensor->entry->dtype));
+    }
+    if (!lora__mul_u64(row_count, hold->columns, &count) ||
+        !lora__u64_to_size(count, &values) || values > SIZE_MAX / sizeof *out) {
+        return lora__fail_memory(error, count);
+    }
+    if (values == 0) {
+        return LORA_OK;
+    }
+    r.size = lora_dtype_bits(tensor->entry->dtype) / 8;
+    if (set != NULL && set->transposed) {
+        TRY(reading_transposed(&r, out, hold, first_row, row_count, error));
+    } else if (set != NULL && set->units != 0) {
+        TRY(reading_sliced(&r, out, hold, first_row, row_count, error));
+    } else {
+        TRY(reading_span(&r, out, first_row * hold->columns, values, error));
+    }
+    return reading_scale(&r, out, values, error);
+}

@@ -1,0 +1,710 @@
+/* Checkpoints: what their tensors are, and the numbers in them; files, folders
+ * and indices; what is refused. The names of all families are compared with
+ * catalogues by test_checkpoint_names.c.
+ */
+#define _XOPEN_SOURCE 700
+
+#include "checkpoints.h"
+
+#include <dirent.h>
+#include <math.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static heap memory;
+static lora_context *context;
+static char folder[80];
+
+#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
+#define F32 LORA_DTYPE_F32
+
+/* Folders ------------------------------------------------------------------
+ */
+
+static const char *in_folder(const char *name)
+{
+    static char paths[8][1024];
+    static unsigned turn;
+    char *path = paths[turn++ % 8];
+
+    snprintf(path, sizeof paths[0], "%s/%s", folder, name);
+    return path;
+}
+
+static void empty(const char *path)
+{
+    DIR *dir = opendir(path);
+    const struct dirent *entry;
+
+    assert_non_null(dir);
+    while ((entry = readdir(dir)) != NULL) {
+        char inside[1024];
+        struct stat info;
+        if (entry->d_name[0] == '.') {
+            continue;
+        }
+        snprintf(inside, sizeof inside, "%s/%s", path, entry->d_name);
+        assert_int_equal(lstat(inside, &info), 0);
+        if (S_ISDIR(info.st_mode)) {
+            empty(inside);
+        }
+        assert_int_equal(remove(inside), 0);
+    }
+    closedir(dir);
+}
+
+static int begin(void **state)
+{
+    const char *parent = getenv("TMPDIR");
+
+    (void)state;
+    snprintf(folder, sizeof folder, "%.40s/lora-test-XXXXXX",
+             parent == NULL ? "/tmp" : parent);
+    context = make_context(&memory, NULL);
+    return mkdtemp(folder) == NULL;
+}
+
+static int end(void **state)
+{
+    (void)state;
+    empty(folder);
+    end_context(&memory, context);
+    return rmdir(folder);
+}
+
+static void put_bytes(const char *name, const void *data, size_t count)
+{
+    FILE *file = fopen(in_folder(name), "wb");
+
+    assert_non_null(file);
+    assert_int_equal(fwrite(data, 1, count, file), count);
+    assert_int_equal(fclose(file), 0);
+}
+
+static void put_text(const char *name, const char *text)
+{
+    put_bytes(name, text, strlen(text));
+}
+
+static void put_weights(const char *name, const weight *weights, size_t count)
+{
+    blob b = make_weights(weights, count);
+
+    put_bytes(name, b.data, b.bytes);
+    free(b.data);
+}
+
+static void put_one(const char *name, const char *tensor)
+{
+    const weight one = {tensor, F32, 2, {2, 2}, NULL};
+
+    put_weights(name, &one, 1);
+}
+
+static void make_folder(const char *name)
+{
+    assert_int_equal(mkdir(in_folder(name), 0777), 0);
+}
+
+static lora_status
+open_in(lora__checkpoint **out, const char *name, lora_error *error)
+{
+    lora_error_init(error, sizeof *error);
+    return lora__checkpoint_open(out, context, in_folder(name), 0, error);
+}
+
+static void refuses(const char *name, lora_status status, const char *message)
+{
+    lora__checkpoint *c;
+    lora_error error;
+
+    assert_int_equal(open_in(&c, name, &error), status);
+    assert_null(c);
+    if (strstr(error.message, message) == NULL) {
+        fail_msg("%s, not: %s", error.message, message);
+    }
+}
+
+/* Numbers ------------------------------------------------------------------
+ */
+
+static void check_rows(const lora__checkpoint *c,
+                       const char *target,
+                       lora__role role,
+                       const float *want,
+                       uint64_t rows,
+                       uint64_t columns)
+{
+    const lora__holding *hold = lora__checkpoint_find_target(c, target, role);
+    float got[64];
+
+    assert_non_null(hold);
+    assert_string_equal(hold->target, target);
+    assert_int_equal(hold->rows, rows);
+    assert_int_equal(hold->columns, columns);
+    assert_true(rows * columns <= 64);
+    /* Any rows at a time are the same numbers. */
+    for (uint64_t first = 0; first <= rows; first++) {
+        for (uint64_t count = 0; count <= rows - first; count++) {
+            memset(got, 0xA5, sizeof got);
+            assert_int_equal(lora__checkpoint_read_rows(got, c, hold, first,
+                                                        (size_t)count, NULL),
+                             LORA_OK);
+            assert_memory_equal(got, want + first * columns,
+                                (size_t)(count * columns) * sizeof *want);
+        }
+    }
+    assert_int_equal(lora__checkpoint_read_rows(got, c, hold, rows, 1, NULL),
+                     LORA_ERROR_RANGE);
+    assert_int_equal(
+        lora__checkpoint_read_rows(got, c, hold, rows + 1, 0, NULL),
+        LORA_ERROR_RANGE);
+}
+
+#define RESBLOCK "conditioner.embedders.1.model.transformer.resblocks.3."
+#define CLIP_G "text_encoder_2.text_model.encoder.layers.3."
+
+/* An original weight is what it is, and each layer's share of it. */
+static void shares_are_rows(void **state)
+{
+    static const weight weights[] = {
+        {RESBLOCK "attn.in_proj_weight", F32, 2, {6, 2}, NULL},
+        {RESBLOCK "attn.in_proj_bias", F32, 1, {6}, NULL},
+        {"conditioner.embedders.1.model.text_projection", F32, 2, {2, 3}, NULL},
+        {"model.diffusion_model.single_blocks.7.linear1.weight",
+         F32,
+         2,
+         {14, 1},
+         NULL},
+        {"model.diffusion_model.final_layer.adaLN_modulation.1.weight",
+         F32,
+         2,
+         {4, 2},
+         NULL},
+    };
+    static const float counted[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12};
+    static const float turned[] = {1, 4, 2, 5, 3, 6};
+    static const float mlp[] = {7, 8, 9, 10, 11, 12, 13, 14};
+    static const float swapped[] = {5, 6, 7, 8, 1, 2, 3, 4};
+    lora__checkpoint *c;
+    blob file;
+
+    (void)state;
+    assert_int_equal(
+        open_weights(&c, &file, context, weights, COUNT(weights), NULL),
+        LORA_OK);
+    check_rows(c, CLIP_G "self_attn.q_proj", LORA__ROLE_WEIGHT, counted, 2, 2);
+    check_rows(c, CLIP_G "self_attn.k_proj", LORA__ROLE_WEIGHT, counted + 4, 2,
+               2);
+    check_rows(c, CLIP_G "self_attn.v_proj", LORA__ROLE_WEIGHT, counted + 8, 2,
+               2);
+    check_rows(c, CLIP_G "self_attn.v_proj", LORA__ROLE_BIAS, counted + 4, 2,
+               1);
+    check_rows(c, "text_encoder_2.text_projection", LORA__ROLE_WEIGHT, turned,
+               3, 2);
+    check_rows(c, "transformer.single_transformer_blocks.7.attn.to_k",
+               LORA__ROLE_WEIGHT, counted + 2, 2, 1);
+    check_rows(c, "transformer.single_transformer_blocks.7.proj_mlp",
+               LORA__ROLE_WEIGHT, mlp, 8, 1);
+    check_rows(c, "transformer.norm_out.linear", LORA__ROLE_WEIGHT, swapped, 4,
+               2);
+    /* The whole, in its own order. */
+    check_rows(c, "text_encoder_2.model.transformer.resblocks.3.attn.in_proj",
+               LORA__ROLE_WEIGHT, counted, 6, 2);
+    check_rows(c, "transformer.final_layer.adaLN_modulation.1",
+               LORA__ROLE_WEIGHT, counted, 4, 2);
+    assert_null(lora__checkpoint_find_target(c, CLIP_G "self_attn.out_proj",
+                                             LORA__ROLE_WEIGHT));
+    lora__checkpoint_release(c);
+    free(file.data);
+}
+
+/* Every type of floats, by its bits. */
+static void types_are_exact(void **state)
+{
+    static const uint16_t f16[] = {0x3C00, 0xC000, 0x0001, 0x7C00};
+    static const uint16_t bf16[] = {0x3F80, 0xC000, 0x0001, 0x7F80};
+    static const double f64[] = {1.0, -2.0, 0.1, 1e300};
+    static const uint8_t e4m3[] = {0x38, 0xC0, 0x01, 0x7E};
+    static const uint8_t e5m2[] = {0x3C, 0xC0, 0x01, 0x7C};
+    static const weight weights[] = {
+        {"a.weight", LORA_DTYPE_F16, 2, {2, 2}, f16},
+        {"b.weight", LORA_DTYPE_BF16, 2, {2, 2}, bf16},
+        {"c.weight", LORA_DTYPE_F64, 2, {2, 2}, f64},
+        {"d.weight", LORA_DTYPE_F8_E4M3, 2, {2, 2}, e4m3},
+        {"e.weight", LORA_DTYPE_F8_E5M2, 2, {2, 2}, e5m2},
+        {"f.weight", F32, 0, {0}, NULL},
+    };
+    static const float want[][4] = {
+        {1, -2, 0x1p-24F, INFINITY}, {1, -2, 0x1p-133F, INFINITY},
+        {1, -2, 0.1F, INFINITY},     {1, -2, 0x1p-9F, 448},
+        {1, -2, 0x1p-16F, INFINITY},
+    };
+    static const float one = 1;
+    lora__checkpoint *c;
+    unsigned char stored[8];
+    blob file;
+
+    (void)state;
+    assert_int_equal(
+        open_weights(&c, &file, context, weights, COUNT(weights), NULL),
+        LORA_OK);
+    for (size_t i = 0; i < 5; i++) {
+        const char target[] = {(char)('a' + i), '\0'};
+        check_rows(c, target, LORA__ROLE_WEIGHT, want[i], 2, 2);
+    }
+    check_rows(c, "f", LORA__ROLE_WEIGHT, &one, 1, 1);
+    assert_int_equal(lora__checkpoint_read_bytes(c, 0, 2, stored, 4, NULL),
+                     LORA_OK);
+    assert_memory_equal(stored, f16 + 1, 4);
+    assert_int_equal(lora__checkpoint_read_bytes(c, 0, 6, stored, 4, NULL),
+                     LORA_ERROR_RANGE);
+    lora__checkpoint_release(c);
+    free(file.data);
+}
+
+/* More values than are converted at a time: 5,000 in F16, 1.0 but for some. */
+static void long_rows_are_whole(void **state)
+{
+    static uint16_t values[2][5000];
+    static float got[2][5000];
+    const weight w = {"a.weight", LORA_DTYPE_F16, 2, {2, 5000}, values};
+    lora__checkpoint *c;
+    blob file;
+
+    (void)state;
+    for (size_t i = 0; i < 10000; i++) {
+        /* 0x4000 + i is 2 + i / 512, below 4 */
+        values[i / 5000][i % 5000] = (uint16_t)(0x4000 + i % 1000);
+    }
+    assert_int_equal(open_weights(&c, &file, context, &w, 1, NULL), LORA_OK);
+    assert_int_equal(
+        lora__checkpoint_read_rows(got[0], c, &c->holds[0], 0, 2, NULL),
+        LORA_OK);
+    for (size_t i = 0; i < 10000; i++) {
+        assert_true(got[i / 5000][i % 5000] == 2 + (float)(i % 1000) / 512);
+    }
+    lora__checkpoint_release(c);
+    free(file.data);
+}
+
+/* Weights in F8 that are times a number beside them. */
+static void scales_are_applied(void **state)
+{
+    static const uint8_t e4m3[] = {0x38, 0xC0}; /* 1, -2 */
+    static const float scale = 0.375F;
+    static const float pair[] = {0.5F, 2};
+    static const weight weights[] = {
+        {"a.weight", LORA_DTYPE_F8_E4M3, 2, {2, 1}, e4m3},
+        {"a.scale_weight", F32, 0, {0}, &scale},
+        {"a.scale_input", F32, 0, {0}, &scale},
+        {"b.weight", LORA_DTYPE_F8_E4M3, 2, {2, 1}, e4m3},
+        {"b.weight_scale", F32, 1, {1}, &scale},
+        {"c.weight", LORA_DTYPE_F8_E4M3, 2, {2, 1}, e4m3},
+        {"c.weight_scale", F32, 1, {2}, pair},
+    };
+    static const float want[] = {0.375F, -0.75F};
+    const lora__holding *hold;
+    lora__checkpoint *c;
+    float got[2];
+    blob file;
+
+    (void)state;
+    assert_int_equal(
+        open_weights(&c, &file, context, weights, COUNT(weights), NULL),
+        LORA_OK);
+    check_rows(c, "a", LORA__ROLE_WEIGHT, want, 2, 1);
+    check_rows(c, "b", LORA__ROLE_WEIGHT, want, 2, 1);
+    hold = lora__checkpoint_find_target(c, "c", LORA__ROLE_WEIGHT);
+    assert_non_null(hold);
+    assert_int_equal(lora__checkpoint_read_rows(got, c, hold, 0, 2, NULL),
+                     LORA_ERROR_UNSUPPORTED);
+    for (size_t i = 0; i < c->tensor_count; i++) {
+        int helps = strstr(c->tensors[i].name, "scale") != NULL;
+        assert_int_equal(c->tensors[i].use,
+                         helps ? LORA__TENSOR_ASIDE : LORA__TENSOR_TARGET);
+    }
+    lora__checkpoint_release(c);
+    free(file.data);
+}
+
+/* Names --------------------------------------------------------------------
+ */
+
+#define UNET "model.diffusion_model."
+#define UNET_Q "input_blocks.1.1.transformer_blocks.0.attn1.to_q"
+
+/* What no adapter changes is set aside, whatever it is called besides. */
+static void some_are_no_targets(void **state)
+{
+    static const struct {
+        const char *name;
+        lora_dtype dtype;
+        lora__tensor_use use;
+        const char *target;
+    } cases[] = {
+        {UNET UNET_Q ".weight", F32, LORA__TENSOR_TARGET,
+         "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"},
+        {UNET "own.layer.weight", F32, LORA__TENSOR_TARGET, UNET "own.layer"},
+        {UNET "own.layer.bias", F32, LORA__TENSOR_TARGET, UNET "own.layer"},
+        {UNET "own.table", F32, LORA__TENSOR_TARGET, UNET "own.table"},
+        {UNET "own.int8.weight", LORA_DTYPE_I8, LORA__TENSOR_NUMBERS,
+         UNET "own.int8"},
+        {UNET "pos_embed", F32, LORA__TENSOR_ASIDE, UNET "pos_embed"},
+        {"first_stage_model.encoder.conv_in.weight", F32, LORA__TENSOR_ASIDE,
+         NULL},
+        {"vae.decoder.conv_in.weight", F32, LORA__TENSOR_ASIDE, NULL},
+        {"model_ema.diffusion_modelinput_blocks11", F32, LORA__TENSOR_ASIDE,
+         NULL},
+        {"betas", F32, LORA__TENSOR_ASIDE, NULL},
+        {"alphas_cumprod", F32, LORA__TENSOR_ASIDE, NULL},
+        {"cond_stage_model.logit_scale", F32, LORA__TENSOR_ASIDE, NULL},
+        {"cond_stage_model.transformer.text_model.embeddings.position_ids", F32,
+         LORA__TENSOR_ASIDE, NULL},
+    };
+    weight weights[COUNT(cases)];
+    lora__checkpoint *c;
+    blob file;
+
+    (void)state;
+    memset(weights, 0, sizeof weights);
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        weights[i].name = cases[i].name;
+        weights[i].dtype = cases[i].dtype;
+        weights[i].ndim = 2;
+        weights[i].shape[0] = weights[i].shape[1] = 2;
+    }
+    assert_int_equal(
+        open_weights(&c, &file, context, weights, COUNT(weights), NULL),
+        LORA_OK);
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        const lora__tensor *tensor = tensor_named(c, cases[i].name);
+        assert_int_equal(tensor->use, cases[i].use);
+        if (cases[i].target != NULL) {
+            assert_string_equal(tensor->target, cases[i].target);
+        }
+        assert_true(
+            (lora__checkpoint_find_target(c, tensor->target, tensor->role) !=
+             NULL) == (cases[i].use != LORA__TENSOR_ASIDE));
+    }
+    assert_int_equal(tensor_named(c, UNET "own.layer.bias")->role,
+                     LORA__ROLE_BIAS);
+    assert_int_equal(tensor_named(c, UNET "own.table")->role,
+                     LORA__ROLE_WEIGHT);
+    assert_int_equal(tensor_named(c, UNET "own.table")->known, 0);
+    lora__checkpoint_release(c);
+    free(file.data);
+}
+
+/* Two tensors for one target: nobody could say which one counts. */
+static void twice_is_refused(void **state)
+{
+    static const weight weights[] = {
+        {UNET UNET_Q ".weight", F32, 2, {2, 2}, NULL},
+        {"unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+         ".weight",
+         F32,
+         2,
+         {2, 2},
+         NULL},
+    };
+    lora__checkpoint *c;
+    lora_error error;
+    blob file;
+
+    (void)state;
+    assert_int_equal(
+        open_weights(&c, &file, context, weights, COUNT(weights), &error),
+        LORA_ERROR_DUPLICATE);
+    assert_null(c);
+    assert_string_equal(error.subject, "base");
+    assert_non_null(strstr(error.message, "the same weight twice"));
+    free(file.data);
+}
+
+/* Of a weight that cannot be cut there are no shares. */
+static void odd_rows_stay_whole(void **state)
+{
+    static const weight weights[] = {
+        {RESBLOCK "attn.in_proj_weight", F32, 2, {5, 2}, NULL},
+        {"conditioner.embedders.1.model.text_projection", F32, 1, {2}, NULL},
+    };
+    static const float counted[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10};
+    lora__checkpoint *c;
+    blob file;
+
+    (void)state;
+    assert_int_equal(
+        open_weights(&c, &file, context, weights, COUNT(weights), NULL),
+        LORA_OK);
+    assert_null(lora__checkpoint_find_target(c, CLIP_G "self_attn.q_proj",
+                                             LORA__ROLE_WEIGHT));
+    check_rows(c, "text_encoder_2.model.transformer.resblocks.3.attn.in_proj",
+               LORA__ROLE_WEIGHT, counted, 5, 2);
+    assert_int_equal(c->tensors[1].part_count, 0);
+    lora__checkpoint_release(c);
+    free(file.data);
+}
+
+static void patterns_match(void **state)
+{
+    static const weight weights[] = {
+        {RESBLOCK "attn.in_proj_weight", F32, 2, {6, 2}, NULL},
+    };
+    static const struct {
+        const char *pattern;
+        int matches;
+    } cases[] = {
+        {RESBLOCK "attn.in_proj_weight", 1},
+        {RESBLOCK "attn.in_proj", 1},
+        {"text_encoder_2", 1},
+        {"text_encoder", 0},
+        {"*.self_attn.?_proj", 1},
+        {"*.resblocks.3.*", 1},
+        {"*.resblocks.4.*", 0},
+        {"", 0},
+    };
+    lora__checkpoint *c;
+    blob file;
+
+    (void)state;
+    assert_int_equal(
+        open_weights(&c, &file, context, weights, COUNT(weights), NULL),
+        LORA_OK);
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        assert_int_equal(lora__tensor_matches(&c->tensors[0], cases[i].pattern),
+                         cases[i].matches);
+    }
+    lora__checkpoint_release(c);
+    free(file.data);
+}
+
+/* Folders ------------------------------------------------------------------
+ */
+
+#define MODEL "diffusion_pytorch_model"
+#define DOWN_Q "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+#define CLIP "text_model.encoder.layers.0.mlp.fc1"
+
+/* A pipeline is its components; what else lies there is not looked at. */
+static void pipelines_open(void **state)
+{
+    static const float counted[] = {1, 2, 3, 4};
+    lora__checkpoint *c;
+    lora_error error;
+
+    (void)state;
+    make_folder("pipe");
+    make_folder("pipe/unet");
+    make_folder("pipe/text_encoder");
+    make_folder("pipe/text_encoder_2");
+    make_folder("pipe/vae");
+    make_folder("pipe/transformer"); /* no weights: not there */
+    put_text("pipe/model_index.json", "{\"_class_name\":\"X\"}");
+    put_text("pipe/unet/config.json", "{}");
+    put_one("pipe/all.safetensors", "x.weight");
+    put_one("pipe/vae/" MODEL ".safetensors", "encoder.conv_in.weight");
+    put_one("pipe/unet/" MODEL ".safetensors", DOWN_Q ".weight");
+    put_one("pipe/unet/" MODEL ".fp16.safetensors", "wrong.weight");
+    put_one("pipe/text_encoder/model.fp16.safetensors", CLIP ".weight");
+    /* Read by what it is, whatever it is called. */
+    put_one("pipe/text_encoder_2/pytorch_model.bin", CLIP ".weight");
+    put_one("pipe/text_encoder_2/model.fp16.safetensors", "wrong.weight");
+    assert_int_equal(open_in(&c, "pipe", &error), LORA_OK);
+    assert_int_equal(c->file_count, 3);
+    assert_string_equal(c->files[0].component, "unet");
+    assert_string_equal(c->files[1].component, "text_encoder");
+    assert_string_equal(c->files[2].component, "text_encoder_2");
+    assert_int_equal(c->tensor_count, 3);
+    check_rows(c, "unet." DOWN_Q, LORA__ROLE_WEIGHT, counted, 2, 2);
+    check_rows(c, "text_encoder." CLIP, LORA__ROLE_WEIGHT, counted, 2, 2);
+    check_rows(c, "text_encoder_2." CLIP, LORA__ROLE_WEIGHT, counted, 2, 2);
+    assert_string_equal(
+        tensor_named(c, "text_encoder_2." CLIP ".weight")->component,
+        "text_encoder_2");
+    lora__checkpoint_release(c);
+}
+
+/* A component's folder says by its name what the tensors are of. */
+static void components_open(void **state)
+{
+    static const char *const paths[] = {"c/text_encoder_2", "c/text_encoder_2/",
+                                        "c/text_encoder_2//"};
+    lora__checkpoint *c;
+    lora_error error;
+
+    (void)state;
+    make_folder("c");
+    make_folder("c/text_encoder_2");
+    put_one("c/text_encoder_2/model.safetensors", CLIP ".weight");
+    for (size_t i = 0; i < COUNT(paths); i++) {
+        assert_int_equal(open_in(&c, paths[i], &error), LORA_OK);
+        assert_string_equal(c->tensors[0].target, "text_encoder_2." CLIP);
+        lora__checkpoint_release(c);
+    }
+    /* The file alone has names that all encoders share. */
+    assert_int_equal(open_in(&c, "c/text_encoder_2/model.safetensors", &error),
+                     LORA_OK);
+    assert_string_equal(c->tensors[0].target, "text_encoder." CLIP);
+    assert_string_equal(c->tensors[0].name, CLIP ".weight");
+    lora__checkpoint_release(c);
+    /* A folder of files in any layout may have that name, too. */
+    make_folder("c/unet");
+    put_one("c/unet/mine.safetensors", "double_blocks.0.img_attn.proj.weight");
+    assert_int_equal(open_in(&c, "c/unet", &error), LORA_OK);
+    assert_string_equal(c->tensors[0].target,
+                        "transformer.transformer_blocks.0.attn.to_out.0");
+    lora__checkpoint_release(c);
+}
+
+#define INDEX MODEL ".safetensors.index.json"
+
+/* Shards, in the place of one file. */
+static void shards_open(void **state)
+{
+    lora__checkpoint *c;
+    lora_error error;
+
+    (void)state;
+    make_folder("s");
+    make_folder("s/unet");
+    put_one("s/unet/a.safetensors", "conv_in.weight");
+    put_one("s/unet/b.safetensors", "conv_out.weight");
+    put_text("s/unet/" INDEX,
+             "{\"metadata\":{\"total_size\":32},\"weight_map\":{"
+             "\"conv_in.weight\":\"a.safetensors\","
+             "\"conv_out.weight\":\"b.safetensors\"}}");
+    for (size_t i = 0; i < 2; i++) {
+        assert_int_equal(open_in(&c, i == 0 ? "s" : "s/unet/" INDEX, &error),
+                         LORA_OK);
+        assert_int_equal(c->tensor_count, 2);
+        assert_int_equal(c->file_count, 1);
+        assert_string_equal(c->tensors[0].target, "unet.conv_in");
+        assert_string_equal(c->tensors[1].target, "unet.conv_out");
+        lora__checkpoint_release(c);
+    }
+}
+
+/* Folders and indices that lie. */
+static void hostile_ones_are_refused(void **state)
+{
+    lora__checkpoint *c;
+    lora_error error;
+
+    (void)state;
+    make_folder("h");
+    refuses("h", LORA_ERROR_IO, "a folder without a model");
+    refuses("nothing", LORA_ERROR_IO, "cannot open");
+    make_folder("h/unet");
+    put_text("h/unet/config.json", "{}");
+    refuses("h", LORA_ERROR_IO, "a folder without a model");
+    put_text("h/unet/" MODEL ".safetensors", "");
+    refuses("h", LORA_ERROR_TRUNCATED, "empty file");
+    assert_int_equal(remove(in_folder("h/unet/" MODEL ".safetensors")), 0);
+
+    put_one("h/unet/a.safetensors", "conv_in.weight");
+    put_one("h/unet/b.safetensors", "conv_in.weight");
+    refuses("h", LORA_ERROR_DUPLICATE, "several files may be meant");
+    put_text("h/unet/" INDEX,
+             "{\"weight_map\":{\"conv_in.weight\":\"../a.safetensors\"}}");
+    refuses("h", LORA_ERROR_FORMAT, "beside the index");
+    put_text("h/unet/" INDEX,
+             "{\"weight_map\":{\"conv_in.weight\":\"/etc/a.safetensors\"}}");
+    refuses("h", LORA_ERROR_FORMAT, "beside the index");
+    put_text("h/unet/" INDEX,
+             "{\"weight_map\":{\"conv_in.weight\":\"gone.safetensors\"}}");
+    refuses("h", LORA_ERROR_IO, "cannot open");
+    put_text("h/unet/" INDEX,
+             "{\"weight_map\":{\"conv_in.weight\":\"a.safetensors\","
+             "\"conv_out.weight\":\"b.safetensors\"}}");
+    refuses("h", LORA_ERROR_DUPLICATE, "also in another file");
+    put_text("h/unet/" INDEX, "{\"weight_map\":{}}");
+    refuses("h", LORA_ERROR_FORMAT, "no weight_map");
+
+    /* A folder in the place of a file is none. */
+    assert_int_equal(remove(in_folder("h/unet/" INDEX)), 0);
+    assert_int_equal(remove(in_folder("h/unet/b.safetensors")), 0);
+    make_folder("h/unet/" INDEX);
+    assert_int_equal(open_in(&c, "h", &error), LORA_OK);
+    lora__checkpoint_release(c);
+}
+
+/* Limits hold for all files together, and failures leave nothing behind. */
+static void limits_hold(void **state)
+{
+    lora_limits limits = {sizeof limits, 0, 2, 0, 0, 0};
+    lora__checkpoint *c;
+    lora_error error;
+    heap h;
+    lora_context *small = make_context(&h, &limits);
+
+    (void)state;
+    lora_error_init(&error, sizeof error);
+    assert_int_equal(
+        lora__checkpoint_open(&c, small, in_folder("pipe"), 0, &error),
+        LORA_ERROR_LIMIT);
+    assert_null(c);
+    end_context(&h, small);
+}
+
+static void memory_may_run_out(void **state)
+{
+    (void)state;
+    for (int lasting = 0; lasting < 2; lasting++) {
+        lora_status status = LORA_ERROR_MEMORY;
+
+        for (size_t n = 0; status != LORA_OK; n++) {
+            heap h;
+            lora_context *small = make_context(&h, NULL);
+            lora__checkpoint *c;
+
+            h.countdown = n;
+            h.lasting = lasting;
+            status =
+                lora__checkpoint_open(&c, small, in_folder("pipe"), 0, NULL);
+            assert_true(status == LORA_OK || status == LORA_ERROR_MEMORY);
+            assert_true((c != NULL) == (status == LORA_OK));
+            h.countdown = SIZE_MAX;
+            lora__checkpoint_release(c);
+            end_context(&h, small);
+            assert_true(n < 10000);
+        }
+    }
+}
+
+static void references_count(void **state)
+{
+    lora__checkpoint *c;
+    lora_error error;
+
+    (void)state;
+    assert_int_equal(open_in(&c, "pipe", &error), LORA_OK);
+    lora__checkpoint_retain(c);
+    lora__checkpoint_release(c);
+    assert_int_equal(c->tensor_count, 3);
+    lora__checkpoint_release(c);
+    lora__checkpoint_release(NULL);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(shares_are_rows),
+        cmocka_unit_test(types_are_exact),
+        cmocka_unit_test(long_rows_are_whole),
+        cmocka_unit_test(scales_are_applied),
+        cmocka_unit_test(some_are_no_targets),
+        cmocka_unit_test(twice_is_refused),
+        cmocka_unit_test(odd_rows_stay_whole),
+        cmocka_unit_test(patterns_match),
+        cmocka_unit_test(pipelines_open),
+        cmocka_unit_test(components_open),
+        cmocka_unit_test(shards_open),
+        cmocka_unit_test(hostile_ones_are_refused),
+        cmocka_unit_test(limits_hold),
+        cmocka_unit_test(memory_may_run_out),
+        cmocka_unit_test(references_count),
+    };
+
+    return cmocka_run_group_tests(tests, begin, end);
+}
