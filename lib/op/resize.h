@@ -38,11 +38,13 @@ typedef struct lora__rank_choice {
     size_t rank;
 } lora__rank_choice;
 
-/* The choice for a module whose singular values are these, descending. */
+/* The choice for a module whose singular values are these, descending, and
+ * `full` with those that are 0 whatever its factors. */
 LORA_PRIVATE lora__rank_choice lora__resize_choose(const lora__resize *job,
                                                    const lora__module *module,
                                                    const double *sigma,
-                                                   size_t count);
+                                                   size_t count,
+                                                   size_t full);
 
 /* The type a factor is written in. */
 LORA_PRIVATE lora_dtype lora__resize_dtype(const lora__resize *job,

@@ -26,9 +26,10 @@ static const lora_rank_rule *choose_rule(const lora__resize *job,
 static size_t choose_keep(const lora__resize *job,
                           const lora_rank_rule *rule,
                           const double *sigma,
-                          size_t count)
+                          size_t count,
+                          size_t full)
 {
-    size_t keep = lora__rank_rule_apply(rule, sigma, count);
+    size_t keep = lora__rank_rule_apply(rule, sigma, count, full);
     size_t cap = (size_t)job->options.max_rank;
     size_t floor = (size_t)job->options.min_rank;
 
@@ -57,12 +58,13 @@ choose_rank(const lora__resize *job, const lora_rank_rule *rule, size_t keep)
 LORA_PRIVATE lora__rank_choice lora__resize_choose(const lora__resize *job,
                                                    const lora__module *module,
                                                    const double *sigma,
-                                                   size_t count)
+                                                   size_t count,
+                                                   size_t full)
 {
     const lora_rank_rule *rule = choose_rule(job, module);
     lora__rank_choice choice;
 
-    choice.keep = choose_keep(job, rule, sigma, count);
+    choice.keep = choose_keep(job, rule, sigma, count, full);
     choice.rank = choose_rank(job, rule, choice.keep);
     return choice;
 }

@@ -186,7 +186,8 @@ static lora_status cut_decomposed(lora__resize *job,
     for (size_t i = 0; i < svd->count; i++) {
         sigma[i] = svd->sigma[i] * fabs(f->scale);
     }
-    choice = lora__resize_choose(job, module, sigma, svd->count);
+    choice = lora__resize_choose(job, module, sigma, svd->count,
+                                 f->rows < f->cols ? f->rows : f->cols);
     if (choice.rank == f->rank) { /* it stays what it was */
         TRY(cut_kept_error(&discarded, job, module, f, error));
         cut_measure(numbers, svd->count, choice.rank, discarded);
