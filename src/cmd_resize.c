@@ -13,24 +13,35 @@
 
 #define RESIZE_RANK_MOST 65536
 
-typedef struct resize_settings {
-    uint64_t rank, conv_rank, max_rank, min_rank;
+/* Of these one is given. */
+typedef struct resize_rules {
+    uint64_t rank;
     opt_real energy, ratio, threshold, cumulative;
+    int effective, knee;
+} resize_rules;
+
+typedef struct resize_settings {
+    resize_rules rules;
+    uint64_t conv_rank, max_rank, min_rank;
     opt_list module_ranks;
     int pad;
 } resize_settings;
 
 static const opt_spec resize_options[] = {
-    {"rank", 0, OPT_COUNT, "K", "at most K", offsetof(resize_settings, rank), 1,
-     RESIZE_RANK_MOST, 0},
+    {"rank", 0, OPT_COUNT, "K", "at most K",
+     offsetof(resize_settings, rules.rank), 1, RESIZE_RANK_MOST, 0},
     {"energy", 0, OPT_REAL, "E", "keep the share E of the squared values",
-     offsetof(resize_settings, energy), 0, 1, 0},
+     offsetof(resize_settings, rules.energy), 0, 1, 0},
     {"ratio", 0, OPT_REAL, "P", "drop values below the largest divided by P",
-     offsetof(resize_settings, ratio), 1, 1e300, 0},
+     offsetof(resize_settings, rules.ratio), 1, 1e300, 0},
     {"threshold", 0, OPT_REAL, "T", "drop values up to T",
-     offsetof(resize_settings, threshold), 0, 1e300, 0},
+     offsetof(resize_settings, rules.threshold), 0, 1e300, 0},
     {"cumulative", 0, OPT_REAL, "C", "keep the share C of the sum of values",
-     offsetof(resize_settings, cumulative), 0, 1, 0},
+     offsetof(resize_settings, rules.cumulative), 0, 1, 0},
+    {"effective", 0, OPT_FLAG, NULL, "keep exp(entropy) of the values",
+     offsetof(resize_settings, rules.effective), 0, 0, 0},
+    {"knee", 0, OPT_FLAG, NULL, "keep values up to the bend of their curve",
+     offsetof(resize_settings, rules.knee), 0, 0, 0},
     {"conv-rank", 0, OPT_COUNT, "K", "rank of k x k convolutions",
      offsetof(resize_settings, conv_rank), 1, RESIZE_RANK_MOST, 0},
     {"max-rank", 0, OPT_COUNT, "K", "never above K, whatever the rule",
@@ -61,43 +72,56 @@ static lora_rank_rule resize_fixed(uint64_t rank)
     return rule;
 }
 
+/* The rule that was given, and how many were. */
+static int resize_find_rule(const resize_rules *rules, lora_rank_rule *out)
+{
+    const struct {
+        lora_rank_rule_kind kind;
+        int given;
+        double value;
+    } all[] = {
+        {LORA_RANK_FIXED, rules->rank != 0, 0.0},
+        {LORA_RANK_ENERGY, rules->energy.given, rules->energy.value},
+        {LORA_RANK_RATIO, rules->ratio.given, rules->ratio.value},
+        {LORA_RANK_THRESHOLD, rules->threshold.given, rules->threshold.value},
+        {LORA_RANK_CUMULATIVE, rules->cumulative.given,
+         rules->cumulative.value},
+        {LORA_RANK_EFFECTIVE, rules->effective, 0.0},
+        {LORA_RANK_KNEE, rules->knee, 0.0},
+    };
+    int given = 0;
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        if (all[i].given) {
+            out->kind = all[i].kind;
+            out->rank = (int32_t)rules->rank;
+            out->value = all[i].value;
+            given++;
+        }
+    }
+    return given;
+}
+
 /* The main rule from the options; 0, or EXIT_USAGE after a message. */
 static int resize_pick_rule(app_state *app,
                             const resize_settings *own,
                             lora_rank_rule *out)
 {
-    const struct {
-        lora_rank_rule_kind kind;
-        const opt_real *value;
-    } rules[] = {
-        {LORA_RANK_ENERGY, &own->energy},
-        {LORA_RANK_RATIO, &own->ratio},
-        {LORA_RANK_THRESHOLD, &own->threshold},
-        {LORA_RANK_CUMULATIVE, &own->cumulative},
-    };
-    int given = own->rank != 0;
-    *out = resize_fixed(given ? own->rank : RESIZE_RANK_MOST);
-    for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
-        if (rules[i].value->given) {
-            out->kind = rules[i].kind;
-            out->rank = 0;
-            out->value = rules[i].value->value;
-            given++;
-        }
-    }
+    *out = resize_fixed(RESIZE_RANK_MOST);
+    int given = resize_find_rule(&own->rules, out);
     if (given > 1) {
         return say_usage(app, NULL,
-                         "give one of --rank, --energy, --ratio, "
-                         "--threshold, --cumulative; --max-rank "
-                         "and --min-rank go with any");
+                         "give one of --rank, --energy, --ratio, --threshold, "
+                         "--cumulative, --effective, --knee; --max-rank and "
+                         "--min-rank go with any");
     }
     if (given == 0 && own->conv_rank == 0 && own->max_rank == 0 &&
         own->module_ranks.count == 0) {
         return say_usage(app, NULL,
                          "to what rank? Give --rank K, --energy E, --ratio P, "
-                         "--threshold T or --cumulative C");
+                         "--threshold T, --cumulative C, --effective or "
+                         "--knee");
     }
-    if (own->pad && own->rank == 0) {
+    if (own->pad && own->rules.rank == 0) {
         return say_usage(app, "--pad", "needs --rank");
     }
     if (own->max_rank != 0 && own->min_rank > own->max_rank) {

@@ -11,11 +11,15 @@ extern "C" {
 typedef int32_t lora_rank_rule_kind;
 
 enum {
-    LORA_RANK_FIXED = 1,     /* at most `rank` */
-    LORA_RANK_ENERGY = 2,    /* least k with sum sigma^2 >= value * total */
-    LORA_RANK_RATIO = 3,     /* sigma > sigma_1 / value */
-    LORA_RANK_THRESHOLD = 4, /* sigma > value */
-    LORA_RANK_CUMULATIVE = 5 /* least k with sum sigma >= value * total */
+    LORA_RANK_FIXED = 1,      /* at most `rank` */
+    LORA_RANK_ENERGY = 2,     /* least k with sum sigma^2 >= value * total */
+    LORA_RANK_RATIO = 3,      /* sigma > sigma_1 / value */
+    LORA_RANK_THRESHOLD = 4,  /* sigma > value */
+    LORA_RANK_CUMULATIVE = 5, /* least k with sum sigma >= value * total */
+    LORA_RANK_EFFECTIVE = 6, /* exp(entropy of sigma / sum sigma), rounded up */
+    LORA_RANK_KNEE = 7       /* where the curve of sigma bends: of the points
+                              * (x, y), which are 0 to 1 along it, the one with
+                              * the largest 1 - x - y; all if all are equal */
 };
 
 /** How many directions a layer keeps. sigma are the singular values of the
@@ -24,7 +28,7 @@ enum {
 typedef struct lora_rank_rule {
     lora_rank_rule_kind kind;
     int32_t rank; /* for LORA_RANK_FIXED; at least 1 */
-    double value; /* for the others */
+    double value; /* for ENERGY, RATIO, THRESHOLD and CUMULATIVE */
 } lora_rank_rule;
 
 /** A rule for the modules whose stored or canonical name, or component

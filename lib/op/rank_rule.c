@@ -3,12 +3,20 @@
  */
 #include "op/rank_rule.h"
 
+#include <math.h>
+
+/* Values whose spread is below this share of the largest are equal, and sums
+ * that are a whole number but for this share are that number: more is rounding
+ * of the values, which are good to a few 1e-16 of the largest. */
+#define RANK_RULE_SLACK 1e-12
+
 LORA_PRIVATE lora_status lora__rank_rule_check(const lora_rank_rule *rule,
                                                const char *subject,
                                                lora_error *error)
 {
-    static const char *const names[] = {"rule",  "rank",      "energy",
-                                        "ratio", "threshold", "cumulative"};
+    static const char *const names[] = {"rule",      "rank",      "energy",
+                                        "ratio",     "threshold", "cumulative",
+                                        "effective", "knee"};
     const char *wrong = NULL;
     size_t kind = rule->kind > 0 && (size_t)rule->kind < LORA__COUNT(names)
                       ? (size_t)rule->kind
@@ -32,6 +40,9 @@ LORA_PRIVATE lora_status lora__rank_rule_check(const lora_rank_rule *rule,
         wrong = rule->value >= 0.0 ? NULL
                                    : "a threshold of 0 or more is "
                                      "needed";
+        break;
+    case LORA_RANK_EFFECTIVE:
+    case LORA_RANK_KNEE:
         break;
     default:
         return lora__fail(error, LORA_ERROR_ARGUMENT, LORA_NO_OFFSET, subject,
@@ -75,9 +86,55 @@ rank_rule_share(const double *sigma, size_t count, double share, int power)
     return k;
 }
 
+/* exp(-sum q ln q), q = sigma / sum sigma, rounded up. With p = sigma / sigma_1
+ * and P = sum p this is P exp(-sum p ln p / P). */
+static size_t rank_rule_effective(const double *sigma, size_t count)
+{
+    double total = 0.0;
+    double entropy = 0.0;
+
+    for (size_t i = 0; i < count && sigma[i] > 0.0; i++) {
+        double p = sigma[i] / sigma[0];
+        total += p;
+        entropy -= p > 0.0 ? p * log(p) : 0.0;
+    }
+    return total == 0.0 ? 0
+                        : (size_t)ceil(total * exp(entropy / total) *
+                                       (1.0 - RANK_RULE_SLACK));
+}
+
+/* 1 + the first index with the largest 1 - x - y, where x = i / (n - 1) and
+ * y = (sigma_i - sigma_n) / (sigma_1 - sigma_n); n if n < 3 or all are equal.
+ */
+static size_t rank_rule_knee(const double *sigma, size_t count, size_t full)
+{
+    double last = full > count || count == 0 ? 0.0 : sigma[count - 1];
+    double spread = count > 0 ? sigma[0] - last : 0.0;
+    double best = -HUGE_VAL;
+    size_t knee = 0;
+
+    if (count == 0 || sigma[0] == 0.0) {
+        return 0;
+    }
+    if (full < 3 || spread <= RANK_RULE_SLACK * sigma[0]) {
+        return count;
+    }
+    for (size_t i = 0; i < full; i++) {
+        double value = i < count ? sigma[i] : 0.0;
+        double below =
+            1.0 - (double)i / (double)(full - 1) - (value - last) / spread;
+        if (below > best) {
+            best = below;
+            knee = i + 1;
+        }
+    }
+    return knee < count ? knee : count;
+}
+
 LORA_PRIVATE size_t lora__rank_rule_apply(const lora_rank_rule *rule,
                                           const double *sigma,
-                                          size_t count)
+                                          size_t count,
+                                          size_t full)
 {
     switch (rule->kind) {
     case LORA_RANK_FIXED:
@@ -90,6 +147,10 @@ LORA_PRIVATE size_t lora__rank_rule_apply(const lora_rank_rule *rule,
         return count == 0
                    ? 0
                    : rank_rule_above(sigma, count, sigma[0] / rule->value);
+    case LORA_RANK_EFFECTIVE:
+        return rank_rule_effective(sigma, count);
+    case LORA_RANK_KNEE:
+        return rank_rule_knee(sigma, count, full);
     default: /* LORA_RANK_THRESHOLD: the rule was checked */
         return rank_rule_above(sigma, count, rule->value);
     }

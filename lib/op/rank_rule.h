@@ -12,9 +12,12 @@ LORA_PRIVATE lora_status lora__rank_rule_check(const lora_rank_rule *rule,
                                                const char *subject,
                                                lora_error *error);
 
-/* The number of values the rule keeps; 0 to count. sigma descends. */
+/* The number of values the rule keeps; 0 to count. sigma descends; the matrix
+ * has `full` values, min(rows, cols), and those behind the first `count` are
+ * 0. */
 LORA_PRIVATE size_t lora__rank_rule_apply(const lora_rank_rule *rule,
                                           const double *sigma,
-                                          size_t count);
+                                          size_t count,
+                                          size_t full);
 
 #endif

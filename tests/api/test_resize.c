@@ -107,6 +107,10 @@ static void test_rules(void **state)
         {{LORA_RANK_CUMULATIVE, 0, 0.57}, 1},
         {{LORA_RANK_CUMULATIVE, 0, 0.58}, 2},
         {{LORA_RANK_CUMULATIVE, 0, 0.86}, 3},
+        /* exp(entropy of 4/7, 2/7, 1/7) = 2.60; below the line from (0, 1)
+         * over six values of which three are 0: 0, 0.3, 0.35, 0.4, ... */
+        {{LORA_RANK_EFFECTIVE, 0, 0.0}, 3},
+        {{LORA_RANK_KNEE, 0, 0.0}, 3},
     };
     image im;
     lora_adapter *adapter;
@@ -363,7 +367,7 @@ static void test_refused(void **state)
         {LORA_RANK_THRESHOLD, 1, NAN},      {LORA_RANK_CUMULATIVE, 1, -0.5},
         {LORA_RANK_CUMULATIVE, 1, HUGE_VAL}};
     const lora_rank_rule one = {LORA_RANK_FIXED, 1, 0.0};
-    const lora_rank_rule unknown = {6, 1, 0.5};
+    const lora_rank_rule unknown = {99, 1, 0.5};
     const lora_rank_override nameless = {NULL, {LORA_RANK_FIXED, 1, 0.0}};
     const lora_rank_override bad = {"a*", {LORA_RANK_FIXED, 0, 0.0}};
     lora_adapter_resize_options o;

@@ -162,6 +162,8 @@ RESIZES = [
     ({"ratio": 2}, ["--ratio", 2]),
     ({"threshold": 5.0}, ["--threshold", 5]),
     ({"cumulative": 0.7}, ["--cumulative", 0.7]),
+    ({"effective": True}, ["--effective"]),
+    ({"knee": True}, ["--knee"]),
     ({"rank": 3, "conv_rank": 2}, ["--rank", 3, "--conv-rank", 2]),
     ({"conv_rank": 2}, ["--conv-rank", 2]),
     ({"energy": 0.99, "max_rank": 4, "min_rank": 2},

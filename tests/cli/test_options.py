@@ -170,6 +170,10 @@ PAIRS = {
     ("resize", "cumulative"): (
         ["resize", ADAPTER, *OUT, "--cumulative", "0.6"],
         ["resize", ADAPTER, *OUT, "--cumulative", "0.9"]),
+    ("resize", "effective"): (["resize", ADAPTER, *OUT, "--rank", "3"],
+                              ["resize", ADAPTER, *OUT, "--effective"]),
+    ("resize", "knee"): (["resize", ADAPTER, *OUT, "--rank", "3"],
+                         ["resize", ADAPTER, *OUT, "--knee"]),
     ("delta", "names"): (
         ["delta", "small.safetensors", *OUT, "--names", "stored"],
         ["delta", "small.safetensors", *OUT, "--names", "canonical"]),

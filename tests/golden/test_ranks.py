@@ -29,18 +29,31 @@ from support import KOHYA, equal, require  # noqa: E402
 
 OPTION = {"fixed": "--rank", "ratio": "--ratio", "energy": "--energy",
           "fro": "--energy", "sum": "--cumulative",
-          "threshold": "--threshold"}
+          "threshold": "--threshold", "entropy": "--effective",
+          "knee": "--knee"}
 
 # Below this distance from its limit a rule may go either way.
 MARGIN = 1e-9
 
 
 def rule_name(kind, value):
-    return f"{kind}:{value:g}"
+    return kind if value is None else f"{kind}:{value:g}"
 
 
 def rule_args(kind, value):
+    if value is None:
+        return [OPTION[kind]]
     return [OPTION[kind], repr(value * value if kind == "fro" else value)]
+
+
+def knee(sigma, slack):
+    """Values that are equal but for rounding have no bend."""
+    n, spread = sigma.size, sigma[0] - sigma[-1]
+    if n < 3 or spread <= 1e-12 * sigma[0]:
+        return n, n
+    below = 1 - np.arange(n) / (n - 1) - (sigma - sigma[-1]) / spread
+    near = np.flatnonzero(below >= below.max() - slack)
+    return 1 + int(near[0]), 1 + int(near[-1])
 
 
 def ranks_of(kind, value, sigma, slack):
@@ -55,6 +68,13 @@ def ranks_of(kind, value, sigma, slack):
         limit = sigma[0] / value if kind == "ratio" else value
         return tuple(int(np.sum(sigma > limit * (1 + side * slack)))
                      for side in (1, -1))
+    if kind == "entropy":
+        q = sigma[sigma > 0] / sigma.sum()
+        effective = math.exp(-float(np.sum(q * np.log(q))))
+        return tuple(math.ceil(effective * (1 - side * max(slack, 1e-12)))
+                     for side in (1, -1))
+    if kind == "knee":
+        return knee(sigma, slack)
     share = value * value if kind == "fro" else value
     sums = np.cumsum(sigma if kind == "sum" else sigma * sigma)
     return tuple(1 + int(np.sum(sums[:-1] < (share - side * slack) * sums[-1]))
@@ -116,13 +136,14 @@ class Source:
 
     def allowed(self, module, kind, value):
         """Ranks the rule may choose; also checks the golden one against the
-        definition."""
+        definition. The golden knee of equal values is one of their rounding."""
         golden = self.values[module]["rules"][rule_name(kind, value)]
         least, greatest = ranks_of(kind, value, self.sigma(module), MARGIN)
-        require(least <= golden["rank"] <= greatest,
+        noise = kind == "knee" and least == self.sigma(module).size
+        require(least <= golden["rank"] <= greatest or noise,
                 f"definition of {kind}:{value} on {module}: {least} to "
                 f"{greatest}, golden {golden}")
-        if golden["margin"] >= MARGIN:
+        if golden["margin"] >= MARGIN and not noise:
             equal((least, greatest), (golden["rank"],) * 2, f"{kind} {module}")
         return least, greatest
 
@@ -222,7 +243,7 @@ def check_rule(suite, source, kind, value):
         if source.is_zero(module) and kind == "fixed" and value >= old:
             greatest = old  # not lowered: it may keep its bytes
         require(least <= row["rank_out"] <= greatest,
-                f"{kind}:{value:g} on {module}: rank {row['rank_out']}, golden "
+                f"{rule_name(kind, value)} on {module}: rank {row['rank_out']}, golden "
                 f"{source.values[module]['rules'][rule_name(kind, value)]}")
         check_sigma(row, source.sigma(module))
         check_written(source, row, tensors)
@@ -353,6 +374,8 @@ def check_refused(suite, source):
     for args in ([], ["--rank", 0], ["--rank", -1], ["--rank", "x"], ["--rank"],
                  ["--energy", 1.5], ["--energy", "nan"], ["--ratio", 0],
                  ["--threshold", -1], ["--cumulative", 2],
+                 ["--effective", "--knee"], ["--rank", 4, "--knee"],
+                 ["--effective=1"], ["--knee", "--pad"],
                  ["--rank", 4, "--no-such-option"],
                  ["--rank", 4, "--module-rank", "nothing"]):
         run = suite.run("resize", source.path, "-o", out, *args, code=2)

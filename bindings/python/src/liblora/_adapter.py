@@ -22,6 +22,8 @@ _RULES = {
     "ratio": _ffi.LORA_RANK_RATIO,
     "threshold": _ffi.LORA_RANK_THRESHOLD,
     "cumulative": _ffi.LORA_RANK_CUMULATIVE,
+    "effective": _ffi.LORA_RANK_EFFECTIVE,
+    "knee": _ffi.LORA_RANK_KNEE,
 }
 
 # More than a layer has: the rule that keeps all.
@@ -41,7 +43,8 @@ def _fixed(rank: int) -> _ffi.lora_rank_rule:
 def _rule(given: dict[str, Any], default: bool) -> _ffi.lora_rank_rule:
     """The one rule that was given; without one, where that is in order, the
     rule that keeps all."""
-    names = [name for name in _RULES if given[name] is not None]
+    names = [name for name in _RULES
+             if given[name] is not None and given[name] is not False]
     if not names and default:
         return _fixed(_ANY_RANK)
     if len(names) != 1:
@@ -50,7 +53,7 @@ def _rule(given: dict[str, Any], default: bool) -> _ffi.lora_rank_rule:
     value = given[names[0]]
     if names[0] == "rank":
         return _fixed(value)
-    return _ffi.lora_rank_rule(_RULES[names[0]], 0, value)
+    return _ffi.lora_rank_rule(_RULES[names[0]], 0, float(value))
 
 
 class _Table(NamedTuple):
@@ -304,6 +307,7 @@ class Adapter:
                energy: Optional[float] = None, ratio: Optional[float] = None,
                threshold: Optional[float] = None,
                cumulative: Optional[float] = None,
+               effective: bool = False, knee: bool = False,
                conv_rank: Optional[int] = None,
                max_rank: Optional[int] = None, min_rank: Optional[int] = None,
                module_rank: Optional[Mapping[str, int]] = None,
@@ -317,6 +321,8 @@ class Adapter:
         ratio       drop values below the largest divided by it
         threshold   drop values up to it
         cumulative  the least rank that keeps this share of the sum
+        effective   exp(entropy) of the values' shares of their sum, rounded up
+        knee        up to where the curve of the values bends
 
         and, beside it or alone:
 
@@ -330,7 +336,8 @@ class Adapter:
         """
         alone = bool(conv_rank or max_rank or module_rank)
         rule = _rule({"rank": rank, "energy": energy, "ratio": ratio,
-                      "threshold": threshold, "cumulative": cumulative}, alone)
+                      "threshold": threshold, "cumulative": cumulative,
+                      "effective": effective, "knee": knee}, alone)
         overrides = [_ffi.lora_rank_override(text(pattern), _fixed(k))
                      for pattern, k in (module_rank or {}).items()]
         settings = options(

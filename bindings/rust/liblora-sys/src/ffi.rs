@@ -72,6 +72,8 @@ pub const LORA_RANK_ENERGY: i32 = 2;
 pub const LORA_RANK_RATIO: i32 = 3;
 pub const LORA_RANK_THRESHOLD: i32 = 4;
 pub const LORA_RANK_CUMULATIVE: i32 = 5;
+pub const LORA_RANK_EFFECTIVE: i32 = 6;
+pub const LORA_RANK_KNEE: i32 = 7;
 
 // lora/status.h
 

@@ -25,6 +25,10 @@ pub enum RankRule {
     Threshold(f64),
     /// The fewest that add up to this share of all.
     Cumulative(f64),
+    /// As many as exp(entropy) of their shares of the sum, rounded up.
+    Effective,
+    /// Those up to where their curve bends.
+    Knee,
 }
 
 impl RankRule {
@@ -35,6 +39,8 @@ impl RankRule {
             Self::Ratio(value) => (sys::LORA_RANK_RATIO, 0, value),
             Self::Threshold(value) => (sys::LORA_RANK_THRESHOLD, 0, value),
             Self::Cumulative(value) => (sys::LORA_RANK_CUMULATIVE, 0, value),
+            Self::Effective => (sys::LORA_RANK_EFFECTIVE, 0, 0.0),
+            Self::Knee => (sys::LORA_RANK_KNEE, 0, 0.0),
         };
         sys::lora_rank_rule { kind, rank, value }
     }

@@ -110,6 +110,8 @@ fn rank_rules() {
         (RankRule::Threshold(0.9), 2),
         (RankRule::Cumulative(0.74), 1),
         (RankRule::Cumulative(0.76), 2),
+        (RankRule::Effective, 2), // exp(0.562) = 1.75
+        (RankRule::Knee, 2),      // two points have no bend
     ];
     for (rule, rank) in cases {
         let (small, _) = adapter.resize(rule, &Default::default()).unwrap();

@@ -1,0 +1,266 @@
+/* A module's factors decomposed, cut and rounded; modules run side by side. */
+#include "linalg/factored.h"
+#include "op/emit.h"
+#include "op/factor_error.h"
+#include "op/report.h"
+#include "op/resize.h"
+#include "op/values.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Round to the file's type and back, in place: what readers will see.
+ * NONFINITE where a value does not fit. */
+static lora_status cut_round(double *values,
+                             size_t count,
+                             lora_dtype dtype,
+                             const char *name,
+                             const lora__kernels *kernels,
+                             lora_error *error)
+{
+    unsigned char chunk[256 * 8];
+
+    for (size_t done = 0; done < count; done += 256) {
+        size_t step = count - done < 256 ? count - done : 256;
+        TRY(lora__convert_from_f64(chunk, dtype, values + done, step, kernels,
+                                   error));
+        TRY(lora__convert_to_f64(values + done, chunk, dtype, step, kernels,
+                                 error));
+        for (size_t i = done; i < done + step; i++) {
+            if (!(values[i] - values[i] == 0.0)) { /* they were finite */
+                return lora__fail(error, LORA_ERROR_NONFINITE, LORA_NO_OFFSET,
+                                  name,
+                                  "a new factor is too large for %s: choose "
+                                  "another dtype",
+                                  lora_dtype_name(dtype));
+            }
+        }
+    }
+    return LORA_OK;
+}
+
+LORA_PRIVATE lora_dtype lora__resize_dtype(const lora__resize *job,
+                                           const lora__module *module,
+                                           lora__role role)
+{
+    return job->options.dtype != LORA_DTYPE_NONE
+               ? job->options.dtype
+               : lora__module_entry(job->adapter, module, role)->dtype;
+}
+
+/* out[c, r] = in[r, c]. */
+static void
+cut_transpose(double *out, const double *in, size_t rows, size_t cols)
+{
+    for (size_t c = 0; c < cols; c++) {
+        for (size_t r = 0; r < rows; r++) {
+            out[c * rows + r] = in[r * cols + c];
+        }
+    }
+}
+
+/* Rank-k factors of the scaled change, rounded to the file's types; rows
+ * behind k are zero. */
+static lora_status cut_factors(lora__factors *out,
+                               const lora__resize *job,
+                               const lora__module *module,
+                               const lora__factors *f,
+                               const lora__svd *svd,
+                               const lora__svd_input *input,
+                               size_t keep,
+                               size_t rank,
+                               lora_error *error)
+{
+    double root = sqrt(fabs(f->scale));
+
+    TRY(lora__factors_alloc(out, f->context, f->rows, f->cols, rank, error));
+    memset(out->up_t, 0, rank * f->rows * sizeof *out->up_t);
+    memset(out->down, 0, rank * f->cols * sizeof *out->down);
+    TRY(lora__svd_truncate(out->up_t, out->down, svd, input, keep, f->context,
+                           error));
+    job->kernels->scale_f64(out->up_t, f->scale < 0.0 ? -root : root,
+                            keep * f->rows);
+    job->kernels->scale_f64(out->down, root, keep * f->cols);
+    TRY(cut_round(out->up_t, rank * f->rows,
+                  lora__resize_dtype(job, module, LORA__ROLE_UP), module->name,
+                  job->kernels, error));
+    return cut_round(out->down, rank * f->cols,
+                     lora__resize_dtype(job, module, LORA__ROLE_DOWN),
+                     module->name, job->kernels, error);
+}
+
+/* Encode the new factors into the result. */
+static lora_status cut_store(lora__resize_result *result,
+                             const lora__resize *job,
+                             const lora__module *module,
+                             const lora__factors *cut,
+                             lora_error *error)
+{
+    lora_dtype up_dtype = lora__resize_dtype(job, module, LORA__ROLE_UP);
+    lora_dtype down_dtype = lora__resize_dtype(job, module, LORA__ROLE_DOWN);
+    size_t up_count = cut->rank * cut->rows;
+    size_t down_count = cut->rank * cut->cols;
+    size_t bytes = up_count * sizeof(double);
+    double *up = lora__alloc(cut->context, bytes, LORA__ALIGN_NUMERIC);
+    lora_status status;
+
+    if (up == NULL) {
+        return lora__fail_memory(error, bytes);
+    }
+    cut_transpose(up, cut->up_t, cut->rank, cut->rows);
+    TRY_OR_DONE(lora__emit_encode(&result->down, cut->context, module->name,
+                                  down_dtype, cut->down, down_count, error));
+    result->down_bytes = down_count * (lora_dtype_bits(down_dtype) / 8);
+    TRY_OR_DONE(lora__emit_encode(&result->up, cut->context, module->name,
+                                  up_dtype, up, up_count, error));
+    result->up_bytes = up_count * (lora_dtype_bits(up_dtype) / 8);
+    result->rank = cut->rank;
+done:
+    lora__free(cut->context, up, bytes, LORA__ALIGN_NUMERIC);
+    return status;
+}
+
+/* The squared error of a layer that keeps its rank: 0, unless its factors are
+ * rounded to another type. */
+static lora_status cut_kept_error(double *out,
+                                  const lora__resize *job,
+                                  const lora__module *module,
+                                  const lora__factors *f,
+                                  lora_error *error)
+{
+    lora_dtype up_dtype = lora__resize_dtype(job, module, LORA__ROLE_UP);
+    lora_dtype down_dtype = lora__resize_dtype(job, module, LORA__ROLE_DOWN);
+    lora__factors rounded;
+    lora_status status;
+
+    *out = 0.0;
+    if (job->options.dtype == LORA_DTYPE_NONE) {
+        return LORA_OK;
+    }
+    TRY(lora__factors_alloc(&rounded, f->context, f->rows, f->cols, f->rank,
+                            error));
+    memcpy(rounded.up_t, f->up_t, f->rank * f->rows * sizeof *f->up_t);
+    memcpy(rounded.down, f->down, f->rank * f->cols * sizeof *f->down);
+    TRY_OR_DONE(cut_round(rounded.up_t, f->rank * f->rows, up_dtype,
+                          module->name, job->kernels, error));
+    TRY_OR_DONE(cut_round(rounded.down, f->rank * f->cols, down_dtype,
+                          module->name, job->kernels, error));
+    job->kernels->scale_f64(rounded.up_t, f->scale, f->rank * f->rows);
+    status = lora__factor_error(out, f, rounded.up_t, rounded.down, f->rank,
+                                job->kernels, error);
+done:
+    lora__factors_destroy(&rounded);
+    return status;
+}
+
+/* The numbers of a layer: `discarded` is the squared norm of the error. */
+static void
+cut_measure(lora_report_module *out, size_t keep, size_t rank, double discarded)
+{
+    double total = 0.0;
+
+    for (size_t i = 0; i < out->sigma_count; i++) {
+        total += out->sigma[i] * out->sigma[i];
+    }
+    out->rank_out = (int64_t)rank;
+    out->error = sqrt(discarded);
+    out->energy = total > 0.0 ? 1.0 - discarded / total : 1.0;
+    out->spectral = keep < out->sigma_count ? out->sigma[keep] : 0.0;
+}
+
+static lora_status cut_decomposed(lora__resize *job,
+                                  size_t index,
+                                  const lora__factors *f,
+                                  const lora__svd *svd,
+                                  const lora__svd_input *input,
+                                  lora_error *error)
+{
+    const lora__module *module = &job->adapter->modules[index];
+    lora_report_module *numbers = &job->report->modules[index];
+    double *sigma = (double *)(uintptr_t)numbers->sigma;
+    lora__factors cut;
+    double discarded = 0.0;
+    lora__rank_choice choice;
+    lora_status status;
+
+    for (size_t i = 0; i < svd->count; i++) {
+        sigma[i] = svd->sigma[i] * fabs(f->scale);
+    }
+    choice = lora__resize_choose(job, module, sigma, svd->count,
+                                 f->rows < f->cols ? f->rows : f->cols);
+    if (choice.rank == f->rank) { /* it stays what it was */
+        TRY(cut_kept_error(&discarded, job, module, f, error));
+        cut_measure(numbers, svd->count, choice.rank, discarded);
+        return LORA_OK;
+    }
+    memset(&cut, 0, sizeof cut);
+    TRY_OR_DONE(cut_factors(&cut, job, module, f, svd, input, choice.keep,
+                            choice.rank, error));
+    TRY_OR_DONE(lora__factor_error(&discarded, f, cut.up_t, cut.down,
+                                   choice.rank, job->kernels, error));
+    TRY_OR_DONE(cut_store(&job->results[index], job, module, &cut, error));
+    cut_measure(numbers, choice.keep, choice.rank, discarded);
+done:
+    lora__factors_destroy(&cut);
+    return status;
+}
+
+/* A module with NaN is left out on demand; otherwise say where it is. */
+static lora_status
+cut_nonfinite(lora__resize *job, size_t index, lora_error *error)
+{
+    const lora_adapter *adapter = job->adapter;
+    const lora__module *module = &adapter->modules[index];
+
+    if (job->options.skip_bad) {
+        job->results[index].left_out = 1;
+        return LORA_OK;
+    }
+    for (size_t i = 0; i < module->member_count; i++) {
+        size_t entry = module->members[i].entry;
+        lora__values values;
+        TRY(lora__values_look(&values, adapter, entry, error));
+        TRY(lora__values_check(&values, &adapter->container->entries[entry],
+                               error));
+    }
+    return lora__fail(error, LORA_ERROR_NONFINITE, LORA_NO_OFFSET, module->name,
+                      "the product of its factors overflows");
+}
+
+LORA_PRIVATE lora_status lora__resize_module(void *arg,
+                                             size_t index,
+                                             uint32_t worker,
+                                             lora_error *error)
+{
+    lora__resize *job = arg;
+    const lora__module *module = &job->adapter->modules[index];
+    lora__svd_input input;
+    lora__factors f;
+    lora__svd svd;
+    lora_error found;
+    lora_status status;
+
+    (void)worker;
+    if (job->results[index].left_out || module->rank == 0) {
+        return LORA_OK;
+    }
+    TRY(lora__module_factors(&f, job->adapter, module, error));
+    input.rows = f.rows;
+    input.cols = f.cols;
+    input.rank = f.rank;
+    input.up_t = f.up_t;
+    input.down = f.down;
+    lora_error_init(&found, sizeof found);
+    status = lora__svd_create(&svd, f.context, &input, &found);
+    if (status == LORA_ERROR_NONFINITE) {
+        status = cut_nonfinite(job, index, error);
+    } else if (status != LORA_OK) {
+        lora__error_merge(error, &found);
+    } else {
+        status = cut_decomposed(job, index, &f, &svd, &input, error);
+        lora__svd_destroy(&svd, f.context);
+    }
+    lora__factors_destroy(&f);
+    lora__error_set_subject(error, module->name);
+    return status;
+}

@@ -1,0 +1,171 @@
+/* The result of rank conversion as an adapter: tensors, alphas, metadata. */
+#include "core/text.h"
+#include "op/emit.h"
+#include "op/report.h"
+#include "op/resize.h"
+
+#include <math.h>
+#include <string.h>
+
+/* A module with new factors: they replace up and down and make core, scale
+ * and alpha what they now are. */
+static lora_status resize_emit_new(lora__emit *emit,
+                                   const lora__resize *job,
+                                   size_t index,
+                                   lora_error *error)
+{
+    const lora__module *module = &job->adapter->modules[index];
+    lora__resize_result *result = &job->results[index];
+    const lora__entry *up =
+        lora__module_entry(job->adapter, module, LORA__ROLE_UP);
+    const lora__entry *down =
+        lora__module_entry(job->adapter, module, LORA__ROLE_DOWN);
+    const lora__entry *alpha =
+        lora__module_entry(job->adapter, module, LORA__ROLE_ALPHA);
+    int64_t shape[LORA_MAX_DIMS] = {0};
+    int32_t ndim = module->tucker ? module->ndim : down->ndim;
+    void *data;
+
+    memcpy(shape, module->tucker ? module->shape : down->shape, sizeof shape);
+    shape[1] = down->shape[1];
+    shape[0] = (int64_t)result->rank;
+    TRY(lora__emit_spell(emit, module, LORA__ROLE_DOWN, error));
+    data = result->down;
+    result->down = NULL;
+    TRY(lora__builder_adopt(emit->builder, emit->name.data,
+                            lora__resize_dtype(job, module, LORA__ROLE_DOWN),
+                            ndim, shape, data, error));
+    memcpy(shape, up->shape, sizeof shape);
+    shape[1] = (int64_t)result->rank;
+    TRY(lora__emit_spell(emit, module, LORA__ROLE_UP, error));
+    data = result->up;
+    result->up = NULL;
+    TRY(lora__builder_adopt(emit->builder, emit->name.data,
+                            lora__resize_dtype(job, module, LORA__ROLE_UP),
+                            up->ndim, shape, data, error));
+    return lora__emit_put_alpha(emit, module, (double)result->rank,
+                                (int64_t)result->rank, module->dtype,
+                                alpha != NULL && alpha->ndim > 0, error);
+}
+
+/* The alpha of a module that keeps its factors: as it was given, where the
+ * scale is made of it and nothing else. */
+static double resize_alpha(const lora__module *module)
+{
+    double rank = (double)module->rank;
+
+    return module->has_alpha && module->scale == module->alpha / rank
+               ? module->alpha
+               : module->scale * rank;
+}
+
+/* Whether a module that keeps its factors gets an alpha written: always where
+ * alphas live in metadata; and where others get new ones and its own is
+ * missing, 0 or negative, which loaders take for different things. */
+static int resize_puts_alpha(const lora__resize *job,
+                             const lora__module *module)
+{
+    int odd = !module->has_alpha || module->alpha <= 0.0;
+
+    return module->rank > 0 && module->kind->factors != NULL &&
+           (lora__dialect_alpha_in_metadata(module->dialect) ||
+            (job->lowers && odd &&
+             lora__dialect_has_role(module->dialect, LORA__ROLE_ALPHA)));
+}
+
+static lora_status resize_emit_module(lora__emit *emit,
+                                      const lora__resize *job,
+                                      size_t index,
+                                      lora_error *error)
+{
+    const lora__module *module = &job->adapter->modules[index];
+    int is_new = job->results[index].up != NULL;
+    int explicit = resize_puts_alpha(job, module);
+    double sign = explicit && module->scale < 0.0 ? -1.0 : 1.0;
+    double bias_scale = is_new ? module->scale : sign;
+
+    for (size_t i = 0; i < module->member_count; i++) {
+        const lora__member *member = &module->members[i];
+        lora__role role = member->role;
+        int replaced = role == LORA__ROLE_UP || role == LORA__ROLE_DOWN ||
+                       role == LORA__ROLE_MID || lora__emit_is_scale(role);
+        if ((is_new && replaced) || (explicit && lora__emit_is_scale(role))) {
+            continue;
+        }
+        TRY(lora__emit_spell(emit, module, role, error));
+        TRY(lora__emit_entry(emit, emit->name.data, member->entry,
+                             role == LORA__ROLE_UP_BIAS ? bias_scale
+                             : role == LORA__ROLE_UP    ? sign
+                                                        : 1.0,
+                             role == LORA__ROLE_ALPHA ? LORA_DTYPE_NONE
+                                                      : job->options.dtype,
+                             -1, NULL, error));
+    }
+    if (is_new) {
+        return resize_emit_new(emit, job, index, error);
+    }
+    return explicit
+               ? lora__emit_put_alpha(emit, module, fabs(resize_alpha(module)),
+                                      module->rank, module->dtype, 0, error)
+               : LORA_OK;
+}
+
+/* The text of a metadata value that sums ranks up: the rank they share, or
+ * "Dynamic", as kohya's tools write it. */
+static void resize_shared_rank(char *out, const lora__resize *job)
+{
+    int64_t shared = 0;
+
+    for (size_t m = 0; m < job->report->module_count; m++) {
+        int64_t rank = job->report->modules[m].rank_out;
+        if (rank != 0) {
+            shared = shared == 0 || shared == rank ? rank : -1;
+        }
+    }
+    memcpy(out, "Dynamic", 8);
+    if (shared > 0) {
+        out[lora__text_from_double(out, (double)shared)] = '\0';
+    }
+}
+
+static lora_status
+resize_metadata(lora__emit *emit, const lora__resize *job, lora_error *error)
+{
+    static const char *const keys[] = {"ss_network_dim", "ss_network_alpha"};
+    char rank[40];
+
+    resize_shared_rank(rank, job);
+    for (size_t i = 0; i < LORA__COUNT(keys); i++) {
+        if (lora__builder_metadata(emit->builder, keys[i]) != NULL) {
+            TRY(lora_builder_set_metadata(emit->builder, keys[i], rank, error));
+        }
+    }
+    emit->changed = 1;
+    return lora__emit_metadata(emit, error);
+}
+
+LORA_PRIVATE lora_status lora__resize_emit(lora_adapter **out,
+                                           lora__resize *job,
+                                           lora_error *error)
+{
+    lora__emit emit;
+    lora_status status;
+
+    for (size_t m = 0; m < job->adapter->module_count; m++) {
+        job->lowers |= job->results[m].up != NULL;
+    }
+    TRY_OR_DONE(lora__emit_begin(&emit, job->adapter,
+                                 job->adapter->module_count, NULL,
+                                 job->adapter->names.family, error));
+    for (size_t m = 0; m < job->adapter->module_count; m++) {
+        if (!job->results[m].left_out) {
+            TRY_OR_DONE(resize_emit_module(&emit, job, m, error));
+        }
+    }
+    TRY_OR_DONE(lora__emit_rest(&emit, error));
+    TRY_OR_DONE(resize_metadata(&emit, job, error));
+    status = lora__emit_finish(out, &emit, error);
+done:
+    lora__emit_end(&emit);
+    return status;
+}

@@ -1,0 +1,99 @@
+/* The report of rank conversion. */
+#include "op/report.h"
+#include "op/resize.h"
+
+#include <math.h>
+
+static void resize_put_totals(lora__resize *job, const lora_adapter *result)
+{
+    lora__buffer *json = &job->report->json;
+    double total = 0.0;
+    double discarded = 0.0;
+    uint64_t bytes_in = 0;
+    uint64_t bytes_out = 0;
+
+    for (size_t m = 0; m < job->report->module_count; m++) {
+        const lora_report_module *module = &job->report->modules[m];
+        for (size_t i = 0; i < module->sigma_count; i++) {
+            total += module->sigma[i] * module->sigma[i];
+        }
+        discarded += module->error * module->error;
+    }
+    for (size_t i = 0; i < job->adapter->container->entry_count; i++) {
+        bytes_in += job->adapter->container->entries[i].bytes;
+    }
+    for (size_t i = 0; i < result->container->entry_count; i++) {
+        bytes_out += result->container->entries[i].bytes;
+    }
+    lora__json_put_key(json, "totals");
+    lora__buffer_putc(json, '{');
+    lora__report_put_u64(json, "modules", job->report->module_count);
+    lora__report_put_number(json, "energy",
+                            total > 0.0 ? 1.0 - discarded / total : 1.0);
+    lora__report_put_number(json, "error", sqrt(discarded));
+    lora__report_put_number(json, "relative_error",
+                            total > 0.0 ? sqrt(discarded / total) : 0.0);
+    lora__report_put_u64(json, "bytes_in", bytes_in);
+    lora__report_put_u64(json, "bytes_out", bytes_out);
+    lora__buffer_putc(json, '}');
+}
+
+static void resize_put_module(lora__buffer *json,
+                              const lora_report_module *module)
+{
+    lora__buffer_putc(json, '{');
+    lora__report_put_string(json, "name", module->name);
+    lora__report_put_u64(json, "rank_in", (uint64_t)module->rank_in);
+    lora__report_put_u64(json, "rank_out", (uint64_t)module->rank_out);
+    lora__report_put_number(json, "energy", module->energy);
+    lora__report_put_number(json, "error", module->error);
+    lora__report_put_number(json, "spectral_error", module->spectral);
+    lora__json_put_key(json, "sigma");
+    lora__buffer_putc(json, '[');
+    for (size_t i = 0; i < module->sigma_count; i++) {
+        lora__buffer_puts(json, i == 0 ? "" : ",");
+        lora__buffer_number(json, module->sigma[i]);
+    }
+    lora__buffer_puts(json, "]}");
+}
+
+/* Modules that were left out have no numbers; they are problems. */
+static lora_status resize_drop_rows(lora__resize *job, lora_error *error)
+{
+    lora_report *report = job->report;
+    size_t count = 0;
+
+    for (size_t m = 0; m < job->adapter->module_count; m++) {
+        if (!job->results[m].left_out) {
+            report->modules[count++] = report->modules[m];
+            continue;
+        }
+        TRY(lora__problems_add(
+            &report->problems, LORA_SEVERITY_WARNING, LORA_OK, "left_out",
+            job->adapter->modules[m].name, error, "unusable, so left out"));
+    }
+    report->module_count = count;
+    return LORA_OK;
+}
+
+LORA_PRIVATE lora_status lora__resize_report(lora__resize *job,
+                                             const lora_adapter *result,
+                                             lora_error *error)
+{
+    lora__buffer *json = &job->report->json;
+
+    TRY(resize_drop_rows(job, error));
+
+    lora__buffer_putc(json, '{');
+    lora__json_put_key(json, "modules");
+    lora__buffer_putc(json, '[');
+    for (size_t m = 0; m < job->report->module_count; m++) {
+        lora__buffer_puts(json, m == 0 ? "" : ",");
+        resize_put_module(json, &job->report->modules[m]);
+    }
+    lora__buffer_putc(json, ']');
+    resize_put_totals(job, result);
+    lora__report_put_problems(job->report);
+    lora__buffer_putc(json, '}');
+    return lora__report_finish(job->report, error);
+}
