@@ -25,6 +25,8 @@
 
 #include <lora/resize.h>
 
+#include <lora/extract.h>
+
 #include <lora/check.h>
 
 #include <lora/hash.h>

@@ -139,6 +139,21 @@ static lora_status emit_check_overflow(const unsigned char *data,
     return LORA_OK;
 }
 
+LORA_PRIVATE lora_status lora__emit_encode_at(void *out,
+                                              lora_context *context,
+                                              const char *name,
+                                              lora_dtype dtype,
+                                              const double *values,
+                                              size_t count,
+                                              lora_error *error)
+{
+    const lora__kernels *kernels =
+        lora__kernels_get(lora__context_get(context)->cpu);
+
+    TRY(lora__convert_from_f64(out, dtype, values, count, kernels, error));
+    return emit_check_overflow(out, dtype, values, count, name, kernels, error);
+}
+
 LORA_PRIVATE lora_status lora__emit_encode(void **out,
                                            lora_context *context,
                                            const char *name,
@@ -147,8 +162,6 @@ LORA_PRIVATE lora_status lora__emit_encode(void **out,
                                            size_t count,
                                            lora_error *error)
 {
-    const lora__kernels *kernels =
-        lora__kernels_get(lora__context_get(context)->cpu);
     size_t bytes = count * (lora_dtype_bits(dtype) / 8);
     unsigned char *data = lora__alloc(context, bytes, LORA__ALIGN_NUMERIC);
     lora_status status;
@@ -156,11 +169,8 @@ LORA_PRIVATE lora_status lora__emit_encode(void **out,
     if (data == NULL) {
         return lora__fail_memory(error, bytes);
     }
-    status = lora__convert_from_f64(data, dtype, values, count, kernels, error);
-    if (status == LORA_OK) {
-        status = emit_check_overflow(data, dtype, values, count, name, kernels,
-                                     error);
-    }
+    status =
+        lora__emit_encode_at(data, context, name, dtype, values, count, error);
     if (status != LORA_OK) {
         lora__free(context, data, bytes, LORA__ALIGN_NUMERIC);
         return status;

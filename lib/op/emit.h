@@ -92,6 +92,15 @@ LORA_PRIVATE lora_status lora__emit_encode(void **out,
                                            size_t count,
                                            lora_error *error);
 
+/* The same into memory that is there. */
+LORA_PRIVATE lora_status lora__emit_encode_at(void *out,
+                                              lora_context *context,
+                                              const char *name,
+                                              lora_dtype dtype,
+                                              const double *values,
+                                              size_t count,
+                                              lora_error *error);
+
 /* A tensor of such numbers. */
 LORA_PRIVATE lora_status lora__emit_f64(lora__emit *emit,
                                         const char *name,

@@ -155,3 +155,20 @@ LORA_PRIVATE size_t lora__rank_rule_apply(const lora_rank_rule *rule,
         return rank_rule_above(sigma, count, rule->value);
     }
 }
+
+LORA_PRIVATE size_t lora__rank_rule_apply_part(const lora_rank_rule *rule,
+                                               const double *sigma,
+                                               size_t count,
+                                               double squares)
+{
+    lora_rank_rule part = *rule;
+    double known = 0.0;
+
+    for (size_t i = count; i-- > 0;) {
+        known += sigma[i] * sigma[i];
+    }
+    if (rule->kind == LORA_RANK_ENERGY && known > 0.0) {
+        part.value *= squares / known;
+    }
+    return lora__rank_rule_apply(&part, sigma, count);
+}

@@ -20,4 +20,11 @@ LORA_PRIVATE size_t lora__rank_rule_apply(const lora_rank_rule *rule,
                                           size_t count,
                                           size_t full);
 
+/* The same where only the first `count` of all values are known, and the sum of
+ * the squares of all. For rules that need no more. */
+LORA_PRIVATE size_t lora__rank_rule_apply_part(const lora_rank_rule *rule,
+                                               const double *sigma,
+                                               size_t count,
+                                               double squares);
+
 #endif

@@ -1,0 +1,83 @@
+/* Extraction inside the library: extract.c plans and runs, extract_layer.c
+ * makes one layer's tensors, extract_write.c makes the adapter and the report.
+ */
+#ifndef LORA__OP_EXTRACT_H
+#define LORA__OP_EXTRACT_H
+
+#include "kernel/kernel.h"
+#include "model/pair.h"
+#include "op/journal.h"
+#include "op/report.h"
+
+#include <lora/extract.h>
+
+#define LORA__EXTRACT_TENSORS 4 /* as many has a LoKr */
+
+typedef struct lora__extract_tensor {
+    lora__role role;
+    lora_dtype dtype;
+    int32_t ndim;
+    int64_t shape[LORA_MAX_DIMS];
+    uint64_t bytes;
+    uint64_t offset; /* in the journal, where data is NULL */
+    void *data;      /* lora__alloc(context, bytes, LORA__ALIGN_NUMERIC) */
+} lora__extract_tensor;
+
+/* What became of a tensor that both checkpoints have. */
+typedef enum lora__extract_state {
+    LORA__EXTRACT_PENDING = 0,
+    LORA__EXTRACT_SAME,     /* no value differs */
+    LORA__EXTRACT_NOISE,    /* by nothing but rounding */
+    LORA__EXTRACT_DONE,     /* it has tensors */
+    LORA__EXTRACT_NO_PLACE, /* changed; kind or dialect cannot say how */
+    LORA__EXTRACT_BAD       /* not finite, and left out */
+} lora__extract_state;
+
+typedef struct lora__extracted {
+    lora__extract_state state;
+    size_t tensor_count;
+    lora__extract_tensor tensors[LORA__EXTRACT_TENSORS];
+    int64_t rank;    /* 0: no factors */
+    double norm;     /* Frobenius norm of the difference */
+    double error;    /* that of what is lost */
+    double noise;    /* the floor; 0: was not asked for */
+    int is_estimate; /* sigma and error are those of a sketch */
+    size_t sigma_count;
+    double *sigma; /* those that were computed, descending */
+} lora__extracted;
+
+typedef struct lora__extract {
+    lora_context *context;
+    const char *base;
+    const char *tuned;
+    const lora_rank_rule *rule;
+    lora_adapter_extract_options options;
+    const lora__dialect *dialect;
+    const lora__kernels *kernels;
+    lora__pair pair;
+    lora__extracted *results;    /* one a match of the pair */
+    lora__journal *journal;      /* or NULL */
+    lora__container *journalled; /* its file, for the result; or NULL */
+    lora_report *report;
+} lora__extract;
+
+/* What a match becomes; on failure nothing. */
+LORA_PRIVATE lora_status lora__extract_layer(lora__extracted *out,
+                                             const lora__extract *job,
+                                             const lora__match *match,
+                                             lora_error *error);
+
+/* The most memory that takes at once, without what it makes. */
+LORA_PRIVATE uint64_t lora__extract_layer_bytes(const lora__extract *job,
+                                                const lora__match *match);
+
+LORA_PRIVATE void lora__extracted_free(lora__extracted *extracted,
+                                       lora_context *context);
+
+/* The adapter of all results, whose tensors it takes over, and the report,
+ * ready for its readers. */
+LORA_PRIVATE lora_status lora__extract_write(lora_adapter **out,
+                                             lora__extract *job,
+                                             lora_error *error);
+
+#endif
