@@ -370,7 +370,7 @@ static lora_status context_tell(const lora_context *c,
 {
     int32_t stop = context_is_cancelled(c);
 
-    if (!stop && c->settings.progress != NULL) {
+    if (!stop && stage != NULL && c->settings.progress != NULL) {
         stop =
             c->settings.progress(c->settings.progress_user, stage, done, total);
     }

@@ -66,9 +66,9 @@ typedef lora_status (*lora__job_fn)(void *arg,
                                     uint32_t worker,
                                     lora_error *error);
 
-/* Run `count` jobs on the executor. Progress is told as `stage` between jobs
- * and cancelling is honoured; after a failure no new job starts. The failure
- * of the lowest index that ran is returned. */
+/* Run `count` jobs on the executor. Progress is told as `stage` between jobs,
+ * or not at all if that is NULL, and cancelling is honoured; after a failure
+ * no new job starts. The failure of the lowest index that ran is returned. */
 LORA_PRIVATE lora_status lora__run_jobs(lora_context *c,
                                         const char *stage,
                                         lora__job_fn fn,
@@ -76,7 +76,8 @@ LORA_PRIVATE lora_status lora__run_jobs(lora_context *c,
                                         size_t count,
                                         lora_error *error);
 
-/* Tell progress; CANCELLED if the callback or the token says so. */
+/* Tell progress, or with a stage of NULL only look at the token; CANCELLED if
+ * the callback or the token says so. */
 LORA_PRIVATE lora_status lora__progress(lora_context *c,
                                         const char *stage,
                                         uint64_t done,

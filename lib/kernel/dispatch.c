@@ -22,7 +22,9 @@
 
 #define DISPATCH_GEMM(variant)                                                 \
     .gram_f64 = lora__##variant##_gram_f64,                                    \
-    .gemm_f64 = lora__##variant##_gemm_f64
+    .gemm_f64 = lora__##variant##_gemm_f64,                                    \
+    .gemm_f32 = lora__##variant##_gemm_f32,                                    \
+    .dots_f32 = lora__##variant##_dots_f32
 
 static const lora__kernels dispatch_ref = {
     .name = "ref",

@@ -1,9 +1,10 @@
 /* Kernels: the inner loops, as a table chosen by CPU.
  *
  * The reference in ref/ is the meaning. Every other variant gives the same
- * bits for conversions, axpy and scale. The dense f64 kernels (gram, gemm,
- * dot, rotate) have a fixed order of summation in each variant, so the same
- * bits for any number of threads, and other bits in another variant.
+ * bits for conversions, axpy, scale and gemm_f32. The kernels below an SVD
+ * (gram, gemm_f64, dots, dot, rotate) have a fixed order of summation in each
+ * variant, so the same bits for any number of threads, and other bits in
+ * another variant.
  *
  * Pointers to void may be unaligned, typed ones are aligned to their type.
  * Outputs do not overlap inputs unless it says so. A count of 0 is in order.
@@ -17,6 +18,9 @@
 #include "core/context.h"
 
 #include <lora/tensor.h>
+
+/* The longest sum in f32 of dots_f32. */
+#define LORA__DOTS_DEPTH 512
 
 typedef struct lora__kernels {
     const char *name; /* "ref", "avx2", "avx512", "neon" */
@@ -64,6 +68,33 @@ typedef struct lora__kernels {
                      const double *a,
                      size_t lda,
                      const double *b,
+                     size_t ldb,
+                     size_t m,
+                     size_t n,
+                     size_t k);
+
+    /* The same in f32: C[i,j] starts at 0 and is fmaf(A[i,p], B[p,j], C[i,j])
+     * for p ascending, so that any cut into blocks of rows or columns gives
+     * the same bits. Error: at most k u / (1 - k u) sum |a| |b|, u = 2^-24. */
+    void (*gemm_f32)(float *c,
+                     size_t ldc,
+                     const float *a,
+                     size_t lda,
+                     const float *b,
+                     size_t ldb,
+                     size_t m,
+                     size_t n,
+                     size_t k);
+
+    /* C[m,n] = A[m,k] * B[n,k]^T, dot products of rows: in f32 over pieces of
+     * LORA__DOTS_DEPTH elements, the pieces in f64. Error: at most
+     * LORA__DOTS_DEPTH * 2^-24 * sum |a| |b|, and about 1e-7 of the result
+     * where signs are mixed. Made for long rows and more of B than of A. */
+    void (*dots_f32)(double *c,
+                     size_t ldc,
+                     const float *a,
+                     size_t lda,
+                     const float *b,
                      size_t ldb,
                      size_t m,
                      size_t n,

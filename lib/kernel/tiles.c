@@ -1,4 +1,8 @@
-/* Blocked loops around register tiles; see tiles.h. */
+/* Blocked loops around register tiles; see tiles.h.
+ *
+ * The loops of gemm know the size of an element and not its type: `at` below
+ * is where element [row, col] of a matrix lies.
+ */
 #include "kernel/tiles.h"
 
 #include <string.h>
@@ -8,73 +12,93 @@ static size_t tiles_min(size_t a, size_t b)
     return a < b ? a : b;
 }
 
-/* Pointers to `count` rows from row `first` on, the last one repeated where
- * the matrix ends. */
-static void tiles_take_rows(const double **rows,
-                            const double *a,
-                            size_t lda,
+static const char *tiles_at(const lora__gemm_tile *tile,
+                            const void *matrix,
+                            size_t row,
+                            size_t stride,
+                            size_t col)
+{
+    return (const char *)matrix + (row * stride + col) * tile->bytes;
+}
+
+static char *tiles_out(const lora__gemm_tile *tile,
+                       void *matrix,
+                       size_t row,
+                       size_t stride,
+                       size_t col)
+{
+    return (char *)matrix + (row * stride + col) * tile->bytes;
+}
+
+/* Pointers to `count` rows from row `first` on, `stride` bytes apart, the last
+ * one repeated where the matrix ends. */
+static void tiles_take_rows(const void **rows,
+                            const void *a,
+                            size_t stride,
                             size_t first,
                             size_t end,
                             size_t count)
 {
     for (size_t i = 0; i < count; i++) {
-        rows[i] = a + tiles_min(first + i, end - 1) * lda;
+        rows[i] = (const char *)a + tiles_min(first + i, end - 1) * stride;
     }
 }
 
 /* A tile that does not fit into C: by way of a whole one. */
 static void tiles_gemm_edge(const lora__gemm_tile *tile,
-                            double *c,
+                            void *c,
                             size_t ldc,
-                            const double *const *a,
-                            const double *packed,
+                            const void *const *a,
+                            const void *packed,
                             size_t rows,
                             size_t cols,
                             size_t k,
                             int add)
 {
-    double whole[LORA__TILE_ROWS * LORA__TILE_COLS];
+    _Alignas(64) char whole[LORA__TILE_ROWS * LORA__TILE_BYTES];
 
     memset(whole, 0, sizeof whole);
     for (size_t i = 0; add && i < rows; i++) {
-        memcpy(whole + i * tile->cols, c + i * ldc, cols * sizeof *c);
+        memcpy(tiles_out(tile, whole, i, tile->cols, 0),
+               tiles_at(tile, c, i, ldc, 0), cols * tile->bytes);
     }
     tile->run(whole, tile->cols, a, packed, k, add);
     for (size_t i = 0; i < rows; i++) {
-        memcpy(c + i * ldc, whole + i * tile->cols, cols * sizeof *c);
+        memcpy(tiles_out(tile, c, i, ldc, 0),
+               tiles_at(tile, whole, i, tile->cols, 0), cols * tile->bytes);
     }
 }
 
 /* C[m,cols] += A[m,k] * packed[k,tile->cols]. */
 static void tiles_gemm_strip(const lora__gemm_tile *tile,
-                             double *c,
+                             void *c,
                              size_t ldc,
-                             const double *a,
+                             const void *a,
                              size_t lda,
-                             const double *packed,
+                             const void *packed,
                              size_t m,
                              size_t cols,
                              size_t k,
                              int add)
 {
-    const double *rows[LORA__TILE_ROWS];
+    const void *rows[LORA__TILE_ROWS];
 
     for (size_t i = 0; i < m; i += tile->rows) {
         const size_t count = tiles_min(tile->rows, m - i);
+        void *to = tiles_out(tile, c, i, ldc, 0);
 
-        tiles_take_rows(rows, a, lda, i, m, tile->rows);
+        tiles_take_rows(rows, a, lda * tile->bytes, i, m, tile->rows);
         if (count == tile->rows && cols == tile->cols) {
-            tile->run(c + i * ldc, ldc, rows, packed, k, add);
+            tile->run(to, ldc, rows, packed, k, add);
         } else {
-            tiles_gemm_edge(tile, c + i * ldc, ldc, rows, packed, count, cols,
-                            k, add);
+            tiles_gemm_edge(tile, to, ldc, rows, packed, count, cols, k, add);
         }
     }
 }
 
 static void tiles_gemm_pack(const lora__gemm_tile *tile,
-                            double *packed,
-                            const double *b,
+                            void *packed,
+                            const void *b,
                             size_t ldb,
                             size_t cols,
                             size_t k)
@@ -83,27 +107,28 @@ static void tiles_gemm_pack(const lora__gemm_tile *tile,
         tile->pack(packed, b, ldb, k);
         return;
     }
-    memset(packed, 0, k * tile->cols * sizeof *packed);
+    memset(packed, 0, k * tile->cols * tile->bytes);
     for (size_t p = 0; p < k; p++) {
-        memcpy(packed + p * tile->cols, b + p * ldb, cols * sizeof *packed);
+        memcpy(tiles_out(tile, packed, p, tile->cols, 0),
+               tiles_at(tile, b, p, ldb, 0), cols * tile->bytes);
     }
 }
 
 LORA_PRIVATE void lora__tiles_gemm(const lora__gemm_tile *tile,
-                                   double *c,
+                                   void *c,
                                    size_t ldc,
-                                   const double *a,
+                                   const void *a,
                                    size_t lda,
-                                   const double *b,
+                                   const void *b,
                                    size_t ldb,
                                    size_t m,
                                    size_t n,
                                    size_t k)
 {
-    _Alignas(64) double packed[LORA__GEMM_DEPTH * LORA__TILE_COLS];
+    _Alignas(64) char packed[LORA__GEMM_DEPTH * LORA__TILE_BYTES];
 
     for (size_t i = 0; k == 0 && n != 0 && i < m; i++) {
-        memset(c + i * ldc, 0, n * sizeof *c);
+        memset(tiles_out(tile, c, i, ldc, 0), 0, n * tile->bytes);
     }
     for (size_t p = 0; p < k; p += LORA__GEMM_DEPTH) {
         const size_t depth = tiles_min(LORA__GEMM_DEPTH, k - p);
@@ -111,8 +136,10 @@ LORA_PRIVATE void lora__tiles_gemm(const lora__gemm_tile *tile,
         for (size_t j = 0; j < n; j += tile->cols) {
             const size_t cols = tiles_min(tile->cols, n - j);
 
-            tiles_gemm_pack(tile, packed, b + p * ldb + j, ldb, cols, depth);
-            tiles_gemm_strip(tile, c + j, ldc, a + p, lda, packed, m, cols,
+            tiles_gemm_pack(tile, packed, tiles_at(tile, b, p, ldb, j), ldb,
+                            cols, depth);
+            tiles_gemm_strip(tile, tiles_out(tile, c, 0, ldc, j), ldc,
+                             tiles_at(tile, a, 0, lda, p), lda, packed, m, cols,
                              depth, p != 0);
         }
     }
@@ -148,9 +175,10 @@ LORA_PRIVATE void lora__tiles_gram(const lora__gram_tile *tile,
                                    size_t n,
                                    size_t k)
 {
-    const double *rows[LORA__TILE_ROWS];
-    const double *cols[LORA__TILE_COLS];
-    double sums[LORA__TILE_ROWS * LORA__TILE_COLS];
+    const size_t stride = lda * sizeof *a;
+    const void *rows[LORA__TILE_ROWS];
+    const void *cols[LORA__TILE_ROWS];
+    double sums[LORA__TILE_ROWS * LORA__TILE_ROWS];
 
     for (size_t i = 0; k == 0 && i < n; i++) {
         memset(c + i * ldc, 0, (i + 1) * sizeof *c);
@@ -161,12 +189,77 @@ LORA_PRIVATE void lora__tiles_gram(const lora__gram_tile *tile,
         for (size_t i = 0; i < n; i += tile->rows) {
             const size_t last = tiles_min(i + tile->rows, n);
 
-            tiles_take_rows(rows, a + p, lda, i, n, tile->rows);
+            tiles_take_rows(rows, a + p, stride, i, n, tile->rows);
             for (size_t j = 0; j < last; j += tile->cols) {
-                tiles_take_rows(cols, a + p, lda, j, n, tile->cols);
+                tiles_take_rows(cols, a + p, stride, j, n, tile->cols);
                 tile->run(sums, rows, cols, depth);
                 tiles_gram_add(c, ldc, sums, tile, i, j, n, p != 0);
             }
+        }
+    }
+}
+
+/* C[m,n] (+)= A[m,k] * B[n,k]^T for few rows of B, which stay in the
+ * first-level cache while all rows of A go by. */
+static void tiles_dots_strip(const lora__gram_tile *tile,
+                             double *c,
+                             size_t ldc,
+                             const float *a,
+                             size_t lda,
+                             const float *b,
+                             size_t ldb,
+                             size_t m,
+                             size_t n,
+                             size_t k,
+                             int add)
+{
+    const void *rows[LORA__TILE_ROWS];
+    const void *cols[LORA__TILE_ROWS];
+    double sums[LORA__TILE_ROWS * LORA__TILE_ROWS];
+
+    for (size_t i = 0; i < m; i += tile->rows) {
+        const size_t last = tiles_min(i + tile->rows, m);
+
+        tiles_take_rows(rows, a, lda * sizeof *a, i, m, tile->rows);
+        for (size_t j = 0; j < n; j += tile->cols) {
+            const size_t end = tiles_min(j + tile->cols, n);
+
+            tiles_take_rows(cols, b, ldb * sizeof *b, j, n, tile->cols);
+            tile->run(sums, rows, cols, k);
+            for (size_t r = i; r < last; r++) {
+                const double *row = sums + (r - i) * tile->cols;
+                double *to = c + r * ldc;
+
+                for (size_t s = j; s < end; s++) {
+                    to[s] = add ? to[s] + row[s - j] : row[s - j];
+                }
+            }
+        }
+    }
+}
+
+LORA_PRIVATE void lora__tiles_dots(const lora__gram_tile *tile,
+                                   double *c,
+                                   size_t ldc,
+                                   const float *a,
+                                   size_t lda,
+                                   const float *b,
+                                   size_t ldb,
+                                   size_t m,
+                                   size_t n,
+                                   size_t k)
+{
+    const size_t strip = 2 * tile->cols;
+
+    for (size_t i = 0; k == 0 && n != 0 && i < m; i++) {
+        memset(c + i * ldc, 0, n * sizeof *c);
+    }
+    for (size_t p = 0; p < k; p += LORA__DOTS_DEPTH) {
+        const size_t depth = tiles_min(LORA__DOTS_DEPTH, k - p);
+
+        for (size_t j = 0; j < n; j += strip) {
+            tiles_dots_strip(tile, c + j, ldc, a + p, lda, b + j * ldb + p, ldb,
+                             m, tiles_min(strip, n - j), depth, p != 0);
         }
     }
 }

@@ -7,11 +7,11 @@
 #ifndef LORA__KERNEL_TILES_H
 #define LORA__KERNEL_TILES_H
 
-#include "platform/compiler.h"
+#include "kernel/kernel.h"
 
-/* The largest tiles that a variant may bring. */
+/* The largest tiles that a variant may bring; rows of B in bytes. */
 #define LORA__TILE_ROWS 8
-#define LORA__TILE_COLS 24
+#define LORA__TILE_BYTES 192
 
 /* A strip of B of this depth is packed at a time, 24 KiB at most on the
  * stack: it stays in the first-level cache while all rows of A go by. */
@@ -21,47 +21,63 @@
 #define LORA__GRAM_DEPTH 512
 
 /* C[rows,cols] = (add ? C : 0) + A[rows,k] * B[k,cols], k ascending, by fused
- * multiply-add. Rows of A are given one by one; B is dense. */
+ * multiply-add, all of one type: `bytes` is the size of an element. Rows of A
+ * are given one by one; B is dense. */
 typedef struct lora__gemm_tile {
+    size_t bytes;
     size_t rows;
     size_t cols;
-    void (*run)(double *c,
+    void (*run)(void *c,
                 size_t ldc,
-                const double *const *a,
-                const double *b,
+                const void *const *a,
+                const void *b,
                 size_t k,
                 int add);
 
     /* Copy B[k,cols], rows ldb apart, to dense rows. */
-    void (*pack)(double *out, const double *b, size_t ldb, size_t k);
+    void (*pack)(void *out, const void *b, size_t ldb, size_t k);
 } lora__gemm_tile;
 
-/* sums[rows,cols] = A[rows,k] * B[cols,k]^T: dot products of rows. */
+/* sums[rows,cols] = A[rows,k] * B[cols,k]^T: dot products of rows, of doubles
+ * or floats as `bytes` says. */
 typedef struct lora__gram_tile {
+    size_t bytes;
     size_t rows;
     size_t cols;
     void (*run)(double *sums,
-                const double *const *a,
-                const double *const *b,
+                const void *const *a,
+                const void *const *b,
                 size_t k);
 } lora__gram_tile;
 
-/* As lora__kernels.gemm_f64 and gram_f64. */
+/* As lora__kernels.gemm_f64 and gemm_f32, by the tile's type. */
 LORA_PRIVATE void lora__tiles_gemm(const lora__gemm_tile *tile,
-                                   double *c,
+                                   void *c,
                                    size_t ldc,
-                                   const double *a,
+                                   const void *a,
                                    size_t lda,
-                                   const double *b,
+                                   const void *b,
                                    size_t ldb,
                                    size_t m,
                                    size_t n,
                                    size_t k);
+
+/* As gram_f64 and dots_f32. */
 LORA_PRIVATE void lora__tiles_gram(const lora__gram_tile *tile,
                                    double *c,
                                    size_t ldc,
                                    const double *a,
                                    size_t lda,
+                                   size_t n,
+                                   size_t k);
+LORA_PRIVATE void lora__tiles_dots(const lora__gram_tile *tile,
+                                   double *c,
+                                   size_t ldc,
+                                   const float *a,
+                                   size_t lda,
+                                   const float *b,
+                                   size_t ldb,
+                                   size_t m,
                                    size_t n,
                                    size_t k);
 

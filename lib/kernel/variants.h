@@ -43,6 +43,12 @@
                                                  size_t n, size_t k);          \
     LORA_PRIVATE void lora__##variant##_gemm_f64(                              \
         double *c, size_t ldc, const double *a, size_t lda, const double *b,   \
+        size_t ldb, size_t m, size_t n, size_t k);                             \
+    LORA_PRIVATE void lora__##variant##_gemm_f32(                              \
+        float *c, size_t ldc, const float *a, size_t lda, const float *b,      \
+        size_t ldb, size_t m, size_t n, size_t k);                             \
+    LORA_PRIVATE void lora__##variant##_dots_f32(                              \
+        double *c, size_t ldc, const float *a, size_t lda, const float *b,     \
         size_t ldb, size_t m, size_t n, size_t k)
 
 LORA__DECLARE_CONVERSIONS(ref);

@@ -336,23 +336,6 @@ static void factored_weigh(factored_work *work)
 
 /* L of each side ------------------------------------------------------- */
 
-/* G in l to a diagonal within [1/4, 1), and its scale to `exponent`. */
-static void
-factored_equilibrate(factored_side *side, size_t rank, double *scale)
-{
-    for (size_t i = 0; i < rank; i++) {
-        double *row = side->l + i * rank;
-        int exponent;
-
-        (void)frexp(sqrt(row[i]), &exponent);
-        side->exponent[i] = exponent;
-        scale[i] = ldexp(1, -exponent);
-        for (size_t j = 0; j <= i; j++) {
-            row[j] *= scale[i] * scale[j];
-        }
-    }
-}
-
 /* From G in l to L. */
 static lora_status
 factored_triangle(factored_work *work, factored_side *side, lora_error *error)
@@ -361,7 +344,7 @@ factored_triangle(factored_work *work, factored_side *side, lora_error *error)
     const size_t length = side->length;
     double *v;
 
-    factored_equilibrate(side, rank, work->row);
+    lora__triangle_equilibrate(side->l, work->row, side->exponent, rank);
     if (lora__triangle_cholesky(side->l, rank, work->kernels)) {
         side->loss =
             DBL_EPSILON * sqrt((double)length) *
@@ -433,7 +416,6 @@ static lora_status factored_reflected(lora__svd_state *state,
                                       lora_error *error)
 {
     const size_t rank = work->rank;
-    const double *v = basis->reflector.at;
 
     TRY(lora__block_create(&state->basis_mix, rank, rank, work->context,
                            error));
@@ -442,17 +424,10 @@ static lora_status factored_reflected(lora__svd_state *state,
     memcpy(state->head.at, work->u_t, rank * rank * sizeof(double));
     factored_scale(state->head.at, rank, rank, work->row, work->column);
 
-    for (size_t i = 0; i < rank; i++) {
-        for (size_t j = 0; j < rank; j++) {
-            work->spare[i * rank + j] = -v[j * basis->length + i];
-        }
-    }
+    lora__lq_mix(work->spare, work->core, basis->reflector.at, basis->tau, rank,
+                 basis->length, work->kernels);
     factored_gemm(work->context, state->basis_mix.at, work->u_t, work->spare,
                   rank, rank, rank);
-    lora__lq_triangle(work->core, rank, v, basis->length, basis->tau, rank,
-                      basis->length, work->kernels);
-    lora__triangle_solve(state->basis_mix.at, rank, rank, work->core, rank,
-                         rank, work->kernels);
     factored_scale(state->basis_mix.at, rank, rank, work->row, work->column);
     return LORA_OK;
 }

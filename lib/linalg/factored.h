@@ -42,9 +42,9 @@ typedef struct lora__svd {
 } lora__svd;
 
 /* Dimensions are not 0. NONFINITE if a factor is not finite, or a singular
- * value would not be; CONVERGENCE if the SVD does not settle. Zero factors,
- * rank deficiency, rank > min(rows, cols) and scales from 1e-150 to 1e150 are
- * all in order. Values below 2 eps T are rounding and come out as 0.
+ * value would not be; CONVERGENCE if the SVD does not settle; CANCELLED. Zero
+ * factors, rank deficiency, rank > min(rows, cols) and scales from 1e-150 to
+ * 1e150 are all in order. Values below 2 eps T are rounding and come out as 0.
  *
  * Takes O(rank^2) memory where factors are well conditioned, else up to as
  * much as the factors twice. Destroy with lora__svd_destroy(). */

@@ -89,6 +89,23 @@ LORA_PRIVATE void lora__lq_triangle(double *k,
     householder_diagonal(k, ldk, tau, rank);
 }
 
+LORA_PRIVATE void lora__lq_mix(double *mix,
+                               double *scratch,
+                               const double *v,
+                               const double *tau,
+                               size_t rank,
+                               size_t length,
+                               const lora__kernels *kernels)
+{
+    for (size_t i = 0; i < rank; i++) {
+        for (size_t j = 0; j < rank; j++) {
+            mix[i * rank + j] = -v[j * length + i];
+        }
+    }
+    lora__lq_triangle(scratch, rank, v, length, tau, rank, length, kernels);
+    lora__triangle_solve(mix, rank, rank, scratch, rank, rank, kernels);
+}
+
 static void householder_panel(double *l,
                               double *a,
                               double *tau,
@@ -201,6 +218,7 @@ LORA_PRIVATE lora_status lora__lq_create(double *l,
     const lora__settings *settings = lora__context_get(context);
     const lora__kernels *kernels = lora__kernels_get(settings->cpu);
     lora__block scratch;
+    lora_status status = LORA_OK;
     double *gram;
 
     INVARIANT(rank <= length, error);
@@ -214,14 +232,16 @@ LORA_PRIVATE lora_status lora__lq_create(double *l,
         const size_t end =
             rank - begin < HOUSEHOLDER_PANEL ? rank : begin + HOUSEHOLDER_PANEL;
 
+        TRY_OR_DONE(lora__progress(context, NULL, 0, 0, error));
         householder_panel(l, a, tau, begin, end, rank, length, kernels);
         if (end < rank) {
             householder_update(a, tau, begin, end, rank, length, gram,
                                scratch.at, kernels);
         }
     }
+done:
     lora__block_destroy(&scratch, context);
-    return LORA_OK;
+    return status;
 }
 
 /* Bring the row with the largest rest to place i; returns the square norm of

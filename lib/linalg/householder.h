@@ -21,7 +21,7 @@
 #include "kernel/kernel.h"
 
 /* a[rank, length] becomes V, dense; l[rank, rank] with zeros above the
- * diagonal; tau[rank]. Uses the backend if there is one. */
+ * diagonal; tau[rank]. Uses the backend if there is one. CANCELLED. */
 LORA_PRIVATE lora_status lora__lq_create(double *l,
                                          double *a,
                                          double *tau,
@@ -40,6 +40,16 @@ LORA_PRIVATE void lora__lq_triangle(double *k,
                                     size_t rank,
                                     size_t length,
                                     const lora__kernels *kernels);
+
+/* mix[rank, rank] = -V1 K^-1, V1[i,j] = V[j,i], so that Q = [I 0] + mix V.
+ * scratch[rank, rank]. */
+LORA_PRIVATE void lora__lq_mix(double *mix,
+                               double *scratch,
+                               const double *v,
+                               const double *tau,
+                               size_t rank,
+                               size_t length,
+                               const lora__kernels *kernels);
 
 /* A = P L Q with rows chosen largest first, for a small square a[n, n].
  *

@@ -35,6 +35,7 @@ typedef struct jacobi_rows {
     const lora__kernels *kernels;
     double tolerance;
     size_t rotations;
+    lora_context *context;
 } jacobi_rows;
 
 /* A rotation x' = c x - s y, y' = s x + c y. */
@@ -108,10 +109,12 @@ jacobi_diagonal(jacobi_rows *r, size_t sum, size_t begin, size_t end)
 /* All pairs in the order (0,1) (0,2) ... (1,2) ..., or rather one that gives
  * the same: pairs of equal i + j may go side by side once (i, j - 1) and
  * (i - 1, j) are done. A few i at a time, whose rows stay in the cache. */
-static void jacobi_sweep(jacobi_rows *r)
+static lora_status jacobi_sweep(jacobi_rows *r, lora_error *error)
 {
     for (size_t first = 0; first < r->rows; first += JACOBI_BATCH) {
         const size_t last = first + JACOBI_BATCH - 1;
+
+        TRY(lora__progress(r->context, NULL, 0, 0, error));
 
         for (size_t sum = 2 * first + 1; sum < last + r->rows; sum++) {
             /* first <= i <= last and i < sum - i < rows */
@@ -125,6 +128,7 @@ static void jacobi_sweep(jacobi_rows *r)
             }
         }
     }
+    return LORA_OK;
 }
 
 /* Rotate rows of x[rows, n] until no pair is off; their square norms into
@@ -133,10 +137,12 @@ static lora_status jacobi_settle(double *x,
                                  double *squares,
                                  size_t rows,
                                  size_t n,
-                                 const lora__kernels *kernels,
+                                 lora_context *context,
                                  lora_error *error)
 {
-    jacobi_rows r = {x, squares, rows, n, kernels, 0, 0};
+    const lora__kernels *kernels =
+        lora__kernels_get(lora__context_get(context)->cpu);
+    jacobi_rows r = {x, squares, rows, n, kernels, 0, 0, context};
 
     /* A dot product of n terms is off by about eps sqrt(n); squared. */
     r.tolerance = DBL_EPSILON * DBL_EPSILON * ((double)n + 8);
@@ -145,7 +151,7 @@ static lora_status jacobi_settle(double *x,
             squares[i] = kernels->dot_f64(x + i * n, x + i * n, n);
         }
         r.rotations = 0;
-        jacobi_sweep(&r);
+        TRY(jacobi_sweep(&r, error));
         if (r.rotations == 0) {
             return LORA_OK;
         }
@@ -301,7 +307,7 @@ LORA_PRIVATE lora_status lora__jacobi_left(double *sigma,
             u_t[i * n + j] = c[j * n + i];
         }
     }
-    TRY_OR_DONE(jacobi_settle(u_t, squares, rows, n, kernels, error));
+    TRY_OR_DONE(jacobi_settle(u_t, squares, rows, n, context, error));
     jacobi_sort(u_t, squares, rows, n);
     jacobi_finish(sigma, u_t, order, squares, squares + 2 * n, rows, n, floor);
 done:

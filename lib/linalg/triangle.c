@@ -5,6 +5,24 @@
 #include <math.h>
 #include <string.h>
 
+LORA_PRIVATE void lora__triangle_equilibrate(double *g,
+                                             double *scale,
+                                             int32_t *exponent,
+                                             size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        double *row = g + i * n;
+        int e;
+
+        (void)frexp(sqrt(row[i]), &e);
+        exponent[i] = e;
+        scale[i] = ldexp(1, -e);
+        for (size_t j = 0; j <= i; j++) {
+            row[j] *= scale[i] * scale[j];
+        }
+    }
+}
+
 /* Row by row: L[i,j] = (G[i,j] - L[i,:j] . L[j,:j]) / L[j,j]. The computed L
  * satisfies |L L^T - G| <= (n + 1) eps |L| |L|^T elementwise. */
 LORA_PRIVATE int

@@ -6,6 +6,14 @@
 
 #include "kernel/kernel.h"
 
+/* Bring the lower triangle of a Gram matrix to a diagonal within [1/4, 1):
+ * G[i,j] *= scale[i] scale[j], scale[i] = 2^-exponent[i], which is 1 for a row
+ * of zeros. */
+LORA_PRIVATE void lora__triangle_equilibrate(double *g,
+                                             double *scale,
+                                             int32_t *exponent,
+                                             size_t n);
+
 /* L * L^T = G, in place of G's lower triangle; what lies above becomes 0.
  * The diagonal of G should be near 1: a pivot below 8 n eps of it is taken
  * for rounding and gives 0, else 1. */

@@ -620,6 +620,138 @@ static void gemm_is_the_product(void **state)
     }
 }
 
+static float *random_floats(size_t count)
+{
+    float *a = malloc(count * sizeof *a);
+
+    assert_true(a != NULL);
+    for (size_t i = 0; i < count; i++) {
+        a[i] = (float)random_number();
+    }
+    return a;
+}
+
+/* C[m,n] = A[m,k] B[k,n] in f32: the chain of fused steps, in every bit, the
+ * reference too. */
+static void
+check_gemm_f32(const lora__kernels *kernels, size_t m, size_t n, size_t k)
+{
+    const size_t lda = k + 3;
+    const size_t ldb = n + 1;
+    const size_t ldc = n + 2;
+    float *a = random_floats(m * lda + 1);
+    float *b = random_floats(k * ldb + 1);
+    float *c = random_floats(m * ldc + 1);
+    float *before = malloc((m * ldc + 1) * sizeof *before);
+
+    assert_true(before != NULL);
+    memcpy(before, c, (m * ldc + 1) * sizeof *before);
+    kernels->gemm_f32(c, ldc, a, lda, b, ldb, m, n, k);
+    for (size_t i = 0; i < m; i++) {
+        for (size_t j = 0; j < n; j++) {
+            float chain = 0;
+
+            for (size_t p = 0; p < k; p++) {
+                chain = fmaf(a[i * lda + p], b[p * ldb + j], chain);
+            }
+            if (memcmp(&c[i * ldc + j], &chain, sizeof chain) != 0) {
+                fail_msg("%s gemm_f32 %zu %zu %zu", kernels->name, m, n, k);
+            }
+        }
+        assert_memory_equal(c + i * ldc + n, before + i * ldc + n,
+                            2 * sizeof *c);
+    }
+    free(a);
+    free(b);
+    free(c);
+    free(before);
+}
+
+static void gemm_f32_is_the_chain(void **state)
+{
+    static const size_t rows[] = {0, 1, 3, 4, 5, 8, 9, 17};
+    static const size_t cols[] = {0, 1, 2, 15, 16, 17, 24, 25, 47, 48, 49, 100};
+    static const size_t depths[] = {0, 1, 2, 5, 127, 128, 129, 300};
+
+    (void)state;
+    for (size_t v = 0; v <= variant_count; v++) {
+        const lora__kernels *k = v == variant_count ? ref : variants[v];
+
+        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+            for (size_t j = 0; j < sizeof cols / sizeof *cols; j++) {
+                for (size_t p = 0; p < sizeof depths / sizeof *depths; p++) {
+                    check_gemm_f32(k, rows[i], cols[j], depths[p]);
+                }
+            }
+        }
+        check_gemm_f32(k, 33, 640, 64);
+    }
+}
+
+/* C[m,n] = A[m,k] B[n,k]^T within the bound: sums of at most 512 in f32, which
+ * are u = 2^-24 each, and beyond that in f64. */
+static void
+check_dots(const lora__kernels *kernels, size_t m, size_t n, size_t k)
+{
+    const size_t lda = k + 3;
+    const size_t ldb = k + 1;
+    const size_t ldc = n + 2;
+    const size_t depth = k < LORA__DOTS_DEPTH ? k : LORA__DOTS_DEPTH;
+    float *a = random_floats(m * lda + 1);
+    float *b = random_floats(n * ldb + 1);
+    double *c = random_matrix(m * ldc + 1);
+    double *before = malloc((m * ldc + 1) * sizeof *before);
+
+    assert_true(before != NULL);
+    memcpy(before, c, (m * ldc + 1) * sizeof *before);
+    kernels->dots_f32(c, ldc, a, lda, b, ldb, m, n, k);
+    for (size_t i = 0; i < m; i++) {
+        for (size_t j = 0; j < n; j++) {
+            double sum = 0;
+            double magnitudes = 0;
+
+            for (size_t p = 0; p < k; p++) {
+                const double product =
+                    (double)a[i * lda + p] * (double)b[j * ldb + p];
+
+                sum += product;
+                magnitudes += fabs(product);
+            }
+            if (!(fabs(c[i * ldc + j] - sum) <=
+                  (double)depth * 0x1p-24 * magnitudes * 1.001)) {
+                fail_msg("%s dots %zu %zu %zu", kernels->name, m, n, k);
+            }
+        }
+        assert_memory_equal(c + i * ldc + n, before + i * ldc + n,
+                            2 * sizeof *c);
+    }
+    free(a);
+    free(b);
+    free(c);
+    free(before);
+}
+
+static void dots_are_products_of_rows(void **state)
+{
+    static const size_t sizes[] = {0, 1, 2, 3, 4, 5, 8, 9, 17};
+    static const size_t depths[] = {0,  1,   3,   7,   8,   9,   15,
+                                    16, 100, 511, 512, 513, 1100};
+
+    (void)state;
+    for (size_t v = 0; v <= variant_count; v++) {
+        const lora__kernels *k = v == variant_count ? ref : variants[v];
+
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+            for (size_t j = 0; j < sizeof sizes / sizeof *sizes; j++) {
+                for (size_t p = 0; p < sizeof depths / sizeof *depths; p++) {
+                    check_dots(k, sizes[i], sizes[j], depths[p]);
+                }
+            }
+        }
+        check_dots(k, 48, 64, 640);
+    }
+}
+
 /* Lower triangle of C[n,n] = A[n,k] A^T; the upper one left alone. */
 static void check_gram(const lora__kernels *kernels, size_t n, size_t k)
 {
@@ -718,6 +850,8 @@ int main(void)
         cmocka_unit_test(axpy_and_scale_are_the_references),
         cmocka_unit_test(axpy_is_fused),
         cmocka_unit_test(gemm_is_the_product),
+        cmocka_unit_test(gemm_f32_is_the_chain),
+        cmocka_unit_test(dots_are_products_of_rows),
         cmocka_unit_test(gram_is_the_product),
         cmocka_unit_test(dot_and_rotate_are_within_bounds),
     };

@@ -36,13 +36,15 @@
     vst1q_f64(c + i * ldc + 6, c##i##3)
 
 /* C[4,8] = (add ? C : 0) + A[4,k] * B[k,8]. */
-static void neon_gemm_tile(double *c,
+static void neon_gemm_tile(void *out,
                            size_t ldc,
-                           const double *const *a,
-                           const double *b,
+                           const void *const *a,
+                           const void *packed,
                            size_t k,
                            int add)
 {
+    double *c = out;
+    const double *b = packed;
     NEON_GEMM_LOAD(0)
     NEON_GEMM_LOAD(1)
     NEON_GEMM_LOAD(2)
@@ -66,8 +68,11 @@ static void neon_gemm_tile(double *c,
     NEON_GEMM_STORE(3);
 }
 
-static void neon_gemm_pack(double *out, const double *b, size_t ldb, size_t k)
+static void neon_gemm_pack(void *packed, const void *from, size_t ldb, size_t k)
 {
+    double *out = packed;
+    const double *b = from;
+
     for (size_t p = 0; p < k; p++, b += ldb, out += 8) {
         vst1q_f64(out, vld1q_f64(b));
         vst1q_f64(out + 2, vld1q_f64(b + 2));
@@ -90,14 +95,18 @@ static void neon_gemm_pack(double *out, const double *b, size_t ldb, size_t k)
 /* sums[4,4] = A[4,k] * B[4,k]^T, two partial sums an element and then the odd
  * one of k. */
 static void neon_gram_tile(double *sums,
-                           const double *const *a,
-                           const double *const *b,
+                           const void *const *a,
+                           const void *const *b,
                            size_t k)
 {
     const double *a0 = a[0];
     const double *a1 = a[1];
     const double *a2 = a[2];
     const double *a3 = a[3];
+    const double *b_0 = b[0];
+    const double *b_1 = b[1];
+    const double *b_2 = b[2];
+    const double *b_3 = b[3];
     float64x2_t s00 = vdupq_n_f64(0);
     float64x2_t s01 = s00, s02 = s00, s03 = s00, s10 = s00, s11 = s00;
     float64x2_t s12 = s00, s13 = s00, s20 = s00, s21 = s00, s22 = s00;
@@ -105,10 +114,10 @@ static void neon_gram_tile(double *sums,
     size_t p = 0;
 
     for (; p + 2 <= k; p += 2) {
-        const float64x2_t b0 = vld1q_f64(b[0] + p);
-        const float64x2_t b1 = vld1q_f64(b[1] + p);
-        const float64x2_t b2 = vld1q_f64(b[2] + p);
-        const float64x2_t b3 = vld1q_f64(b[3] + p);
+        const float64x2_t b0 = vld1q_f64(b_0 + p);
+        const float64x2_t b1 = vld1q_f64(b_1 + p);
+        const float64x2_t b2 = vld1q_f64(b_2 + p);
+        const float64x2_t b3 = vld1q_f64(b_3 + p);
         float64x2_t a_p;
 
         NEON_GRAM_STEP(0);
@@ -122,14 +131,18 @@ static void neon_gram_tile(double *sums,
     NEON_GRAM_STORE(3);
     for (; p < k; p++) {
         for (size_t i = 0; i < 16; i++) {
-            sums[i] = fma(a[i / 4][p], b[i % 4][p], sums[i]);
+            const double *x = a[i / 4];
+            const double *y = b[i % 4];
+
+            sums[i] = fma(x[p], y[p], sums[i]);
         }
     }
 }
 
-static const lora__gemm_tile neon_gemm_tiles = {4, 8, neon_gemm_tile,
-                                                neon_gemm_pack};
-static const lora__gram_tile neon_gram_tiles = {4, 4, neon_gram_tile};
+static const lora__gemm_tile neon_gemm_tiles = {sizeof(double), 4, 8,
+                                                neon_gemm_tile, neon_gemm_pack};
+static const lora__gram_tile neon_gram_tiles = {sizeof(double), 4, 4,
+                                                neon_gram_tile};
 
 LORA_PRIVATE void lora__neon_gemm_f64(double *c,
                                       size_t ldc,

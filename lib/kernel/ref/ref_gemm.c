@@ -1,6 +1,7 @@
-/* Products of matrices in f64, the reference: plain loops, with multiply and
- * add apart (or as the compiler sees fit), as machines that need it have no
- * fused instruction to be fast with.
+/* Products of matrices, the reference. In f64, and for the dot products, plain
+ * loops with multiply and add apart (or as the compiler sees fit), as machines
+ * that need it have no fused instruction to be fast with; gemm_f32 is defined
+ * bit by bit and says fmaf().
  */
 #include "kernel/variants.h"
 
@@ -56,6 +57,73 @@ LORA_PRIVATE void lora__ref_gemm_f64(double *c,
             for (size_t j = 0; j < n; j++) {
                 row[j] += factors[p] * b[p * ldb + j];
             }
+        }
+    }
+}
+
+LORA_PRIVATE void lora__ref_gemm_f32(float *c,
+                                     size_t ldc,
+                                     const float *a,
+                                     size_t lda,
+                                     const float *b,
+                                     size_t ldb,
+                                     size_t m,
+                                     size_t n,
+                                     size_t k)
+{
+    for (size_t i = 0; n != 0 && i < m; i++) {
+        float *row = c + i * ldc;
+
+        memset(row, 0, n * sizeof *row);
+        for (size_t p = 0; p < k; p++) {
+            lora__ref_axpy_f32(row, b + p * ldb, a[i * lda + p], n);
+        }
+    }
+}
+
+/* Four sums side by side over at most 512 elements. */
+static float ref_dot_f32(const float *a, const float *b, size_t count)
+{
+    float s0 = 0;
+    float s1 = 0;
+    float s2 = 0;
+    float s3 = 0;
+    size_t i = 0;
+
+    for (; i + 4 <= count; i += 4) {
+        s0 += a[i] * b[i];
+        s1 += a[i + 1] * b[i + 1];
+        s2 += a[i + 2] * b[i + 2];
+        s3 += a[i + 3] * b[i + 3];
+    }
+    for (; i < count; i++) {
+        s0 += a[i] * b[i];
+    }
+    return (s0 + s1) + (s2 + s3);
+}
+
+LORA_PRIVATE void lora__ref_dots_f32(double *c,
+                                     size_t ldc,
+                                     const float *a,
+                                     size_t lda,
+                                     const float *b,
+                                     size_t ldb,
+                                     size_t m,
+                                     size_t n,
+                                     size_t k)
+{
+    for (size_t i = 0; i < m; i++) {
+        for (size_t j = 0; j < n; j++) {
+            double sum = 0;
+
+            for (size_t p = 0; p < k; p += LORA__DOTS_DEPTH) {
+                const size_t rest = k - p;
+
+                sum += (double)ref_dot_f32(
+                    a + i * lda + p, b + j * ldb + p,
+                    rest < LORA__DOTS_DEPTH ? rest : LORA__DOTS_DEPTH);
+            }
+            c[i * ldc + j] = sum;
         }
     }
 }

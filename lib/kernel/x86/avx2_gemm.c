@@ -37,13 +37,15 @@
     _mm256_storeu_pd(c + i * ldc + 8, c##i##2)
 
 /* C[4,12] = (add ? C : 0) + A[4,k] * B[k,12]. */
-AVX2_GEMM static void avx2_gemm_tile(double *c,
+AVX2_GEMM static void avx2_gemm_tile(void *out,
                                      size_t ldc,
-                                     const double *const *a,
-                                     const double *b,
+                                     const void *const *a,
+                                     const void *packed,
                                      size_t k,
                                      int add)
 {
+    double *c = out;
+    const double *b = packed;
     AVX2_GEMM_LOAD(0)
     AVX2_GEMM_LOAD(1)
     AVX2_GEMM_LOAD(2)
@@ -67,8 +69,11 @@ AVX2_GEMM static void avx2_gemm_tile(double *c,
 }
 
 AVX2_GEMM static void
-avx2_gemm_pack(double *out, const double *b, size_t ldb, size_t k)
+avx2_gemm_pack(void *packed, const void *from, size_t ldb, size_t k)
 {
+    double *out = packed;
+    const double *b = from;
+
     for (size_t p = 0; p < k; p++, b += ldb, out += 12) {
         _mm256_storeu_pd(out, _mm256_loadu_pd(b));
         _mm256_storeu_pd(out + 4, _mm256_loadu_pd(b + 4));
@@ -96,23 +101,26 @@ avx2_gram_sums(__m256d x, __m256d y, __m256d z, __m256d w)
 /* sums[4,3] = A[4,k] * B[3,k]^T, four partial sums an element and then the
  * odd ones of k. */
 AVX2_GEMM static void avx2_gram_tile(double *sums,
-                                     const double *const *a,
-                                     const double *const *b,
+                                     const void *const *a,
+                                     const void *const *b,
                                      size_t k)
 {
     const double *a0 = a[0];
     const double *a1 = a[1];
     const double *a2 = a[2];
     const double *a3 = a[3];
+    const double *b_0 = b[0];
+    const double *b_1 = b[1];
+    const double *b_2 = b[2];
     __m256d s00 = _mm256_setzero_pd();
     __m256d s01 = s00, s02 = s00, s10 = s00, s11 = s00, s12 = s00;
     __m256d s20 = s00, s21 = s00, s22 = s00, s30 = s00, s31 = s00, s32 = s00;
     size_t p = 0;
 
     for (; p + 4 <= k; p += 4) {
-        const __m256d b0 = _mm256_loadu_pd(b[0] + p);
-        const __m256d b1 = _mm256_loadu_pd(b[1] + p);
-        const __m256d b2 = _mm256_loadu_pd(b[2] + p);
+        const __m256d b0 = _mm256_loadu_pd(b_0 + p);
+        const __m256d b1 = _mm256_loadu_pd(b_1 + p);
+        const __m256d b2 = _mm256_loadu_pd(b_2 + p);
         __m256d a_p;
 
         AVX2_GRAM_STEP(0);
@@ -125,14 +133,18 @@ AVX2_GEMM static void avx2_gram_tile(double *sums,
     _mm256_storeu_pd(sums + 8, avx2_gram_sums(s22, s30, s31, s32));
     for (; p < k; p++) {
         for (size_t i = 0; i < 12; i++) {
-            sums[i] = fma(a[i / 3][p], b[i % 3][p], sums[i]);
+            const double *x = a[i / 3];
+            const double *y = b[i % 3];
+
+            sums[i] = fma(x[p], y[p], sums[i]);
         }
     }
 }
 
-static const lora__gemm_tile avx2_gemm_tiles = {4, 12, avx2_gemm_tile,
-                                                avx2_gemm_pack};
-static const lora__gram_tile avx2_gram_tiles = {4, 3, avx2_gram_tile};
+static const lora__gemm_tile avx2_gemm_tiles = {sizeof(double), 4, 12,
+                                                avx2_gemm_tile, avx2_gemm_pack};
+static const lora__gram_tile avx2_gram_tiles = {sizeof(double), 4, 3,
+                                                avx2_gram_tile};
 
 LORA_PRIVATE void lora__avx2_gemm_f64(double *c,
                                       size_t ldc,

@@ -35,13 +35,15 @@
     _mm512_storeu_pd(c + i * ldc + 16, c##i##2)
 
 /* C[8,24] = (add ? C : 0) + A[8,k] * B[k,24]. */
-AVX512_GEMM static void avx512_gemm_tile(double *c,
+AVX512_GEMM static void avx512_gemm_tile(void *out,
                                          size_t ldc,
-                                         const double *const *a,
-                                         const double *b,
+                                         const void *const *a,
+                                         const void *packed,
                                          size_t k,
                                          int add)
 {
+    double *c = out;
+    const double *b = packed;
     AVX512_GEMM_LOAD(0)
     AVX512_GEMM_LOAD(1)
     AVX512_GEMM_LOAD(2)
@@ -77,8 +79,11 @@ AVX512_GEMM static void avx512_gemm_tile(double *c,
 }
 
 AVX512_GEMM static void
-avx512_gemm_pack(double *out, const double *b, size_t ldb, size_t k)
+avx512_gemm_pack(void *packed, const void *from, size_t ldb, size_t k)
 {
+    double *out = packed;
+    const double *b = from;
+
     for (size_t p = 0; p < k; p++, b += ldb, out += 24) {
         _mm512_storeu_pd(out, _mm512_loadu_pd(b));
         _mm512_storeu_pd(out + 8, _mm512_loadu_pd(b + 8));
@@ -115,14 +120,18 @@ avx512_gram_sums(__m512d x, __m512d y, __m512d z, __m512d w)
 /* sums[4,4] = A[4,k] * B[4,k]^T, eight partial sums an element and then the
  * odd ones of k. */
 AVX512_GEMM static void avx512_gram_tile(double *sums,
-                                         const double *const *a,
-                                         const double *const *b,
+                                         const void *const *a,
+                                         const void *const *b,
                                          size_t k)
 {
     const double *a0 = a[0];
     const double *a1 = a[1];
     const double *a2 = a[2];
     const double *a3 = a[3];
+    const double *b_0 = b[0];
+    const double *b_1 = b[1];
+    const double *b_2 = b[2];
+    const double *b_3 = b[3];
     __m512d s00 = _mm512_setzero_pd();
     __m512d s01 = s00, s02 = s00, s03 = s00, s10 = s00, s11 = s00, s12 = s00;
     __m512d s13 = s00, s20 = s00, s21 = s00, s22 = s00, s23 = s00, s30 = s00;
@@ -130,10 +139,10 @@ AVX512_GEMM static void avx512_gram_tile(double *sums,
     size_t p = 0;
 
     for (; p + 8 <= k; p += 8) {
-        const __m512d b0 = _mm512_loadu_pd(b[0] + p);
-        const __m512d b1 = _mm512_loadu_pd(b[1] + p);
-        const __m512d b2 = _mm512_loadu_pd(b[2] + p);
-        const __m512d b3 = _mm512_loadu_pd(b[3] + p);
+        const __m512d b0 = _mm512_loadu_pd(b_0 + p);
+        const __m512d b1 = _mm512_loadu_pd(b_1 + p);
+        const __m512d b2 = _mm512_loadu_pd(b_2 + p);
+        const __m512d b3 = _mm512_loadu_pd(b_3 + p);
         __m512d a_p;
 
         AVX512_GRAM_STEP(0);
@@ -147,14 +156,18 @@ AVX512_GEMM static void avx512_gram_tile(double *sums,
     _mm256_storeu_pd(sums + 12, avx512_gram_sums(s30, s31, s32, s33));
     for (; p < k; p++) {
         for (size_t i = 0; i < 16; i++) {
-            sums[i] = fma(a[i / 4][p], b[i % 4][p], sums[i]);
+            const double *x = a[i / 4];
+            const double *y = b[i % 4];
+
+            sums[i] = fma(x[p], y[p], sums[i]);
         }
     }
 }
 
-static const lora__gemm_tile avx512_gemm_tiles = {8, 24, avx512_gemm_tile,
-                                                  avx512_gemm_pack};
-static const lora__gram_tile avx512_gram_tiles = {4, 4, avx512_gram_tile};
+static const lora__gemm_tile avx512_gemm_tiles = {
+    sizeof(double), 8, 24, avx512_gemm_tile, avx512_gemm_pack};
+static const lora__gram_tile avx512_gram_tiles = {sizeof(double), 4, 4,
+                                                  avx512_gram_tile};
 
 LORA_PRIVATE void lora__avx512_gemm_f64(double *c,
                                         size_t ldc,
