@@ -22,7 +22,8 @@ typedef struct lora__noise {
     double unit; /* what stored values were multiplied by */
     size_t columns;
     double *column_sums; /* of ulp^2, in units^2 */
-    double row_max;
+    double row_max;      /* the same */
+    double squares[256]; /* ulp^2 by the exponent bits of an F32 */
 } lora__noise;
 
 /* 1 if rounding to `one` is coarser than to `other`: has fewer bits of

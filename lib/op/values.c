@@ -25,11 +25,10 @@ static uint32_t values_largest_bits(const float *values, size_t count)
     return largest;
 }
 
-/* Add a chunk that starts at element `first`. */
-static void values_add_f32(lora__values *out,
-                           const float *values,
-                           size_t count,
-                           uint64_t first)
+LORA_PRIVATE void lora__values_add(lora__values *out,
+                                   const float *values,
+                                   size_t count,
+                                   uint64_t first)
 {
     uint32_t bits = values_largest_bits(values, count);
     float largest;
@@ -70,10 +69,17 @@ LORA_PRIVATE lora_status lora__values_look(lora__values *out,
                                            size_t index,
                                            lora_error *error)
 {
-    const lora__container *container = adapter->container;
+    return lora__values_look_at(out, adapter->container, index, error);
+}
+
+LORA_PRIVATE lora_status lora__values_look_at(lora__values *out,
+                                              const lora__container *container,
+                                              size_t index,
+                                              lora_error *error)
+{
     const lora__entry *entry = &container->entries[index];
     const lora__kernels *kernels =
-        lora__kernels_get(lora__context_get(adapter->context)->cpu);
+        lora__kernels_get(lora__context_get(container->context)->cpu);
     size_t size = lora_dtype_bits(entry->dtype) / 8;
     unsigned char chunk[VALUES_CHUNK * sizeof(double)];
     double wide[VALUES_CHUNK];
@@ -94,7 +100,7 @@ LORA_PRIVATE lora_status lora__values_look(lora__values *out,
         } else {
             TRY(lora__convert_to_f32(narrow, chunk, entry->dtype, count,
                                      kernels, error));
-            values_add_f32(out, narrow, count, done);
+            lora__values_add(out, narrow, count, done);
         }
     }
     return LORA_OK;

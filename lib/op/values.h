@@ -20,6 +20,19 @@ LORA_PRIVATE lora_status lora__values_look(lora__values *out,
                                            size_t index,
                                            lora_error *error);
 
+/* The same for a tensor of any container. */
+LORA_PRIVATE lora_status lora__values_look_at(lora__values *out,
+                                              const lora__container *container,
+                                              size_t index,
+                                              lora_error *error);
+
+/* Look at the next values of a tensor that is read anyway, `first` of which
+ * came before. `out` is zeroed before the first ones. */
+LORA_PRIVATE void lora__values_add(lora__values *out,
+                                   const float *values,
+                                   size_t count,
+                                   uint64_t first);
+
 /* Look at every tensor; `out` has one element for each. */
 LORA_PRIVATE lora_status lora__values_scan(lora__values *out,
                                            const lora_adapter *adapter,

@@ -6,6 +6,8 @@
 
 #include "checkpoints.h"
 
+#include "op/values.h"
+
 #include <dirent.h>
 #include <math.h>
 #include <sys/stat.h>
@@ -324,6 +326,42 @@ static void scales_are_applied(void **state)
         assert_int_equal(c->tensors[i].use,
                          helps ? LORA__TENSOR_ASIDE : LORA__TENSOR_TARGET);
     }
+    lora__checkpoint_release(c);
+    free(file.data);
+}
+
+/* The first value that is not finite is named, read at once or in rows. */
+static void bad_values_are_found(void **state)
+{
+    static const uint16_t f16[] = {0x3C00, 0xC400, 0x7BFF,
+                                   0x7C00, 0x0000, 0x7E00};
+    const weight w = {"a.weight", LORA_DTYPE_F16, 2, {3, 2}, f16};
+    lora__values at_once;
+    lora__values in_rows = {0};
+    lora__checkpoint *c;
+    lora_error error;
+    float rows[6];
+    blob file;
+
+    (void)state;
+    lora_error_init(&error, sizeof error);
+    assert_int_equal(open_weights(&c, &file, context, &w, 1, NULL), LORA_OK);
+    assert_int_equal(lora__values_look_at(&at_once, c->tensors[0].container,
+                                          c->tensors[0].index, NULL),
+                     LORA_OK);
+    assert_int_equal(
+        lora__checkpoint_read_rows(rows, c, &c->holds[0], 0, 3, NULL), LORA_OK);
+    for (size_t i = 0; i < 3; i++) {
+        lora__values_add(&in_rows, rows + 2 * i, 2, 2 * i);
+    }
+    assert_int_equal(at_once.bad, 2);
+    assert_int_equal(at_once.first_bad, 3);
+    assert_true(at_once.largest == 65504);
+    assert_memory_equal(&at_once, &in_rows, sizeof at_once);
+    assert_int_equal(lora__values_check(&in_rows, c->tensors[0].entry, &error),
+                     LORA_ERROR_NONFINITE);
+    assert_string_equal(error.subject, "a.weight");
+    assert_non_null(strstr(error.message, "element 3"));
     lora__checkpoint_release(c);
     free(file.data);
 }
@@ -693,6 +731,7 @@ int main(void)
         cmocka_unit_test(types_are_exact),
         cmocka_unit_test(long_rows_are_whole),
         cmocka_unit_test(scales_are_applied),
+        cmocka_unit_test(bad_values_are_found),
         cmocka_unit_test(some_are_no_targets),
         cmocka_unit_test(twice_is_refused),
         cmocka_unit_test(odd_rows_stay_whole),
