@@ -12,12 +12,18 @@ LORA_PRIVATE lora_status lora__rank_rule_check(const lora_rank_rule *rule,
                                                const char *subject,
                                                lora_error *error);
 
-/* The number of values the rule keeps; 0 to count. sigma descends; the matrix
- * has `full` values, min(rows, cols), and those behind the first `count` are
- * 0. */
+/* The singular values of a layer, descending, its scale in them. */
+typedef struct lora__spectrum {
+    const double *sigma;
+    size_t count;
+    size_t full;  /* min(rows, cols): values behind the first `count` are 0 */
+    double scale; /* its magnitude */
+} lora__spectrum;
+
+/* The number of values the rule keeps: 0 to count, or with kohya's counting to
+ * `full`. */
 LORA_PRIVATE size_t lora__rank_rule_apply(const lora_rank_rule *rule,
-                                          const double *sigma,
-                                          size_t count,
-                                          size_t full);
+                                          lora_rank_counting counting,
+                                          const lora__spectrum *spectrum);
 
 #endif

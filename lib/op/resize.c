@@ -2,7 +2,6 @@
 #include "op/resize.h"
 
 #include "core/options.h"
-#include "op/rank_rule.h"
 #include "op/report.h"
 
 #include <string.h>
@@ -96,6 +95,10 @@ static lora_status resize_check_options(const lora__resize *job,
         return lora__fail(error, LORA_ERROR_RANGE, LORA_NO_OFFSET, "max_rank",
                           "cap and floor do not fit");
     }
+    CHECK_ARG(o->counting >= LORA_COUNT_EXACT &&
+                  o->counting <= LORA_COUNT_LYCORIS,
+              error);
+    CHECK_ARG(o->split == LORA_SPLIT_EVEN || o->split == LORA_SPLIT_UP, error);
     if (o->dtype != LORA_DTYPE_NONE && !lora__dtype_is_float(o->dtype)) {
         return lora__fail(error, LORA_ERROR_DTYPE, LORA_NO_OFFSET, "dtype",
                           "%s is no type for factors",

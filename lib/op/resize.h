@@ -7,6 +7,7 @@
 #define LORA__OP_RESIZE_H
 
 #include "adapter/kind.h"
+#include "op/rank_rule.h"
 
 #include <lora/resize.h>
 
@@ -38,13 +39,10 @@ typedef struct lora__rank_choice {
     size_t rank;
 } lora__rank_choice;
 
-/* The choice for a module whose singular values are these, descending, and
- * `full` with those that are 0 whatever its factors. */
-LORA_PRIVATE lora__rank_choice lora__resize_choose(const lora__resize *job,
-                                                   const lora__module *module,
-                                                   const double *sigma,
-                                                   size_t count,
-                                                   size_t full);
+LORA_PRIVATE lora__rank_choice
+lora__resize_choose(const lora__resize *job,
+                    const lora__module *module,
+                    const lora__spectrum *spectrum);
 
 /* The type a factor is written in. */
 LORA_PRIVATE lora_dtype lora__resize_dtype(const lora__resize *job,

@@ -117,6 +117,11 @@ fn rank_rules() {
         let (small, _) = adapter.resize(rule, &Default::default()).unwrap();
         assert_eq!(small.find_module(K).unwrap().rank, rank, "{rule:?}");
     }
+    // Two directions of six values, and kohya's one more: of zeros.
+    let options =
+        ResizeOptions { counting: Counting::Kohya, split: Split::Up, ..Default::default() };
+    let (small, _) = adapter.resize(RankRule::Energy(0.89), &options).unwrap();
+    assert_eq!(small.find_module(K).unwrap().rank, 2);
     let error = adapter.resize(RankRule::Fixed(0), &Default::default()).err().unwrap();
     assert_eq!(error.status, Status::Range);
 }
