@@ -249,8 +249,9 @@ static void resize_put_layers(const app_state *app, const lora_report *report)
     text_table table;
     lora_report_module layer;
     layer.struct_size = sizeof layer;
-    text_table_begin(&table, "module|>rank|>now|>kept %|>error|>largest|>"
-                             "dropped");
+    text_table_begin(&table,
+                     "module|>rank|>now|>kept %|>error|>largest|>least|>"
+                     "dropped|>stable|>effective");
     for (size_t i = 0; i < lora_report_module_count(report); i++) {
         if (lora_report_get_module(&layer, report, i, NULL) != LORA_OK) {
             continue;
@@ -260,9 +261,11 @@ static void resize_put_layers(const app_state *app, const lora_report *report)
         text_table_cell(&table, TEXT_BOLD, "%lld", (long long)layer.rank_out);
         text_table_cell(&table, TEXT_PLAIN, "%.2f", 100.0 * layer.energy);
         text_table_cell(&table, TEXT_PLAIN, "%.4g", layer.error);
-        text_table_cell(&table, TEXT_PLAIN, "%.4g",
-                        layer.sigma_count > 0 ? layer.sigma[0] : 0.0);
+        text_table_cell(&table, TEXT_PLAIN, "%.4g", layer.largest);
+        text_table_cell(&table, TEXT_PLAIN, "%.4g", layer.least);
         text_table_cell(&table, TEXT_PLAIN, "%.4g", layer.spectral);
+        text_table_cell(&table, TEXT_PLAIN, "%.1f", layer.stable_rank);
+        text_table_cell(&table, TEXT_PLAIN, "%.1f", layer.effective_rank);
     }
     putchar('\n');
     text_table_print(&table, "  ", app->color);

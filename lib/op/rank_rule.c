@@ -87,9 +87,9 @@ rank_rule_share(const double *sigma, size_t count, double share, int power)
     return k;
 }
 
-/* exp(-sum q ln q), q = sigma / sum sigma, rounded up. With p = sigma / sigma_1
- * and P = sum p this is P exp(-sum p ln p / P). */
-static size_t rank_rule_effective(const double *sigma, size_t count)
+/* exp(-sum q ln q), q = sigma / sum sigma. With p = sigma / sigma_1 and P =
+ * sum p this is P exp(-sum p ln p / P). */
+LORA_PRIVATE double lora__rank_effective(const double *sigma, size_t count)
 {
     double total = 0.0;
     double entropy = 0.0;
@@ -99,9 +99,7 @@ static size_t rank_rule_effective(const double *sigma, size_t count)
         total += p;
         entropy -= p > 0.0 ? p * log(p) : 0.0;
     }
-    return total == 0.0 ? 0
-                        : (size_t)ceil(total * exp(entropy / total) *
-                                       (1.0 - RANK_RULE_SLACK));
+    return total == 0.0 ? 0.0 : total * exp(entropy / total);
 }
 
 /* 1 + the first index with the largest 1 - x - y, where x = i / (n - 1) and
@@ -153,7 +151,8 @@ static size_t rank_rule_exact(const lora_rank_rule *rule,
                    ? 0
                    : rank_rule_above(sigma, count, sigma[0] / rule->value);
     case LORA_RANK_EFFECTIVE:
-        return rank_rule_effective(sigma, count);
+        return (size_t)ceil(lora__rank_effective(sigma, count) *
+                            (1.0 - RANK_RULE_SLACK));
     case LORA_RANK_KNEE:
         return rank_rule_knee(s);
     default: /* LORA_RANK_THRESHOLD: the rule was checked */

@@ -20,6 +20,9 @@ typedef struct lora__spectrum {
     double scale; /* its magnitude */
 } lora__spectrum;
 
+/* exp of the entropy of sigma / sum sigma; 0 if all are 0. */
+LORA_PRIVATE double lora__rank_effective(const double *sigma, size_t count);
+
 /* The number of values the rule keeps: 0 to count, or with kohya's counting to
  * `full`. */
 LORA_PRIVATE size_t lora__rank_rule_apply(const lora_rank_rule *rule,

@@ -30,6 +30,7 @@ static lora_status resize_plan(lora__resize *job, lora_error *error)
         TRY(lora__arena_string(&numbers->name, &job->report->arena,
                                module->name, strlen(module->name), error));
         numbers->energy = 1.0;
+        numbers->frobenius = 1.0;
         if (module->status != LORA_OK && job->options.skip_bad) {
             job->results[m].left_out = 1;
             continue;

@@ -9,6 +9,7 @@
 #include "adapter/kind.h"
 #include "op/rank_rule.h"
 
+#include <lora/report.h>
 #include <lora/resize.h>
 
 /* What a module becomes: new factors in the file's types, or, with up NULL,
@@ -60,6 +61,14 @@ LORA_PRIVATE lora_status lora__resize_module(void *job,
 LORA_PRIVATE lora_status lora__resize_emit(lora_adapter **out,
                                            lora__resize *job,
                                            lora_error *error);
+
+/* Fill in a row of the report whose singular values are there. `keep` of them
+ * are kept, in factors of that rank; `discarded` is the squared norm of the
+ * error. */
+LORA_PRIVATE void lora__resize_measure(lora_report_module *out,
+                                       size_t keep,
+                                       size_t rank,
+                                       double discarded);
 
 /* Finish the report, `result` being what was emitted. */
 LORA_PRIVATE lora_status lora__resize_report(lora__resize *job,

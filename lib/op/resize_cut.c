@@ -171,21 +171,6 @@ done:
     return status;
 }
 
-/* The numbers of a layer: `discarded` is the squared norm of the error. */
-static void
-cut_measure(lora_report_module *out, size_t keep, size_t rank, double discarded)
-{
-    double total = 0.0;
-
-    for (size_t i = 0; i < out->sigma_count; i++) {
-        total += out->sigma[i] * out->sigma[i];
-    }
-    out->rank_out = (int64_t)rank;
-    out->error = sqrt(discarded);
-    out->energy = total > 0.0 ? 1.0 - discarded / total : 1.0;
-    out->spectral = keep < out->sigma_count ? out->sigma[keep] : 0.0;
-}
-
 static lora_status cut_decomposed(lora__resize *job,
                                   size_t index,
                                   const lora__factors *f,
@@ -212,7 +197,7 @@ static lora_status cut_decomposed(lora__resize *job,
     choice = lora__resize_choose(job, module, &spectrum);
     if (choice.rank == f->rank) { /* it stays what it was */
         TRY(cut_kept_error(&discarded, job, module, f, error));
-        cut_measure(numbers, svd->count, choice.rank, discarded);
+        lora__resize_measure(numbers, svd->count, choice.rank, discarded);
         return LORA_OK;
     }
     memset(&cut, 0, sizeof cut);
@@ -221,7 +206,7 @@ static lora_status cut_decomposed(lora__resize *job,
     TRY_OR_DONE(lora__factor_error(&discarded, f, cut.up_t, cut.down,
                                    choice.rank, job->kernels, error));
     TRY_OR_DONE(cut_store(&job->results[index], job, module, &cut, error));
-    cut_measure(numbers, choice.keep, choice.rank, discarded);
+    lora__resize_measure(numbers, choice.keep, choice.rank, discarded);
 done:
     lora__factors_destroy(&cut);
     return status;

@@ -76,6 +76,11 @@ static void check_numbers(const lora_report *report,
     /* Results are F32: half an ulp of factors of about 1 in each element. */
     assert_true(fabs(m.energy - (1.0 - dropped / total)) < 1e-6);
     assert_true(fabs(m.error - sqrt(dropped)) < 1e-6);
+    assert_true(fabs(m.frobenius - sqrt(m.energy)) < 1e-15);
+    assert_true(m.largest == m.sigma[0] && m.least == m.sigma[rank - 1]);
+    assert_true(fabs(m.stable_rank - total / 4.0) < 1e-12);
+    /* exp of the entropy of 4/7, 2/7, 1/7 */
+    assert_true(fabs(m.effective_rank - 2.60049000599) < 1e-9);
     assert_true(fabs(m.spectral - (rank < RANK ? 0.5 * steps[rank] : 0.0)) <
                 1e-12);
 }

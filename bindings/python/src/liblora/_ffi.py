@@ -239,6 +239,11 @@ class lora_report_module(Structure):
         ("energy", c_double),
         ("error", c_double),
         ("spectral", c_double),
+        ("frobenius", c_double),
+        ("largest", c_double),
+        ("least", c_double),
+        ("stable_rank", c_double),
+        ("effective_rank", c_double),
     ]
 
 

@@ -233,6 +233,11 @@ pub struct lora_report_module {
     pub energy: f64,
     pub error: f64,
     pub spectral: f64,
+    pub frobenius: f64,
+    pub largest: f64,
+    pub least: f64,
+    pub stable_rank: f64,
+    pub effective_rank: f64,
 }
 
 pub type lora_severity = i32;
@@ -915,7 +920,7 @@ layout! {
         ndim: 80, 4,
         dtype: 84, 4,
     }
-    lora_report_module, 72 {
+    lora_report_module, 112 {
         struct_size: 0, 8,
         name: 8, 8,
         sigma: 16, 8,
@@ -925,6 +930,11 @@ layout! {
         energy: 48, 8,
         error: 56, 8,
         spectral: 64, 8,
+        frobenius: 72, 8,
+        largest: 80, 8,
+        least: 88, 8,
+        stable_rank: 96, 8,
+        effective_rank: 104, 8,
     }
     lora_problem, 40 {
         struct_size: 0, 8,
