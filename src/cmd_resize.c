@@ -13,6 +13,9 @@
 
 #define RESIZE_RANK_MOST 65536
 
+/* Of the choices of --split. */
+enum { RESIZE_SPLIT_UP = 2 };
+
 /* Of these one is given. */
 typedef struct resize_rules {
     uint64_t rank;
@@ -24,7 +27,7 @@ typedef struct resize_settings {
     resize_rules rules;
     uint64_t conv_rank, max_rank, min_rank;
     opt_list module_ranks;
-    int pad;
+    int pad, kohya_count, lycoris_count, split;
 } resize_settings;
 
 static const opt_spec resize_options[] = {
@@ -53,6 +56,14 @@ static const opt_spec resize_options[] = {
      offsetof(resize_settings, module_ranks), 0, 0, 0},
     {"pad", 0, OPT_FLAG, NULL, "fill up with zeros to just --rank",
      offsetof(resize_settings, pad), 0, 0, 0},
+    {"kohya-count", 0, OPT_FLAG, NULL, "count ranks as kohya's resize_lora",
+     offsetof(resize_settings, kohya_count), 0, 0, 0},
+    {"lycoris-count", 0, OPT_FLAG, NULL, "count them as LyCORIS",
+     offsetof(resize_settings, lycoris_count), 0, 0, 0},
+    {"split", 0, OPT_CHOICE, "even|up",
+     "which factors the values go into "
+     "(even)",
+     offsetof(resize_settings, split), 0, 0, 0},
     {NULL, 0, OPT_FLAG, NULL, NULL, 0, 0, 0, 0},
 };
 
@@ -123,6 +134,11 @@ static int resize_pick_rule(app_state *app,
     }
     if (own->pad && own->rules.rank == 0) {
         return say_usage(app, "--pad", "needs --rank");
+    }
+    if (own->kohya_count && own->lycoris_count) {
+        return say_usage(app, "--lycoris-count",
+                         "does not go with "
+                         "--kohya-count");
     }
     if (own->max_rank != 0 && own->min_rank > own->max_rank) {
         return say_usage(app, "--min-rank", "is above --max-rank");
@@ -233,8 +249,9 @@ static void resize_put_layers(const app_state *app, const lora_report *report)
     text_table table;
     lora_report_module layer;
     layer.struct_size = sizeof layer;
-    text_table_begin(&table, "module|>rank|>now|>kept %|>error|>largest|>"
-                             "dropped");
+    text_table_begin(&table,
+                     "module|>rank|>now|>kept %|>error|>largest|>least|>"
+                     "dropped|>stable|>effective");
     for (size_t i = 0; i < lora_report_module_count(report); i++) {
         if (lora_report_get_module(&layer, report, i, NULL) != LORA_OK) {
             continue;
@@ -244,9 +261,11 @@ static void resize_put_layers(const app_state *app, const lora_report *report)
         text_table_cell(&table, TEXT_BOLD, "%lld", (long long)layer.rank_out);
         text_table_cell(&table, TEXT_PLAIN, "%.2f", 100.0 * layer.energy);
         text_table_cell(&table, TEXT_PLAIN, "%.4g", layer.error);
-        text_table_cell(&table, TEXT_PLAIN, "%.4g",
-                        layer.sigma_count > 0 ? layer.sigma[0] : 0.0);
+        text_table_cell(&table, TEXT_PLAIN, "%.4g", layer.largest);
+        text_table_cell(&table, TEXT_PLAIN, "%.4g", layer.least);
         text_table_cell(&table, TEXT_PLAIN, "%.4g", layer.spectral);
+        text_table_cell(&table, TEXT_PLAIN, "%.1f", layer.stable_rank);
+        text_table_cell(&table, TEXT_PLAIN, "%.1f", layer.effective_rank);
     }
     putchar('\n');
     text_table_print(&table, "  ", app->color);
@@ -370,6 +389,11 @@ resize_run(app_state *app, int count, char **paths, const void *settings)
         options.max_rank = (int32_t)own->max_rank;
         options.min_rank = (int32_t)own->min_rank;
         options.pad = own->pad != 0;
+        options.counting = own->kohya_count     ? LORA_COUNT_KOHYA
+                           : own->lycoris_count ? LORA_COUNT_LYCORIS
+                                                : LORA_COUNT_EXACT;
+        options.split =
+            own->split == RESIZE_SPLIT_UP ? LORA_SPLIT_UP : LORA_SPLIT_EVEN;
         options.dtype = output_dtype(app);
         options.skip_bad = app->common.skip_bad != 0;
         lora_status status = input_open(app, &before, input, &error);

@@ -51,6 +51,8 @@ typedef struct lora_adapter_extract_options {
     int32_t min_rank; /* 0: 1 */
     lora_dtype dtype; /* NONE: F16, BF16 where the tuned one has that */
     lora_extract_kind kind;
+    lora_rank_counting counting;
+    lora_rank_split split;
     int32_t lokr_factor; /* of the dimensions; 0 and less: near square */
     uint32_t flags;      /* LORA_EXTRACT_* */
 } lora_adapter_extract_options;

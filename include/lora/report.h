@@ -23,9 +23,14 @@ typedef struct lora_report_module {
     size_t sigma_count;
     int64_t rank_in;
     int64_t rank_out;
-    double energy;   /* kept sum of sigma^2 / total; 1 for a zero layer */
-    double error;    /* Frobenius norm of what was dropped, after rounding */
-    double spectral; /* largest singular value dropped; 0 if none */
+    double energy;      /* kept sum of sigma^2 / total; 1 for a zero layer */
+    double error;       /* Frobenius norm of what was dropped, after rounding */
+    double spectral;    /* largest singular value dropped; 0 if none */
+    double frobenius;   /* kept share of the Frobenius norm: sqrt(energy) */
+    double largest;     /* singular value; 0 for a zero layer */
+    double least;       /* singular value kept */
+    double stable_rank; /* sum of sigma^2 / largest^2; 0 for a zero layer */
+    double effective_rank; /* exp of the entropy of sigma / sum; the same */
 } lora_report_module;
 
 typedef int32_t lora_severity;

@@ -40,6 +40,28 @@ typedef struct lora_rank_override {
     lora_rank_rule rule;
 } lora_rank_override;
 
+typedef int32_t lora_rank_counting;
+
+/** Whose count a rule has. All tools have the same rules, and differ by one. */
+enum {
+    LORA_COUNT_EXACT = 0,  /* as the rule says */
+    LORA_COUNT_KOHYA = 1,  /* of sd-scripts' resize_lora: with ENERGY, RATIO and
+                            * CUMULATIVE one more, at least 2, up to min(rows,
+                            * cols), filled up with zeros where the layer has
+                            * less; 1 where the unscaled product is at most 1e-6.
+                            * conv_rule goes for 1 x 1 convolutions too. */
+    LORA_COUNT_LYCORIS = 2 /* of LyCORIS' extract_locon: with CUMULATIVE the
+                            * sums below the share, which is one less */
+};
+
+typedef int32_t lora_rank_split;
+
+/** Where the singular values go. */
+enum {
+    LORA_SPLIT_EVEN = 0, /* their square roots into both factors */
+    LORA_SPLIT_UP = 1    /* all into up; down has orthonormal rows */
+};
+
 typedef struct lora_adapter_resize_options {
     size_t struct_size;
     const lora_rank_rule *conv_rule; /* for k x k convolutions; NULL: same */
@@ -50,6 +72,8 @@ typedef struct lora_adapter_resize_options {
     uint32_t pad;      /* 1: zeros up to a fixed rule's rank, or max_rank */
     lora_dtype dtype;  /* of the factors; LORA_DTYPE_NONE keeps them */
     uint32_t skip_bad; /* 1: leave unusable modules out */
+    lora_rank_counting counting;
+    lora_rank_split split;
     uint32_t reserved1;
 } lora_adapter_resize_options;
 

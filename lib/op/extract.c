@@ -156,6 +156,8 @@ extract_identity(uint8_t out[32], const lora__extract *job, lora_error *error)
     lora__sha256_update(&sha, &o->min_rank, sizeof o->min_rank);
     lora__sha256_update(&sha, &o->dtype, sizeof o->dtype);
     lora__sha256_update(&sha, &o->kind, sizeof o->kind);
+    lora__sha256_update(&sha, &o->counting, sizeof o->counting);
+    lora__sha256_update(&sha, &o->split, sizeof o->split);
     lora__sha256_update(&sha, &o->lokr_factor, sizeof o->lokr_factor);
     lora__sha256_update(&sha, &o->flags, sizeof o->flags);
     TRY(extract_hash_checkpoint(&sha, job->pair.base, error));

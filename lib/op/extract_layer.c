@@ -345,6 +345,8 @@ static size_t extract_keep(const extract_work *w,
                            const lora__dense *dense)
 {
     const lora_adapter_extract_options *o = &w->job->options;
+    lora__spectrum spectrum = {dense->sigma, dense->count,
+                               w->rows < w->cols ? w->rows : w->cols, 1.0};
     size_t above = 0;
     size_t keep;
 
@@ -352,8 +354,8 @@ static size_t extract_keep(const extract_work *w,
         above++;
     }
     keep = rule == NULL ? above
-                        : lora__rank_rule_apply_part(
-                              rule, dense->sigma, dense->count, dense->squares);
+                        : lora__rank_rule_apply_part(rule, o->counting,
+                                                     &spectrum, dense->squares);
     if (o->max_rank != 0 && keep > (size_t)o->max_rank) {
         keep = (size_t)o->max_rank;
     }
@@ -474,7 +476,7 @@ static lora_status extract_decompose(extract_work *w, lora_error *error)
     lora__dense_input input = {w->rows, w->cols, w->diff};
     lora__dense dense;
     size_t keep;
-    lora_status status;
+    lora_status status = LORA_OK;
 
     TRY(lora__dense_create(&dense, w->job->context, &input, &goal, error));
     if (extract_has_floor(w) && dense.sigma[0] <= w->out->noise) {

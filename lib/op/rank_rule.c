@@ -1,8 +1,9 @@
-/* Rank rules. A rule keeps exactly as many directions as it says: kohya's and
- * LyCORIS' tools count one more or less.
+/* Rank rules. A rule keeps exactly as many directions as it says, unless one of
+ * the tools is asked for that count one more or less.
  */
 #include "op/rank_rule.h"
 
+#include <float.h>
 #include <math.h>
 
 /* Values whose spread is below this share of the largest are equal, and sums
@@ -86,9 +87,9 @@ rank_rule_share(const double *sigma, size_t count, double share, int power)
     return k;
 }
 
-/* exp(-sum q ln q), q = sigma / sum sigma, rounded up. With p = sigma / sigma_1
- * and P = sum p this is P exp(-sum p ln p / P). */
-static size_t rank_rule_effective(const double *sigma, size_t count)
+/* exp(-sum q ln q), q = sigma / sum sigma. With p = sigma / sigma_1 and P =
+ * sum p this is P exp(-sum p ln p / P). */
+LORA_PRIVATE double lora__rank_effective(const double *sigma, size_t count)
 {
     double total = 0.0;
     double entropy = 0.0;
@@ -98,16 +99,17 @@ static size_t rank_rule_effective(const double *sigma, size_t count)
         total += p;
         entropy -= p > 0.0 ? p * log(p) : 0.0;
     }
-    return total == 0.0 ? 0
-                        : (size_t)ceil(total * exp(entropy / total) *
-                                       (1.0 - RANK_RULE_SLACK));
+    return total == 0.0 ? 0.0 : total * exp(entropy / total);
 }
 
 /* 1 + the first index with the largest 1 - x - y, where x = i / (n - 1) and
  * y = (sigma_i - sigma_n) / (sigma_1 - sigma_n); n if n < 3 or all are equal.
  */
-static size_t rank_rule_knee(const double *sigma, size_t count, size_t full)
+static size_t rank_rule_knee(const lora__spectrum *s)
 {
+    const double *sigma = s->sigma;
+    size_t count = s->count;
+    size_t full = s->full;
     double last = full > count || count == 0 ? 0.0 : sigma[count - 1];
     double spread = count > 0 ? sigma[0] - last : 0.0;
     double best = -HUGE_VAL;
@@ -131,11 +133,12 @@ static size_t rank_rule_knee(const double *sigma, size_t count, size_t full)
     return knee < count ? knee : count;
 }
 
-LORA_PRIVATE size_t lora__rank_rule_apply(const lora_rank_rule *rule,
-                                          const double *sigma,
-                                          size_t count,
-                                          size_t full)
+static size_t rank_rule_exact(const lora_rank_rule *rule,
+                              const lora__spectrum *s)
 {
+    const double *sigma = s->sigma;
+    size_t count = s->count;
+
     switch (rule->kind) {
     case LORA_RANK_FIXED:
         return (size_t)rule->rank < count ? (size_t)rule->rank : count;
@@ -148,27 +151,85 @@ LORA_PRIVATE size_t lora__rank_rule_apply(const lora_rank_rule *rule,
                    ? 0
                    : rank_rule_above(sigma, count, sigma[0] / rule->value);
     case LORA_RANK_EFFECTIVE:
-        return rank_rule_effective(sigma, count);
+        return (size_t)ceil(lora__rank_effective(sigma, count) *
+                            (1.0 - RANK_RULE_SLACK));
     case LORA_RANK_KNEE:
-        return rank_rule_knee(sigma, count, full);
+        return rank_rule_knee(s);
     default: /* LORA_RANK_THRESHOLD: the rule was checked */
         return rank_rule_above(sigma, count, rule->value);
     }
 }
 
+/* 1 if the unscaled squares overflow the f32 that kohya's tool sums them in:
+ * it finds no share of them then, and keeps all. */
+static int rank_rule_overflows(const lora__spectrum *s)
+{
+    double total = 0.0;
+
+    for (size_t i = 0; i < s->count; i++) {
+        total += s->sigma[i] / s->scale * (s->sigma[i] / s->scale);
+    }
+    return total > (double)FLT_MAX;
+}
+
+/* Its rules give an index, within 1 and the last one, and it keeps the values
+ * up to that index. A layer that is next to 0 is left with one. */
+static size_t rank_rule_kohya(const lora_rank_rule *rule,
+                              const lora__spectrum *s)
+{
+    size_t last = s->full > 1 ? s->full - 1 : 1;
+    size_t index;
+
+    if (s->count == 0 || s->sigma[0] <= 1e-6 * s->scale) {
+        return 1;
+    }
+    switch (rule->kind) {
+    case LORA_RANK_FIXED:
+        return (size_t)rule->rank < s->full ? (size_t)rule->rank : s->full;
+    case LORA_RANK_ENERGY:
+    case LORA_RANK_RATIO:
+    case LORA_RANK_CUMULATIVE:
+        index = rank_rule_exact(rule, s);
+        if (rule->kind == LORA_RANK_ENERGY && rank_rule_overflows(s)) {
+            index = last;
+        }
+        index = index < 1 ? 1 : index;
+        index = index > last ? last : index;
+        return index + 1 < s->full ? index + 1 : s->full;
+    default:
+        return rank_rule_exact(rule, s);
+    }
+}
+
+LORA_PRIVATE size_t lora__rank_rule_apply(const lora_rank_rule *rule,
+                                          lora_rank_counting counting,
+                                          const lora__spectrum *spectrum)
+{
+    size_t exact;
+
+    if (counting == LORA_COUNT_KOHYA) {
+        return rank_rule_kohya(rule, spectrum);
+    }
+    exact = rank_rule_exact(rule, spectrum);
+    return counting == LORA_COUNT_LYCORIS &&
+                   rule->kind == LORA_RANK_CUMULATIVE && exact > 1
+               ? exact - 1
+               : exact;
+}
+
 LORA_PRIVATE size_t lora__rank_rule_apply_part(const lora_rank_rule *rule,
-                                               const double *sigma,
-                                               size_t count,
+                                               lora_rank_counting counting,
+                                               const lora__spectrum *spectrum,
                                                double squares)
 {
     lora_rank_rule part = *rule;
     double known = 0.0;
 
-    for (size_t i = count; i-- > 0;) {
-        known += sigma[i] * sigma[i];
+    for (size_t i = spectrum->count; i-- > 0;) {
+        known += spectrum->sigma[i] * spectrum->sigma[i];
     }
     if (rule->kind == LORA_RANK_ENERGY && known > 0.0) {
         part.value *= squares / known;
     }
-    return lora__rank_rule_apply(&part, sigma, count);
+    return lora__rank_rule_apply(&part, counting, spectrum);
 }

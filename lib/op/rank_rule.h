@@ -12,19 +12,28 @@ LORA_PRIVATE lora_status lora__rank_rule_check(const lora_rank_rule *rule,
                                                const char *subject,
                                                lora_error *error);
 
-/* The number of values the rule keeps; 0 to count. sigma descends; the matrix
- * has `full` values, min(rows, cols), and those behind the first `count` are
- * 0. */
-LORA_PRIVATE size_t lora__rank_rule_apply(const lora_rank_rule *rule,
-                                          const double *sigma,
-                                          size_t count,
-                                          size_t full);
+/* The singular values of a layer, descending, its scale in them. */
+typedef struct lora__spectrum {
+    const double *sigma;
+    size_t count;
+    size_t full;  /* min(rows, cols): values behind the first `count` are 0 */
+    double scale; /* its magnitude */
+} lora__spectrum;
 
-/* The same where only the first `count` of all values are known, and the sum of
- * the squares of all. For rules that need no more. */
+/* exp of the entropy of sigma / sum sigma; 0 if all are 0. */
+LORA_PRIVATE double lora__rank_effective(const double *sigma, size_t count);
+
+/* The number of values the rule keeps: 0 to count, or with kohya's counting to
+ * `full`. */
+LORA_PRIVATE size_t lora__rank_rule_apply(const lora_rank_rule *rule,
+                                          lora_rank_counting counting,
+                                          const lora__spectrum *spectrum);
+
+/* The same where the spectrum has the first values only, and `squares` is the
+ * sum of the squares of all. For rules that need no more. */
 LORA_PRIVATE size_t lora__rank_rule_apply_part(const lora_rank_rule *rule,
-                                               const double *sigma,
-                                               size_t count,
+                                               lora_rank_counting counting,
+                                               const lora__spectrum *spectrum,
                                                double squares);
 
 #endif

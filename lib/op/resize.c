@@ -2,7 +2,6 @@
 #include "op/resize.h"
 
 #include "core/options.h"
-#include "op/rank_rule.h"
 #include "op/report.h"
 
 #include <string.h>
@@ -31,6 +30,7 @@ static lora_status resize_plan(lora__resize *job, lora_error *error)
         TRY(lora__arena_string(&numbers->name, &job->report->arena,
                                module->name, strlen(module->name), error));
         numbers->energy = 1.0;
+        numbers->frobenius = 1.0;
         if (module->status != LORA_OK && job->options.skip_bad) {
             job->results[m].left_out = 1;
             continue;
@@ -96,6 +96,10 @@ static lora_status resize_check_options(const lora__resize *job,
         return lora__fail(error, LORA_ERROR_RANGE, LORA_NO_OFFSET, "max_rank",
                           "cap and floor do not fit");
     }
+    CHECK_ARG(o->counting >= LORA_COUNT_EXACT &&
+                  o->counting <= LORA_COUNT_LYCORIS,
+              error);
+    CHECK_ARG(o->split == LORA_SPLIT_EVEN || o->split == LORA_SPLIT_UP, error);
     if (o->dtype != LORA_DTYPE_NONE && !lora__dtype_is_float(o->dtype)) {
         return lora__fail(error, LORA_ERROR_DTYPE, LORA_NO_OFFSET, "dtype",
                           "%s is no type for factors",

@@ -7,7 +7,9 @@
 #define LORA__OP_RESIZE_H
 
 #include "adapter/kind.h"
+#include "op/rank_rule.h"
 
+#include <lora/report.h>
 #include <lora/resize.h>
 
 /* What a module becomes: new factors in the file's types, or, with up NULL,
@@ -38,13 +40,10 @@ typedef struct lora__rank_choice {
     size_t rank;
 } lora__rank_choice;
 
-/* The choice for a module whose singular values are these, descending, and
- * `full` with those that are 0 whatever its factors. */
-LORA_PRIVATE lora__rank_choice lora__resize_choose(const lora__resize *job,
-                                                   const lora__module *module,
-                                                   const double *sigma,
-                                                   size_t count,
-                                                   size_t full);
+LORA_PRIVATE lora__rank_choice
+lora__resize_choose(const lora__resize *job,
+                    const lora__module *module,
+                    const lora__spectrum *spectrum);
 
 /* The type a factor is written in. */
 LORA_PRIVATE lora_dtype lora__resize_dtype(const lora__resize *job,
@@ -62,6 +61,14 @@ LORA_PRIVATE lora_status lora__resize_module(void *job,
 LORA_PRIVATE lora_status lora__resize_emit(lora_adapter **out,
                                            lora__resize *job,
                                            lora_error *error);
+
+/* Fill in a row of the report whose singular values are there. `keep` of them
+ * are kept, in factors of that rank; `discarded` is the squared norm of the
+ * error. */
+LORA_PRIVATE void lora__resize_measure(lora_report_module *out,
+                                       size_t keep,
+                                       size_t rank,
+                                       double discarded);
 
 /* Finish the report, `result` being what was emitted. */
 LORA_PRIVATE lora_status lora__resize_report(lora__resize *job,

@@ -59,6 +59,28 @@ cut_transpose(double *out, const double *in, size_t rows, size_t cols)
     }
 }
 
+/* Put the scale into balanced factors, evenly, or it and all the singular
+ * values into up. */
+static void cut_split(lora__factors *cut,
+                      const lora__resize *job,
+                      double scale,
+                      const double *sigma,
+                      size_t keep)
+{
+    double root = sqrt(fabs(scale));
+
+    for (size_t i = 0; i < keep; i++) {
+        double up = scale < 0.0 ? -root : root;
+        double down = root;
+        if (job->options.split == LORA_SPLIT_UP && sigma[i] > 0.0) {
+            up = scale * sqrt(sigma[i]);
+            down = 1.0 / sqrt(sigma[i]);
+        }
+        job->kernels->scale_f64(cut->up_t + i * cut->rows, up, cut->rows);
+        job->kernels->scale_f64(cut->down + i * cut->cols, down, cut->cols);
+    }
+}
+
 /* Rank-k factors of the scaled change, rounded to the file's types; rows
  * behind k are zero. */
 static lora_status cut_factors(lora__factors *out,
@@ -71,16 +93,12 @@ static lora_status cut_factors(lora__factors *out,
                                size_t rank,
                                lora_error *error)
 {
-    double root = sqrt(fabs(f->scale));
-
     TRY(lora__factors_alloc(out, f->context, f->rows, f->cols, rank, error));
     memset(out->up_t, 0, rank * f->rows * sizeof *out->up_t);
     memset(out->down, 0, rank * f->cols * sizeof *out->down);
     TRY(lora__svd_truncate(out->up_t, out->down, svd, input, keep, f->context,
                            error));
-    job->kernels->scale_f64(out->up_t, f->scale < 0.0 ? -root : root,
-                            keep * f->rows);
-    job->kernels->scale_f64(out->down, root, keep * f->cols);
+    cut_split(out, job, f->scale, svd->sigma, keep);
     TRY(cut_round(out->up_t, rank * f->rows,
                   lora__resize_dtype(job, module, LORA__ROLE_UP), module->name,
                   job->kernels, error));
@@ -153,21 +171,6 @@ done:
     return status;
 }
 
-/* The numbers of a layer: `discarded` is the squared norm of the error. */
-static void
-cut_measure(lora_report_module *out, size_t keep, size_t rank, double discarded)
-{
-    double total = 0.0;
-
-    for (size_t i = 0; i < out->sigma_count; i++) {
-        total += out->sigma[i] * out->sigma[i];
-    }
-    out->rank_out = (int64_t)rank;
-    out->error = sqrt(discarded);
-    out->energy = total > 0.0 ? 1.0 - discarded / total : 1.0;
-    out->spectral = keep < out->sigma_count ? out->sigma[keep] : 0.0;
-}
-
 static lora_status cut_decomposed(lora__resize *job,
                                   size_t index,
                                   const lora__factors *f,
@@ -178,6 +181,7 @@ static lora_status cut_decomposed(lora__resize *job,
     const lora__module *module = &job->adapter->modules[index];
     lora_report_module *numbers = &job->report->modules[index];
     double *sigma = (double *)(uintptr_t)numbers->sigma;
+    lora__spectrum spectrum;
     lora__factors cut;
     double discarded = 0.0;
     lora__rank_choice choice;
@@ -186,11 +190,14 @@ static lora_status cut_decomposed(lora__resize *job,
     for (size_t i = 0; i < svd->count; i++) {
         sigma[i] = svd->sigma[i] * fabs(f->scale);
     }
-    choice = lora__resize_choose(job, module, sigma, svd->count,
-                                 f->rows < f->cols ? f->rows : f->cols);
+    spectrum.sigma = sigma;
+    spectrum.count = svd->count;
+    spectrum.full = f->rows < f->cols ? f->rows : f->cols;
+    spectrum.scale = fabs(f->scale);
+    choice = lora__resize_choose(job, module, &spectrum);
     if (choice.rank == f->rank) { /* it stays what it was */
         TRY(cut_kept_error(&discarded, job, module, f, error));
-        cut_measure(numbers, svd->count, choice.rank, discarded);
+        lora__resize_measure(numbers, svd->count, choice.rank, discarded);
         return LORA_OK;
     }
     memset(&cut, 0, sizeof cut);
@@ -199,7 +206,7 @@ static lora_status cut_decomposed(lora__resize *job,
     TRY_OR_DONE(lora__factor_error(&discarded, f, cut.up_t, cut.down,
                                    choice.rank, job->kernels, error));
     TRY_OR_DONE(cut_store(&job->results[index], job, module, &cut, error));
-    cut_measure(numbers, choice.keep, choice.rank, discarded);
+    lora__resize_measure(numbers, choice.keep, choice.rank, discarded);
 done:
     lora__factors_destroy(&cut);
     return status;

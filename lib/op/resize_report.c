@@ -4,6 +4,33 @@
 
 #include <math.h>
 
+/* Squares are of shares of the largest value, as those of the smallest layers
+ * underflow. */
+LORA_PRIVATE void lora__resize_measure(lora_report_module *out,
+                                       size_t keep,
+                                       size_t rank,
+                                       double discarded)
+{
+    const double *sigma = out->sigma;
+    double largest = out->sigma_count > 0 ? sigma[0] : 0.0;
+    double total = 0.0;
+
+    for (size_t i = 0; i < out->sigma_count; i++) {
+        total += sigma[i] * sigma[i];
+        if (largest > 0.0) {
+            out->stable_rank += sigma[i] / largest * (sigma[i] / largest);
+        }
+    }
+    out->rank_out = (int64_t)rank;
+    out->error = sqrt(discarded);
+    out->energy = total > 0.0 ? 1.0 - discarded / total : 1.0;
+    out->spectral = keep < out->sigma_count ? sigma[keep] : 0.0;
+    out->frobenius = sqrt(out->energy > 0.0 ? out->energy : 0.0);
+    out->largest = largest;
+    out->least = keep > 0 ? sigma[keep - 1] : 0.0;
+    out->effective_rank = lora__rank_effective(sigma, out->sigma_count);
+}
+
 static void resize_put_totals(lora__resize *job, const lora_adapter *result)
 {
     lora__buffer *json = &job->report->json;
@@ -31,6 +58,9 @@ static void resize_put_totals(lora__resize *job, const lora_adapter *result)
     lora__report_put_number(json, "energy",
                             total > 0.0 ? 1.0 - discarded / total : 1.0);
     lora__report_put_number(json, "error", sqrt(discarded));
+    lora__report_put_number(json, "frobenius",
+                            total > discarded ? sqrt(1.0 - discarded / total)
+                                              : total == 0.0);
     lora__report_put_number(json, "relative_error",
                             total > 0.0 ? sqrt(discarded / total) : 0.0);
     lora__report_put_u64(json, "bytes_in", bytes_in);
@@ -48,6 +78,11 @@ static void resize_put_module(lora__buffer *json,
     lora__report_put_number(json, "energy", module->energy);
     lora__report_put_number(json, "error", module->error);
     lora__report_put_number(json, "spectral_error", module->spectral);
+    lora__report_put_number(json, "frobenius", module->frobenius);
+    lora__report_put_number(json, "sigma_1", module->largest);
+    lora__report_put_number(json, "sigma_r", module->least);
+    lora__report_put_number(json, "stable_rank", module->stable_rank);
+    lora__report_put_number(json, "effective_rank", module->effective_rank);
     lora__json_put_key(json, "sigma");
     lora__buffer_putc(json, '[');
     for (size_t i = 0; i < module->sigma_count; i++) {

@@ -76,6 +76,11 @@ static void check_numbers(const lora_report *report,
     /* Results are F32: half an ulp of factors of about 1 in each element. */
     assert_true(fabs(m.energy - (1.0 - dropped / total)) < 1e-6);
     assert_true(fabs(m.error - sqrt(dropped)) < 1e-6);
+    assert_true(fabs(m.frobenius - sqrt(m.energy)) < 1e-15);
+    assert_true(m.largest == m.sigma[0] && m.least == m.sigma[rank - 1]);
+    assert_true(fabs(m.stable_rank - total / 4.0) < 1e-12);
+    /* exp of the entropy of 4/7, 2/7, 1/7 */
+    assert_true(fabs(m.effective_rank - 2.60049000599) < 1e-9);
     assert_true(fabs(m.spectral - (rank < RANK ? 0.5 * steps[rank] : 0.0)) <
                 1e-12);
 }
@@ -282,6 +287,88 @@ static void test_pad(void **state)
     image_free(&im);
 }
 
+/* Of sigma 2, 1, 0.5 in 6 x 6: what the tools of others keep. */
+static void test_counting(void **state)
+{
+    static const struct {
+        lora_rank_rule rule;
+        lora_rank_counting counting;
+        int64_t rank;
+    } cases[] = {
+        {{LORA_RANK_ENERGY, 0, 0.76}, LORA_COUNT_KOHYA, 2},
+        {{LORA_RANK_ENERGY, 0, 0.96}, LORA_COUNT_KOHYA, 4},
+        {{LORA_RANK_RATIO, 0, 1.0}, LORA_COUNT_KOHYA, 2}, /* an index of 0 */
+        {{LORA_RANK_CUMULATIVE, 0, 0.58}, LORA_COUNT_KOHYA, 3},
+        {{LORA_RANK_FIXED, 2, 0.0}, LORA_COUNT_KOHYA, 2},
+        {{LORA_RANK_FIXED, 9, 0.0}, LORA_COUNT_KOHYA, 6},
+        {{LORA_RANK_THRESHOLD, 0, 0.6}, LORA_COUNT_KOHYA, 2},
+        {{LORA_RANK_CUMULATIVE, 0, 0.58}, LORA_COUNT_LYCORIS, 1},
+        {{LORA_RANK_CUMULATIVE, 0, 0.86}, LORA_COUNT_LYCORIS, 2},
+        {{LORA_RANK_CUMULATIVE, 0, 0.57}, LORA_COUNT_LYCORIS, 1},
+        {{LORA_RANK_ENERGY, 0, 0.96}, LORA_COUNT_LYCORIS, 3},
+    };
+    static const double tiny[RANK] = {1e-6, 0.5e-6, 0.25e-6};
+    image im;
+    lora_adapter *adapter;
+    lora_adapter_resize_options o;
+
+    (void)state;
+    image_spectrum(&im, steps, 1.5f);
+    adapter = open_image(context, &im);
+    lora_adapter_resize_options_init(&o, sizeof o);
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        o.counting = cases[i].counting;
+        resize_with(adapter, &cases[i].rule, &o, cases[i].rank, cases[i].rank);
+    }
+    o.counting = LORA_COUNT_KOHYA;
+    o.max_rank = 3;
+    resize_with(adapter, &cases[1].rule, &o, 3, 3);
+    lora_adapter_destroy(adapter);
+    image_free(&im);
+
+    image_spectrum(&im, tiny, 1.5f);
+    adapter = open_image(context, &im);
+    resize_with(adapter, &cases[1].rule, &o, 1, 1);
+    lora_adapter_destroy(adapter);
+    image_free(&im);
+}
+
+/* All of the singular values in up: 2 and 1, and a scale that is negative. */
+static void test_split(void **state)
+{
+    const lora_rank_rule two = {LORA_RANK_FIXED, 2, 0.0};
+    image im;
+    lora_adapter *adapter;
+    lora_adapter *out;
+    lora_adapter_resize_options o;
+    float up[N * 2];
+    float down[2 * N];
+
+    (void)state;
+    image_spectrum(&im, steps, -1.5f);
+    adapter = open_image(context, &im);
+    lora_adapter_resize_options_init(&o, sizeof o);
+    for (int split = LORA_SPLIT_EVEN; split <= LORA_SPLIT_UP; split++) {
+        o.split = split;
+        assert_int_equal(
+            lora_adapter_resize(&out, NULL, adapter, &two, &o, NULL), LORA_OK);
+        assert_int_equal(lora_adapter_factors(NULL, NULL, NULL, NULL, up, down,
+                                              LORA_DTYPE_F32, out,
+                                              module_at(out, MODULE), NULL),
+                         LORA_OK);
+        for (int k = 0; k < 2; k++) {
+            double sigma = 0.5 * steps[k];
+            double part = split == LORA_SPLIT_UP ? sigma : sqrt(sigma);
+            assert_true(fabs(fabs(up[k * 2 + k]) - part) < 1e-6);
+            assert_true(fabs(fabs(down[k * N + k]) - sigma / part) < 1e-6);
+            assert_true(up[k * 2 + k] * down[k * N + k] < 0.0f);
+        }
+        lora_adapter_destroy(out);
+    }
+    lora_adapter_destroy(adapter);
+    image_free(&im);
+}
+
 /* Types of the result; a core is multiplied out. */
 static void test_dtype_and_core(void **state)
 {
@@ -406,6 +493,14 @@ static void test_refused(void **state)
     o.dtype = LORA_DTYPE_U8;
     expect(LORA_ERROR_DTYPE, "dtype", adapter, &one, &o);
     lora_adapter_resize_options_init(&o, sizeof o);
+    o.counting = LORA_COUNT_LYCORIS + 1;
+    expect(LORA_ERROR_ARGUMENT, NULL, adapter, &one, &o);
+    o.counting = -1;
+    expect(LORA_ERROR_ARGUMENT, NULL, adapter, &one, &o);
+    lora_adapter_resize_options_init(&o, sizeof o);
+    o.split = LORA_SPLIT_UP + 1;
+    expect(LORA_ERROR_ARGUMENT, NULL, adapter, &one, &o);
+    lora_adapter_resize_options_init(&o, sizeof o);
     o.reserved1 = 1;
     expect(LORA_ERROR_OPTION, NULL, adapter, &one, &o);
     lora_adapter_destroy(adapter);
@@ -525,6 +620,8 @@ int main(void)
         cmocka_unit_test(test_spectra),
         cmocka_unit_test(test_options),
         cmocka_unit_test(test_pad),
+        cmocka_unit_test(test_counting),
+        cmocka_unit_test(test_split),
         cmocka_unit_test(test_dtype_and_core),
         cmocka_unit_test(test_metadata),
         cmocka_unit_test(test_refused),

@@ -164,6 +164,9 @@ RESIZES = [
     ({"cumulative": 0.7}, ["--cumulative", 0.7]),
     ({"effective": True}, ["--effective"]),
     ({"knee": True}, ["--knee"]),
+    ({"energy": 0.5, "count": "kohya"}, ["--energy", 0.5, "--kohya-count"]),
+    ({"cumulative": 0.7, "count": "lycoris", "split": "up"},
+     ["--cumulative", 0.7, "--lycoris-count", "--split", "up"]),
     ({"rank": 3, "conv_rank": 2}, ["--rank", 3, "--conv-rank", 2]),
     ({"conv_rank": 2}, ["--conv-rank", 2]),
     ({"energy": 0.99, "max_rank": 4, "min_rank": 2},
@@ -191,6 +194,7 @@ def try_resize(path, tensors):
     require(adapter.report is None, "no report of an opened file")
     raises(liblora.ArgumentError, adapter.resize)
     raises(liblora.ArgumentError, adapter.resize, rank=3, energy=0.5)
+    raises(liblora.ArgumentError, adapter.resize, rank=3, count="mine")
     raises(liblora.RangeError, adapter.resize, rank=0)
     raises(liblora.RangeError, adapter.resize, rank=2, conv_rank=0)
     raises(TypeError, adapter.resize, size=3)

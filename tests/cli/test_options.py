@@ -151,6 +151,7 @@ OWN = {
     ("resize", "min-rank"): (["--rank", "1"], ["--min-rank", "3"]),
     ("resize", "module-rank"): ([], ["--module-rank", "*attn1*=1"]),
     ("resize", "pad"): (["--rank", "12"], ["--pad"]),
+    ("resize", "split"): (["--rank", "3"], ["--split", "up"]),
     ("delta", "names"): ([ADAPTER], None),
     ("delta", "strength"): ([], ["--strength", "0.5"]),
     ("delta", "dtype"): ([], ["--dtype", "f64"]),
@@ -171,6 +172,12 @@ PAIRS = {
     ("resize", "cumulative"): (
         ["resize", ADAPTER, *OUT, "--cumulative", "0.6"],
         ["resize", ADAPTER, *OUT, "--cumulative", "0.9"]),
+    ("resize", "kohya-count"): (
+        ["resize", ADAPTER, *OUT, "--energy", "0.9"],
+        ["resize", ADAPTER, *OUT, "--energy", "0.9", "--kohya-count"]),
+    ("resize", "lycoris-count"): (
+        ["resize", ADAPTER, *OUT, "--cumulative", "0.7"],
+        ["resize", ADAPTER, *OUT, "--cumulative", "0.7", "--lycoris-count"]),
     ("resize", "effective"): (["resize", ADAPTER, *OUT, "--rank", "3"],
                               ["resize", ADAPTER, *OUT, "--effective"]),
     ("resize", "knee"): (["resize", ADAPTER, *OUT, "--rank", "3"],

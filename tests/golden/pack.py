@@ -25,6 +25,9 @@ NOT_YET = ("peft_lora_dora_",)
 NAMES = ("names_sd1_", "names_sdxl_", "names_flux_", "load_cloneofsimo")
 OPERATIONS = ("delta", "patched_weight", "same_as", "load_positional")
 
+# Of what other tools made of ranks only the numbers are used.
+COUNTS = ("rank_conversion_kohya", "extract_lycoris")
+
 # One megabyte of random bytes; the test makes a file of that size itself.
 TOO_LARGE = ("hash_legacy_window",)
 
@@ -35,8 +38,10 @@ def load(folder, name="cases.json"):
 
 def files_of(case):
     """The files a case names."""
-    names = [case.get("adapter"), case.get("base"), case.get("expect"),
-             case["params"].get("config"), case["params"].get("metadata_file")]
+    expect = None if case["operation"] in COUNTS else case.get("expect")
+    names = [case.get("adapter"), case.get("base"), expect,
+             *(case["params"].get(name) for name in
+               ("config", "metadata_file", "tuned"))]
     return {name for name in names if name}
 
 
@@ -47,9 +52,10 @@ def select(cases, prefixes, operations):
 
 
 def rank_cases(cases):
-    """Rank conversion by the formula; of Tucker with DoRA only the former is
-    used, but the file stays whole."""
-    return [case for case in cases if case["operation"] == "rank_conversion"]
+    """Rank conversion by the formula, and the ranks that other tools chose; of
+    Tucker with DoRA only the former is used, but the file stays whole."""
+    return [case for case in cases if case["operation"] == "rank_conversion"
+            or case["operation"] in COUNTS]
 
 
 # Layers that adapters have factors for.

@@ -208,8 +208,21 @@ def check_report(source, row, error, slack):
     unit = sigma[0] if sigma[0] else 1.0
     total = float(np.sum((sigma / unit) ** 2))
     if total == 0:
-        equal((row["energy"], row["error"]), (1, 0), f"zero layer {module}")
+        equal([row[k] for k in ("energy", "frobenius", "error", "sigma_1",
+                                "sigma_r", "stable_rank", "effective_rank")],
+              [1, 1, 0, 0, 0, 0, 0], f"zero layer {module}")
         return
+    values = source.values[module]
+    support.close(row["sigma_1"], sigma[0], 1e-10 * unit, "sigma_1")
+    kept = sigma[min(row["rank_out"], sigma.size) - 1]
+    support.close(row["sigma_r"], kept, 1e-10 * unit, "sigma_r")
+    # A spectrum that is off by 1e-10 sigma_1 in each of n values: n times that
+    # in the sum of squares, and n ln n times in the entropy.
+    for name, bound in (("stable_rank", 1e-9), ("effective_rank", 1e-7)):
+        support.close(row[name], values[name], bound * sigma.size,
+                      f"{name} of {module}")
+    support.close(row["frobenius"], math.sqrt(max(row["energy"], 0)), 1e-15,
+                  f"frobenius of {module}")
     norm = unit * math.sqrt(total)
     support.close(row["error"], error, 1e-6 * error + 1e-7 * norm,
                   f"reported error of {module}")
@@ -390,6 +403,8 @@ def main():
         if case["id"] == "peer.tucker_dora":
             with suite.case(case["id"]):
                 check_tucker(suite, folder, case)
+            continue
+        if case["operation"] != "rank_conversion":
             continue
         source = Source(folder, case)
         with suite.case(f"{source.path.stem} formula"):

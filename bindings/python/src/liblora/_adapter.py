@@ -26,6 +26,14 @@ _RULES = {
     "knee": _ffi.LORA_RANK_KNEE,
 }
 
+_COUNTS = {
+    "exact": _ffi.LORA_COUNT_EXACT,
+    "kohya": _ffi.LORA_COUNT_KOHYA,
+    "lycoris": _ffi.LORA_COUNT_LYCORIS,
+}
+
+_SPLITS = {"even": _ffi.LORA_SPLIT_EVEN, "up": _ffi.LORA_SPLIT_UP}
+
 # More than a layer has: the rule that keeps all.
 _ANY_RANK = 65536
 
@@ -54,6 +62,14 @@ def _rule(given: dict[str, Any], default: bool) -> _ffi.lora_rank_rule:
     if names[0] == "rank":
         return _fixed(value)
     return _ffi.lora_rank_rule(_RULES[names[0]], 0, float(value))
+
+
+def _choice(choices: dict[str, int], name: str, given: str) -> int:
+    """The number of one of some words."""
+    if given not in choices:
+        raise _errors.make(_ffi.LORA_ERROR_ARGUMENT,
+                           f"{name} is one of {', '.join(choices)}")
+    return choices[given]
 
 
 class _Table(NamedTuple):
@@ -311,8 +327,8 @@ class Adapter:
                conv_rank: Optional[int] = None,
                max_rank: Optional[int] = None, min_rank: Optional[int] = None,
                module_rank: Optional[Mapping[str, int]] = None,
-               pad: bool = False, dtype: Any = None, skip_bad: bool = False
-               ) -> "Adapter":
+               pad: bool = False, count: str = "exact", split: str = "even",
+               dtype: Any = None, skip_bad: bool = False) -> "Adapter":
         """Lower ranks, losing as little as possible; .report of the result
         says what it cost. One rule:
 
@@ -331,6 +347,8 @@ class Adapter:
         module_rank ranks of the modules whose name matches a pattern ("*" any
                     characters, "?" one); the last that matches holds
         pad         fill up with zeros to just `rank`
+        count       "kohya" or "lycoris": be off by one as their tools are
+        split       "up": all of the values into up, none into down
         dtype       of the factors; None keeps them
         skip_bad    leave unusable modules out
         """
@@ -345,6 +363,8 @@ class Adapter:
             overrides=(_ffi.lora_rank_override * len(overrides))(*overrides),
             override_count=len(overrides), max_rank=max_rank or 0,
             min_rank=min_rank or 0, pad=pad, skip_bad=skip_bad,
+            counting=_choice(_COUNTS, "count", count),
+            split=_choice(_SPLITS, "split", split),
             dtype=_arrays.dtype_code(dtype))
         if conv_rank is not None:
             settings.conv_rule = ctypes.pointer(_fixed(conv_rank))

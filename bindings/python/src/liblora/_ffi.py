@@ -79,6 +79,11 @@ LORA_RANK_THRESHOLD = 4
 LORA_RANK_CUMULATIVE = 5
 LORA_RANK_EFFECTIVE = 6
 LORA_RANK_KNEE = 7
+LORA_COUNT_EXACT = 0
+LORA_COUNT_KOHYA = 1
+LORA_COUNT_LYCORIS = 2
+LORA_SPLIT_EVEN = 0
+LORA_SPLIT_UP = 1
 
 
 lora_status = c_int32
@@ -234,6 +239,11 @@ class lora_report_module(Structure):
         ("energy", c_double),
         ("error", c_double),
         ("spectral", c_double),
+        ("frobenius", c_double),
+        ("largest", c_double),
+        ("least", c_double),
+        ("stable_rank", c_double),
+        ("effective_rank", c_double),
     ]
 
 
@@ -400,6 +410,12 @@ class lora_rank_override(Structure):
     ]
 
 
+lora_rank_counting = c_int32
+
+
+lora_rank_split = c_int32
+
+
 class lora_adapter_resize_options(Structure):
     _fields_ = [
         ("struct_size", c_size_t),
@@ -411,6 +427,8 @@ class lora_adapter_resize_options(Structure):
         ("pad", c_uint32),
         ("dtype", lora_dtype),
         ("skip_bad", c_uint32),
+        ("counting", lora_rank_counting),
+        ("split", lora_rank_split),
         ("reserved1", c_uint32),
     ]
 

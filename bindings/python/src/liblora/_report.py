@@ -32,8 +32,10 @@ class Report:
     """What an operation found or did; never changes.
 
     modules   of a report on ranks: dicts with name, rank_in, rank_out, energy
-              (share kept), error (norm of what was dropped), spectral (largest
-              value dropped) and sigma (all singular values)
+              (share kept), frobenius (its root), error (norm of what was
+              dropped), spectral (largest value dropped), largest and least
+              (value of all, and of those kept), stable_rank, effective_rank and
+              sigma (all singular values)
     problems  dicts with code, severity, subject, message and status
     fixes     of repairs: dicts with code, subject and message
     """
@@ -61,7 +63,10 @@ class Report:
                 "name": row.name.decode(),
                 "rank_in": row.rank_in, "rank_out": row.rank_out,
                 "energy": row.energy, "error": row.error,
-                "spectral": row.spectral,
+                "spectral": row.spectral, "frobenius": row.frobenius,
+                "largest": row.largest, "least": row.least,
+                "stable_rank": row.stable_rank,
+                "effective_rank": row.effective_rank,
                 "sigma": row.sigma[:row.sigma_count] if row.sigma else []})
         return rows
 

@@ -74,6 +74,11 @@ pub const LORA_RANK_THRESHOLD: i32 = 4;
 pub const LORA_RANK_CUMULATIVE: i32 = 5;
 pub const LORA_RANK_EFFECTIVE: i32 = 6;
 pub const LORA_RANK_KNEE: i32 = 7;
+pub const LORA_COUNT_EXACT: i32 = 0;
+pub const LORA_COUNT_KOHYA: i32 = 1;
+pub const LORA_COUNT_LYCORIS: i32 = 2;
+pub const LORA_SPLIT_EVEN: i32 = 0;
+pub const LORA_SPLIT_UP: i32 = 1;
 
 // lora/status.h
 
@@ -228,6 +233,11 @@ pub struct lora_report_module {
     pub energy: f64,
     pub error: f64,
     pub spectral: f64,
+    pub frobenius: f64,
+    pub largest: f64,
+    pub least: f64,
+    pub stable_rank: f64,
+    pub effective_rank: f64,
 }
 
 pub type lora_severity = i32;
@@ -402,6 +412,10 @@ pub struct lora_rank_override {
     pub rule: lora_rank_rule,
 }
 
+pub type lora_rank_counting = i32;
+
+pub type lora_rank_split = i32;
+
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct lora_adapter_resize_options {
@@ -414,6 +428,8 @@ pub struct lora_adapter_resize_options {
     pub pad: u32,
     pub dtype: lora_dtype,
     pub skip_bad: u32,
+    pub counting: lora_rank_counting,
+    pub split: lora_rank_split,
     pub reserved1: u32,
 }
 
@@ -904,7 +920,7 @@ layout! {
         ndim: 80, 4,
         dtype: 84, 4,
     }
-    lora_report_module, 72 {
+    lora_report_module, 112 {
         struct_size: 0, 8,
         name: 8, 8,
         sigma: 16, 8,
@@ -914,6 +930,11 @@ layout! {
         energy: 48, 8,
         error: 56, 8,
         spectral: 64, 8,
+        frobenius: 72, 8,
+        largest: 80, 8,
+        least: 88, 8,
+        stable_rank: 96, 8,
+        effective_rank: 104, 8,
     }
     lora_problem, 40 {
         struct_size: 0, 8,
@@ -1022,7 +1043,7 @@ layout! {
         pattern: 0, 8,
         rule: 8, 16,
     }
-    lora_adapter_resize_options, 56 {
+    lora_adapter_resize_options, 64 {
         struct_size: 0, 8,
         conv_rule: 8, 8,
         overrides: 16, 8,
@@ -1032,7 +1053,9 @@ layout! {
         pad: 40, 4,
         dtype: 44, 4,
         skip_bad: 48, 4,
-        reserved1: 52, 4,
+        counting: 52, 4,
+        split: 56, 4,
+        reserved1: 60, 4,
     }
     lora_adapter_check_options, 16 {
         struct_size: 0, 8,

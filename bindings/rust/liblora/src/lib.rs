@@ -44,7 +44,9 @@ pub use error::{Error, Result};
 pub use file::{edit_metadata, hash_file, Edit, EditOptions, Hashes};
 pub use module::{Factors, Module, Part, Shape};
 pub use open::OpenOptions;
-pub use operation::{ConvertOptions, DeltaOptions, RankRule, ResizeOptions, Strength};
+pub use operation::{
+    ConvertOptions, Counting, DeltaOptions, RankRule, ResizeOptions, Split, Strength,
+};
 pub use report::{Layer, Problem, Report};
 pub use stream::ReadAt;
 pub use tensor::Tensor;

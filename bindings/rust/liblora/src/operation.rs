@@ -46,6 +46,28 @@ impl RankRule {
     }
 }
 
+/// Whose count a rule has: tools have the same rules, and differ by one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Counting {
+    /// As the rule says.
+    #[default]
+    Exact,
+    /// As sd-scripts' `resize_lora`.
+    Kohya,
+    /// As LyCORIS' `extract_locon`.
+    Lycoris,
+}
+
+/// Where the singular values go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Split {
+    /// Their square roots into both factors.
+    #[default]
+    Even,
+    /// All into up.
+    Up,
+}
+
 /// What [`Adapter::resize`] may be told besides its rule.
 #[derive(Clone, Debug, Default)]
 pub struct ResizeOptions {
@@ -58,6 +80,8 @@ pub struct ResizeOptions {
     pub min_rank: Option<i32>,
     /// Zeros up to a fixed rule's rank, or `max_rank`.
     pub pad: bool,
+    pub counting: Counting,
+    pub split: Split,
     /// Of the factors.
     pub dtype: Option<Dtype>,
     /// Leave unusable modules out.
@@ -132,6 +156,15 @@ impl<'a> Adapter<'a> {
             max_rank: options.max_rank.unwrap_or(0),
             min_rank: options.min_rank.unwrap_or(0),
             pad: options.pad.into(),
+            counting: match options.counting {
+                Counting::Exact => sys::LORA_COUNT_EXACT,
+                Counting::Kohya => sys::LORA_COUNT_KOHYA,
+                Counting::Lycoris => sys::LORA_COUNT_LYCORIS,
+            },
+            split: match options.split {
+                Split::Even => sys::LORA_SPLIT_EVEN,
+                Split::Up => sys::LORA_SPLIT_UP,
+            },
             dtype: dtype_code(options.dtype),
             skip_bad: options.skip_bad.into(),
             ..Default::default()

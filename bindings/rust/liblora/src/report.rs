@@ -57,6 +57,16 @@ pub struct Layer<'a> {
     pub error: f64,
     /// The largest singular value dropped; 0 if none.
     pub spectral: f64,
+    /// The kept share of the Frobenius norm: the root of `energy`.
+    pub frobenius: f64,
+    /// The largest singular value; 0 for a zero layer.
+    pub largest: f64,
+    /// The least singular value kept.
+    pub least: f64,
+    /// Sum of the squares of the singular values, of the largest's.
+    pub stable_rank: f64,
+    /// exp of the entropy of their shares of their sum.
+    pub effective_rank: f64,
 }
 
 /// How problems are read, and fixes.
@@ -135,6 +145,11 @@ impl Report {
                 energy: row.energy,
                 error: row.error,
                 spectral: row.spectral,
+                frobenius: row.frobenius,
+                largest: row.largest,
+                least: row.least,
+                stable_rank: row.stable_rank,
+                effective_rank: row.effective_rank,
             })
         }
     }

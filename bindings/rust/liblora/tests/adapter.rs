@@ -4,8 +4,9 @@ mod common;
 
 use common::{adapter, folder, safetensors, with_header, K, Q};
 use liblora::{
-    edit_metadata, hash_file, Adapter, Builder, Context, ConvertOptions, DeltaOptions, Details,
-    Dtype, EditOptions, OpenOptions, Part, RankRule, ResizeOptions, Severity, Status, Strength,
+    edit_metadata, hash_file, Adapter, Builder, Context, ConvertOptions, Counting, DeltaOptions,
+    Details, Dtype, EditOptions, OpenOptions, Part, RankRule, ResizeOptions, Severity, Split,
+    Status, Strength,
 };
 
 fn context() -> Context {
@@ -93,6 +94,10 @@ fn ranks() {
     assert!((layer.sigma[0] - 3.0).abs() < 1e-12 && (layer.sigma[1] - 1.0).abs() < 1e-12);
     assert!((layer.energy - 0.9).abs() < 1e-12, "9 / (9 + 1): {}", layer.energy);
     assert!((layer.error - 1.0).abs() <= NEAR && (layer.spectral - 1.0).abs() < 1e-12);
+    assert_eq!((layer.frobenius, layer.largest), (layer.energy.sqrt(), layer.sigma[0]));
+    assert_eq!(layer.least, layer.sigma[0]);
+    assert!((layer.stable_rank - 10.0 / 9.0).abs() < 1e-12);
+    assert!((layer.effective_rank - 1.754_765_350_603_32).abs() < 1e-12); // of 3/4, 1/4
     assert!(report.to_json().starts_with('{') && report.to_json().contains(K));
 }
 
@@ -117,6 +122,11 @@ fn rank_rules() {
         let (small, _) = adapter.resize(rule, &Default::default()).unwrap();
         assert_eq!(small.find_module(K).unwrap().rank, rank, "{rule:?}");
     }
+    // Two directions of six values, and kohya's one more: of zeros.
+    let options =
+        ResizeOptions { counting: Counting::Kohya, split: Split::Up, ..Default::default() };
+    let (small, _) = adapter.resize(RankRule::Energy(0.89), &options).unwrap();
+    assert_eq!(small.find_module(K).unwrap().rank, 2);
     let error = adapter.resize(RankRule::Fixed(0), &Default::default()).err().unwrap();
     assert_eq!(error.status, Status::Range);
 }
