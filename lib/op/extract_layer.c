@@ -9,6 +9,7 @@
 #include "format/sort.h"
 #include "linalg/dense.h"
 #include "op/emit.h"
+#include "op/factor_split.h"
 #include "op/noise.h"
 #include "op/rank_rule.h"
 
@@ -379,12 +380,11 @@ static int extract_compare_numbers(const void *a, const void *b)
     return one < other ? -1 : one > other;
 }
 
-/* kohya's clamp: all on up, then both cut at plus and minus the quantile of
- * their values taken together, between two of them in proportion. */
-static lora_status extract_clamp(const extract_work *w,
-                                 lora__factors *f,
-                                 const double *sigma,
-                                 lora_error *error)
+/* kohya's clamp: both factors, with all values in up, are cut at plus and minus
+ * the quantile of their elements taken together, between two of them in
+ * proportion. */
+static lora_status
+extract_clamp(const extract_work *w, lora__factors *f, lora_error *error)
 {
     size_t ups = f->rank * f->rows;
     size_t count = ups + f->rank * f->cols;
@@ -396,12 +396,6 @@ static lora_status extract_clamp(const extract_work *w,
 
     if (all == NULL) {
         return lora__fail_memory(error, bytes);
-    }
-    for (size_t i = 0; i < f->rank; i++) {
-        double root = sqrt(sigma[i]);
-        w->job->kernels->scale_f64(f->up_t + i * f->rows, root, f->rows);
-        w->job->kernels->scale_f64(f->down + i * f->cols,
-                                   root > 0.0 ? 1.0 / root : 0.0, f->cols);
     }
     memcpy(all, f->up_t, ups * sizeof *all);
     memcpy(all + ups, f->down, (count - ups) * sizeof *all);
@@ -452,6 +446,7 @@ static lora_status extract_cut(extract_work *w,
                                size_t keep,
                                lora_error *error)
 {
+    const lora_adapter_extract_options *o = &w->job->options;
     lora__factors f;
     lora_status status;
 
@@ -460,8 +455,11 @@ static lora_status extract_cut(extract_work *w,
                                     error));
     TRY_OR_DONE(
         lora__dense_truncate(f.up_t, f.down, dense, keep, f.context, error));
-    if (w->job->options.clamp != 0.0) {
-        TRY_OR_DONE(extract_clamp(w, &f, dense->sigma, error));
+    lora__factors_split(&f, w->job->kernels,
+                        o->clamp != 0.0 ? LORA_SPLIT_UP : o->split, 1.0,
+                        dense->sigma, keep);
+    if (o->clamp != 0.0) {
+        TRY_OR_DONE(extract_clamp(w, &f, error));
     }
     status = extract_add_factors(w, &f, error);
 done:

@@ -2,6 +2,7 @@
 #include "linalg/factored.h"
 #include "op/emit.h"
 #include "op/factor_error.h"
+#include "op/factor_split.h"
 #include "op/report.h"
 #include "op/resize.h"
 #include "op/values.h"
@@ -59,28 +60,6 @@ cut_transpose(double *out, const double *in, size_t rows, size_t cols)
     }
 }
 
-/* Put the scale into balanced factors, evenly, or it and all the singular
- * values into up. */
-static void cut_split(lora__factors *cut,
-                      const lora__resize *job,
-                      double scale,
-                      const double *sigma,
-                      size_t keep)
-{
-    double root = sqrt(fabs(scale));
-
-    for (size_t i = 0; i < keep; i++) {
-        double up = scale < 0.0 ? -root : root;
-        double down = root;
-        if (job->options.split == LORA_SPLIT_UP && sigma[i] > 0.0) {
-            up = scale * sqrt(sigma[i]);
-            down = 1.0 / sqrt(sigma[i]);
-        }
-        job->kernels->scale_f64(cut->up_t + i * cut->rows, up, cut->rows);
-        job->kernels->scale_f64(cut->down + i * cut->cols, down, cut->cols);
-    }
-}
-
 /* Rank-k factors of the scaled change, rounded to the file's types; rows
  * behind k are zero. */
 static lora_status cut_factors(lora__factors *out,
@@ -98,7 +77,8 @@ static lora_status cut_factors(lora__factors *out,
     memset(out->down, 0, rank * f->cols * sizeof *out->down);
     TRY(lora__svd_truncate(out->up_t, out->down, svd, input, keep, f->context,
                            error));
-    cut_split(out, job, f->scale, svd->sigma, keep);
+    lora__factors_split(out, job->kernels, job->options.split, f->scale,
+                        svd->sigma, keep);
     TRY(cut_round(out->up_t, rank * f->rows,
                   lora__resize_dtype(job, module, LORA__ROLE_UP), module->name,
                   job->kernels, error));
