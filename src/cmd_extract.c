@@ -36,7 +36,7 @@ static const opt_spec extract_options[] = {
     {"exclude", 0, OPT_LIST, "PATTERN", "not these (repeatable)",
      offsetof(extract_settings, exclude), 0, 0, 0},
     {"clamp", 0, OPT_REAL, "Q", "cut factors at their quantile Q, as kohya's",
-     offsetof(extract_settings, clamp), 0, 1, 0},
+     offsetof(extract_settings, clamp), 0.5, 1, 0},
     {"exact", 0, OPT_FLAG, NULL, "decompose in full, whatever it costs",
      offsetof(extract_settings, exact), 0, 0, 0},
     {"resume", 0, OPT_FLAG, NULL, "go on where an earlier call ended",

@@ -70,9 +70,9 @@ static lora_status extract_check(lora__extract *job, lora_error *error)
     CHECK_ARG((o->flags & ~(uint32_t)15) == 0, error);
     CHECK_ARG((o->flags & LORA_EXTRACT_RESUME) == 0 || o->journal != NULL,
               error);
-    if (o->clamp != 0.0 && !(o->clamp > 0.0 && o->clamp <= 1.0)) {
+    if (o->clamp != 0.0 && !(o->clamp > 0.5 && o->clamp <= 1.0)) {
         return lora__fail(error, LORA_ERROR_RANGE, LORA_NO_OFFSET, "clamp",
-                          "a quantile above 0, up to 1 is needed");
+                          "a quantile above 0.5, up to 1 is needed");
     }
     if (o->dtype != LORA_DTYPE_NONE && !lora__dtype_is_float(o->dtype)) {
         return lora__fail(error, LORA_ERROR_DTYPE, LORA_NO_OFFSET, "dtype",

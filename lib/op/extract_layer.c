@@ -99,7 +99,7 @@ static lora_status extract_read(extract_work *w, lora_error *error)
 {
     lora_dtype base = extract_dtype(w->job, &w->match->base, 0);
     lora_dtype tuned = extract_dtype(w->job, &w->match->tuned, 1);
-    int of_tuned = lora__noise_is_coarser(tuned, base);
+    int of_tuned = !lora__noise_is_coarser(base, tuned);
     size_t step = EXTRACT_PIECE / sizeof(float) / w->cols + 1;
     size_t bytes = step * w->cols * sizeof(float);
     float *piece = lora__alloc(w->job->context, bytes, LORA__ALIGN_NUMERIC);
@@ -380,35 +380,48 @@ static int extract_compare_numbers(const void *a, const void *b)
     return one < other ? -1 : one > other;
 }
 
-/* kohya's clamp: both factors, with all values in up, are cut at plus and minus
- * the quantile of their elements taken together, between two of them in
- * proportion. */
-static lora_status
-extract_clamp(const extract_work *w, lora__factors *f, lora_error *error)
+/* The quantile of all elements of both factors and of their negatives, between
+ * two of them in proportion. The negatives make it one of the factors alone:
+ * singular vectors have no sign of their own. */
+static lora_status extract_quantile(double *out,
+                                    const lora__factors *f,
+                                    double quantile,
+                                    lora_error *error)
 {
     size_t ups = f->rank * f->rows;
     size_t count = ups + f->rank * f->cols;
     size_t bytes = count * sizeof(double);
+    double place = quantile * (double)(2 * count - 1) - (double)count;
     double *all = lora__alloc(f->context, bytes, LORA__ALIGN_NUMERIC);
-    double place = w->job->options.clamp * (double)(count - 1);
-    size_t below = (size_t)place;
-    double limit;
+    size_t below = place > 0.0 ? (size_t)place : 0;
 
     if (all == NULL) {
         return lora__fail_memory(error, bytes);
     }
-    memcpy(all, f->up_t, ups * sizeof *all);
-    memcpy(all + ups, f->down, (count - ups) * sizeof *all);
+    for (size_t i = 0; i < count; i++) {
+        all[i] = fabs(i < ups ? f->up_t[i] : f->down[i - ups]);
+    }
     lora__sort(all, count, sizeof *all, extract_compare_numbers);
-    limit = all[below];
-    if (below + 1 < count) {
-        limit += (place - (double)below) * (all[below + 1] - limit);
+    *out = all[below];
+    if (below + 1 < count && place > 0.0) {
+        *out += (place - (double)below) * (all[below + 1] - *out);
     }
     lora__free(f->context, all, bytes, LORA__ALIGN_NUMERIC);
-    for (size_t i = 0; i < ups; i++) {
+    return LORA_OK;
+}
+
+/* kohya's clamp: both factors, with all singular values in up, are cut at plus
+ * and minus a quantile. */
+static lora_status
+extract_clamp(const extract_work *w, lora__factors *f, lora_error *error)
+{
+    double limit = 0.0;
+
+    TRY(extract_quantile(&limit, f, w->job->options.clamp, error));
+    for (size_t i = 0; i < f->rank * f->rows; i++) {
         f->up_t[i] = fmax(-limit, fmin(limit, f->up_t[i]));
     }
-    for (size_t i = 0; i < count - ups; i++) {
+    for (size_t i = 0; i < f->rank * f->cols; i++) {
         f->down[i] = fmax(-limit, fmin(limit, f->down[i]));
     }
     return LORA_OK;

@@ -115,10 +115,22 @@ def packs(shared):
     for name, (folder, cases) in plain.items():
         files = set().union(*map(files_of, cases))
         result[name] = (cases, read(folder, files))
+    result["extract"] = extraction(ops, op_cases, shared / "golden/more")
     bad = load(ops / "bad", "bad.json")
     result["bad"] = (bad, read(ops / "bad", {case["file"] for case in bad}))
     result["targets"] = catalogues(shared / "catalogues")
     return result
+
+
+def extraction(ops, op_cases, more):
+    """Pairs of checkpoints, and the numbers in the cases; not the arrays."""
+    pairs = [c for c in op_cases if c["operation"].startswith("extract")]
+    floors = [c for c in load(more) if c["operation"] == "extract_noise_floor"]
+    files = {}
+    for folder, cases in ((ops, pairs), (more, floors)):
+        files.update(read(folder, {name for c in cases for name in (
+            c["base"] or c["adapter"], c["params"]["tuned"])}))
+    return pairs + floors, files
 
 
 def read(folder, files):
