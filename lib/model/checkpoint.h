@@ -151,6 +151,13 @@ LORA_PRIVATE lora_status lora__checkpoint_read_bytes(const lora__checkpoint *c,
                                                      size_t bytes,
                                                      lora_error *error);
 
+/* The number that the tensor's values are times: 1 for all but those with a
+ * scale. UNSUPPORTED where the scale is not one number of floats. */
+LORA_PRIVATE lora_status lora__checkpoint_scale(float *out,
+                                                const lora__checkpoint *c,
+                                                size_t tensor,
+                                                lora_error *error);
+
 /* Read rows of a holding as numbers, times the tensor's scale if it has one:
  * row_count x columns of them, row after row. One rounding at most, to F32
  * of F64 and of scaled values. RANGE if there are no such rows, DTYPE if the

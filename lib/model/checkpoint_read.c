@@ -110,11 +110,20 @@ LORA_PRIVATE lora_status lora__checkpoint_read_bytes(const lora__checkpoint *c,
 }
 
 typedef struct reading {
-    const lora__checkpoint *c;
     const lora__tensor *tensor;
     const lora__kernels *kernels;
     size_t size; /* of an element */
 } reading;
+
+static reading reading_begin(const lora__checkpoint *c, size_t tensor)
+{
+    reading r;
+
+    r.tensor = &c->tensors[tensor];
+    r.kernels = lora__kernels_get(lora__context_get(c->context)->cpu);
+    r.size = lora_dtype_bits(r.tensor->entry->dtype) / 8;
+    return r;
+}
 
 /* Elements of a type that is wider than F32, a chunk at a time. */
 static lora_status reading_wide(const reading *r,
@@ -222,29 +231,26 @@ static lora_status reading_sliced(const reading *r,
     return LORA_OK;
 }
 
-/* Multiply by the one number of the tensor's scale. */
-static lora_status
-reading_scale(const reading *r, float *out, size_t count, lora_error *error)
+LORA_PRIVATE lora_status lora__checkpoint_scale(float *out,
+                                                const lora__checkpoint *c,
+                                                size_t tensor,
+                                                lora_error *error)
 {
-    const lora__tensor *scale;
-    reading one = *r;
-    float factor;
+    const size_t index = c->tensors[tensor].scale;
+    reading r;
 
-    if (r->tensor->scale == SIZE_MAX) {
+    *out = 1;
+    if (index == SIZE_MAX) {
         return LORA_OK;
     }
-    scale = &r->c->tensors[r->tensor->scale];
-    if (scale->entry->elements != 1 ||
-        !lora__dtype_is_float(scale->entry->dtype)) {
+    r = reading_begin(c, index);
+    if (r.tensor->entry->elements != 1 ||
+        !lora__dtype_is_float(r.tensor->entry->dtype)) {
         return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
-                          scale->name,
+                          r.tensor->name,
                           "a scale of other than one number is not supported");
     }
-    one.tensor = scale;
-    one.size = lora_dtype_bits(scale->entry->dtype) / 8;
-    TRY(reading_span(&one, &factor, 0, 1, error));
-    r->kernels->scale_f32(out, factor, count);
-    return LORA_OK;
+    return reading_span(&r, out, 0, 1, error);
 }
 
 LORA_PRIVATE lora_status lora__checkpoint_read_rows(float *out,
@@ -256,10 +262,10 @@ LORA_PRIVATE lora_status lora__checkpoint_read_rows(float *out,
 {
     const lora__tensor *tensor = &c->tensors[hold->tensor];
     const lora__row_set *set = hold->part == NULL ? NULL : &hold->part->rows;
-    reading r = {c, tensor,
-                 lora__kernels_get(lora__context_get(c->context)->cpu), 0};
+    const reading r = reading_begin(c, hold->tensor);
     uint64_t count;
     size_t values;
+    float scale;
 
     if (first_row > hold->rows || row_count > hold->rows - first_row) {
         return lora__fail(error, LORA_ERROR_RANGE, LORA_NO_OFFSET, tensor->name,
@@ -277,7 +283,7 @@ LORA_PRIVATE lora_status lora__checkpoint_read_rows(float *out,
     if (values == 0) {
         return LORA_OK;
     }
-    r.size = lora_dtype_bits(tensor->entry->dtype) / 8;
+    TRY(lora__checkpoint_scale(&scale, c, hold->tensor, error));
     if (set != NULL && set->transposed) {
         TRY(reading_transposed(&r, out, hold, first_row, row_count, error));
     } else if (set != NULL && set->units != 0) {
@@ -285,5 +291,8 @@ LORA_PRIVATE lora_status lora__checkpoint_read_rows(float *out,
     } else {
         TRY(reading_span(&r, out, first_row * hold->columns, values, error));
     }
-    return reading_scale(&r, out, values, error);
+    if (tensor->scale != SIZE_MAX) {
+        r.kernels->scale_f32(out, scale, values);
+    }
+    return LORA_OK;
 }

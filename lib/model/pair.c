@@ -112,6 +112,9 @@ static lora_status pair_split_list(pair_list *list, lora_error *error)
     size_t kept = 0;
     size_t count = list->count;
 
+    if (count == 0) {
+        return LORA_OK;
+    }
     for (size_t i = 0; i < count; i++) {
         const pair_item *item = &list->items[i];
         if (item->taken) {

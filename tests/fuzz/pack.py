@@ -216,6 +216,61 @@ def pickles(checkpoints):
     return result
 
 
+# Two models each, a tensor a line; see checkpoint.c.
+CHECKPOINTS = [
+    """model.diffusion_model.input_blocks.1.1.proj_in.weight 4x4x1x1
+model.diffusion_model.input_blocks.1.1.proj_in.bias 4
+model.diffusion_model.output_blocks.2.1.conv.weight 4x4x3x3 1
+first_stage_model.encoder.conv_in.weight 4x3x3x3
+model_ema.decay
+cond_stage_model.transformer.text_model.embeddings.position_ids 1x8 6
+alphas_cumprod 16
+
+unet.down_blocks.0.attentions.0.proj_in.weight 4x4
+unet.down_blocks.0.attentions.0.proj_in.bias 4
+unet.up_blocks.0.upsamplers.0.conv.weight 4x4x3x3 2""",
+    """conditioner.embedders.1.model.transformer.resblocks.0.attn.in_proj_weight 6x2
+conditioner.embedders.1.model.transformer.resblocks.0.attn.in_proj_bias 6
+conditioner.embedders.1.model.text_projection 2x3
+conditioner.embedders.1.model.positional_embedding 8x2
+conditioner.embedders.1.model.logit_scale
+
+text_encoder_2.text_model.encoder.layers.0.self_attn.q_proj.weight 2x2
+text_encoder_2.text_model.encoder.layers.0.self_attn.k_proj.weight 2x2
+text_encoder_2.text_model.encoder.layers.0.self_attn.v_proj.bias 2
+text_encoder_2.text_projection.weight 3x2
+text_encoder_2.text_model.embeddings.position_embedding.weight 8x2""",
+    """double_blocks.0.img_attn.qkv.weight 6x2 4
+double_blocks.0.img_attn.qkv.scale_weight
+double_blocks.0.img_attn.qkv.scale_input
+double_blocks.0.img_attn.norm.query_norm.scale 4
+single_blocks.0.linear1.weight 14x2
+final_layer.adaLN_modulation.1.weight 4x2
+scaled_fp8 2 4
+
+model.diffusion_model.double_blocks.0.img_attn.qkv.weight 6x2
+transformer.transformer_blocks.0.attn.norm_q.weight 4
+transformer.single_transformer_blocks.0.proj_mlp.weight 8x2
+transformer.single_transformer_blocks.0.attn.to_q.weight 2x2
+transformer.norm_out.linear.weight 4x2""",
+    """mixins.adaln_layer.adaLN_modulations.0.1.weight 12x2
+transformer.layers.0.attention.query_key_value.weight 7x2
+own.weight 2x2
+own.int.weight 2x2 5
+
+transformer_blocks.0.norm1.linear.weight 6x2
+transformer_blocks.0.norm2.linear.weight 6x2
+own.weight 2x3
+own.int.weight 2x2 7""",
+    """unet.conv_in.weight 2x2
+model.diffusion_model.input_blocks.0.0.weight 2x2
+
+unet.conv_in.weight 2x2""",
+    "a\n\na",
+    "\n",
+]
+
+
 def pick_keys(files):
     """A few keys of each file, from all over it."""
     result = {}
@@ -269,6 +324,7 @@ def make_seeds(shared):
                           make_gguf((2, 14), 8), make_gguf()[:60]]),
         "names": {**{name: keys for keys, name in distinct.items()},
                   **numbered(KEYS)},
+        "checkpoint": numbered(CHECKPOINTS),
         "config": {**configs, **numbered(map(json.dumps, CONFIGS))},
         "metadata": {f"{i:02}.{name}": change + split_safetensors(data)
                      for i, change in enumerate(CHANGES)

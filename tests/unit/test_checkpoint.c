@@ -321,6 +321,10 @@ static void scales_are_applied(void **state)
     assert_non_null(hold);
     assert_int_equal(lora__checkpoint_read_rows(got, c, hold, 0, 2, NULL),
                      LORA_ERROR_UNSUPPORTED);
+    assert_int_equal(lora__checkpoint_scale(got, c, 0, NULL), LORA_OK);
+    assert_true(got[0] == scale);
+    assert_int_equal(lora__checkpoint_scale(got, c, 1, NULL), LORA_OK);
+    assert_true(got[0] == 1);
     for (size_t i = 0; i < c->tensor_count; i++) {
         int helps = strstr(c->tensors[i].name, "scale") != NULL;
         assert_int_equal(c->tensors[i].use,

@@ -303,6 +303,24 @@ static void patterns_choose(void **state)
     end(&m);
 }
 
+/* A model without tensors matches nothing. */
+static void empty_ones_match_nothing(void **state)
+{
+    static const weight some[] = {{"a.weight", F32, 2, {2, 2}, NULL}};
+    lora__pair pair;
+    models m;
+
+    (void)state;
+    begin(&m, some, 1, some, 0);
+    assert_int_equal(lora__pair_create(&pair, m.base, m.tuned, NULL, NULL),
+                     LORA_ERROR_KEY);
+    assert_int_equal(lora__pair_create(&pair, m.tuned, m.base, NULL, NULL),
+                     LORA_ERROR_KEY);
+    assert_int_equal(lora__pair_create(&pair, m.tuned, m.tuned, NULL, NULL),
+                     LORA_ERROR_KEY);
+    end(&m);
+}
+
 static void memory_may_run_out(void **state)
 {
     lora__pair_options options = {0};
@@ -333,6 +351,7 @@ int main(void)
         cmocka_unit_test(wholes_match_wholes),
         cmocka_unit_test(all_is_listed),
         cmocka_unit_test(patterns_choose),
+        cmocka_unit_test(empty_ones_match_nothing),
         cmocka_unit_test(memory_may_run_out),
     };
 
