@@ -313,6 +313,7 @@ static void check(lora_context *context,
 
     assert_true(dense->count >= (rank < m->count ? rank : m->count));
     assert_true(fabs(dense->squares - norm * norm) <= 1e-6 * norm * norm);
+    assert_true(dense->residual_limit <= 0x1p-18 * norm);
     for (size_t i = 0; i < dense->count; i++) {
         const double is = i < m->count ? m->sigma[i] : 0;
 
