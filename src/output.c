@@ -5,6 +5,7 @@
 #include "system.h"
 #include "text.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -60,6 +61,11 @@ static int output_check_metadata(app_state *app)
     return 0;
 }
 
+static int output_is_stdout(const app_state *app)
+{
+    return app->common.output != NULL && strcmp(app->common.output, "-") == 0;
+}
+
 int output_check(app_state *app)
 {
     const char *path = app->common.output;
@@ -72,7 +78,7 @@ int output_check(app_state *app)
                    ? 0
                    : say_usage(app, NULL, "where to? Give -o FILE");
     }
-    if (strcmp(path, "-") == 0) {
+    if (output_is_stdout(app)) {
         return say_usage(app, "--output", "results are written to files only");
     }
     switch (system_path_kind(path)) {
@@ -92,6 +98,11 @@ int output_check(app_state *app)
         return output_check_folder(app, path);
     }
     return 0;
+}
+
+int output_check_text(app_state *app)
+{
+    return output_is_stdout(app) ? 0 : output_check(app);
 }
 
 /* Remove all entries but those that numbers depend on. */
@@ -234,6 +245,26 @@ int output_save(app_state *app,
     progress_clear(&app->bar);
     return status == LORA_OK ? 0
                              : output_say_failure(app, input, status, &error);
+}
+
+int output_save_text(app_state *app, const char *text, size_t bytes)
+{
+    const char *path = app->common.output;
+    int os_error = 0;
+    if (output_is_stdout(app) && !app->common.dry_run) {
+        fwrite(text, 1, bytes, stdout); /* main() looks for errors */
+        return 0;
+    }
+    if (!app->common.dry_run) {
+        os_error = system_write_file(path, text, bytes, app->common.force != 0);
+    }
+    if (os_error != 0) {
+        say_error(app, path, "cannot be written: %s%s", strerror(os_error),
+                  os_error == EEXIST ? ", use --force to replace it" : "");
+        return EXIT_FAILED;
+    }
+    output_say_written(app, bytes);
+    return 0;
 }
 
 int output_say_failure(app_state *app,

@@ -12,6 +12,9 @@ int output_check(app_state *app);
  * that ends with a separator. */
 int output_check_adapter(app_state *app);
 
+/* The same for text, which "-" sends to standard output. */
+int output_check_text(app_state *app);
+
 /* Apply --metadata and --no-metadata to a result. *adapter may be replaced by
  * another, the first destroyed. */
 int output_edit_metadata(app_state *app, lora_adapter **adapter);
@@ -22,6 +25,10 @@ int output_save(app_state *app,
                 const lora_adapter *adapter,
                 const char *input,
                 uint64_t *out_bytes);
+
+/* Write text, whole or not at all, unless --dry-run, and say so. 0, or an exit
+ * code after a message. */
+int output_save_text(app_state *app, const char *text, size_t bytes);
 
 /* A failure while a file is read and another written at the same time: find
  * out which of them it was, as the exit codes differ. */

@@ -29,6 +29,14 @@ int system_make_folder(const char *path);
  * Free with free(). */
 char *system_make_temporary_folder(const char *stem);
 
+/* Write a file under a temporary name beside it and give it its own, so that
+ * it is there whole or not at all; without `replace` only where there is none.
+ * 0, or errno, with nothing changed. */
+int system_write_file(const char *path,
+                      const char *text,
+                      size_t bytes,
+                      int replace);
+
 /* Number of CPUs that work now; at least 1. */
 uint32_t system_cpu_count(void);
 

@@ -7,6 +7,7 @@
 
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -70,6 +71,67 @@ char *system_make_temporary_folder(const char *stem)
         return NULL;
     }
     return path;
+}
+
+/* All of a text to the disk. */
+static int system_fill_file(int file, const char *text, size_t bytes)
+{
+    int os_error = 0;
+    while (bytes > 0 && os_error == 0) {
+        ssize_t written = write(file, text, bytes);
+        if (written >= 0) {
+            text += written;
+            bytes -= (size_t)written;
+        } else if (errno != EINTR) {
+            os_error = errno;
+        }
+    }
+    if (os_error == 0 && fsync(file) != 0) {
+        os_error = errno;
+    }
+    if (close(file) != 0 && os_error == 0) {
+        os_error = errno;
+    }
+    return os_error;
+}
+
+/* Give a file its name. A link fails where the name is taken, in one step;
+ * some file systems have none. */
+static int system_name_file(const char *from, const char *to, int replace)
+{
+    if (!replace && link(from, to) == 0) {
+        unlink(from);
+        return 0;
+    }
+    if (!replace && system_path_kind(to) != SYSTEM_NOTHING) {
+        return EEXIST;
+    }
+    return rename(from, to) == 0 ? 0 : errno;
+}
+
+int system_write_file(const char *path,
+                      const char *text,
+                      size_t bytes,
+                      int replace)
+{
+    size_t room = strlen(path) + 40;
+    char *folder = system_folder_of(path);
+    char *name = malloc(room);
+    int os_error = ENOMEM;
+    if (folder != NULL && name != NULL) {
+        snprintf(name, room, "%s/lora-%08lx.tmp", folder, (long)getpid());
+        int file = open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        os_error = file < 0 ? errno : system_fill_file(file, text, bytes);
+        if (os_error == 0) {
+            os_error = system_name_file(name, path, replace);
+        }
+        if (file >= 0 && os_error != 0) {
+            unlink(name);
+        }
+    }
+    free(folder);
+    free(name);
+    return os_error;
 }
 
 uint32_t system_cpu_count(void)

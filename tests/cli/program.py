@@ -32,6 +32,7 @@ BASE = {
     "convert": ["convert", ADAPTER, *OUT],
     "resize": ["resize", ADAPTER, *OUT, "--rank", "4"],
     "delta": ["delta", "half.safetensors", "--skip-bad", *OUT],
+    "plot": ["plot", ADAPTER, *OUT],
     "demo": ["demo", "--json", "fresh"],
     "help": ["help"],
     "version": ["version"],

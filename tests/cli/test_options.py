@@ -154,6 +154,7 @@ OWN = {
     ("delta", "names"): ([ADAPTER], None),
     ("delta", "strength"): ([], ["--strength", "0.5"]),
     ("delta", "dtype"): ([], ["--dtype", "f64"]),
+    ("plot", "what"): ([], ["--what", "nonsense"]),
     ("demo", "count"): ([], ["--count", "2"]),
     ("demo", "seed"): None,
 }
@@ -181,6 +182,8 @@ PAIRS = {
     ("resize", "skip-bad"): (
         ["resize", "half.safetensors", *OUT, "--rank", "1"],
         ["resize", "half.safetensors", *OUT, "--rank", "1", "--skip-bad"]),
+    ("plot", "skip-bad"): (["plot", "half.safetensors", *OUT],
+                           ["plot", "half.safetensors", *OUT, "--skip-bad"]),
     ("convert", "skip-bad"): (
         ["convert", "half.safetensors", *OUT, "--dtype", "bf16"],
         ["convert", "half.safetensors", *OUT, "--dtype", "bf16",
@@ -207,6 +210,7 @@ CONFIG = {
     "convert": ["convert", "peft", *OUT, "--dialect", "keep"],
     "resize": ["resize", "peft", *OUT, "--rank", "1", "--json"],
     "delta": ["delta", "peft", *OUT],
+    "plot": ["plot", "peft", *OUT],
 }
 
 TERMINAL = {"no-progress", "no-color"}
