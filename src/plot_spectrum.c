@@ -478,7 +478,7 @@ static void spectrum_find_range(const spectrum *own, double *low, double *high)
     int lowest = own->count == 1                ? SPECTRA_LEAST
                  : own->count <= SPECTRUM_BANDS ? SPECTRA_TENTH
                                                 : SPECTRA_MEDIAN;
-    double least = INFINITY;
+    double least = (double)INFINITY;
     double most = 0.0;
     for (int i = 0; i < own->count; i++) {
         const spectra *set = &own->sets[i];
@@ -495,7 +495,7 @@ static void spectrum_find_range(const spectrum *own, double *low, double *high)
 /* Bars as narrow as a power of two allows, over what there is. */
 static void spectrum_find_bins(spectrum *own)
 {
-    double least = INFINITY;
+    double least = (double)INFINITY;
     double most = 0.0;
     for (int i = 0; i < own->count; i++) {
         for (size_t j = 0; j < own->sets[i].count; j++) {

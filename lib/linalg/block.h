@@ -16,6 +16,10 @@ LORA_PRIVATE lora_status lora__block_create(lora__block *out,
                                             lora_context *context,
                                             lora_error *error);
 
+/* Numbers between -1/2 and 1/2 that look like chance and are always the same:
+ * a start for iterations, which must have a share of what they look for. */
+LORA_PRIVATE void lora__block_spread(double *out, size_t count);
+
 LORA_PRIVATE void lora__block_destroy(lora__block *block,
                                       lora_context *context);
 

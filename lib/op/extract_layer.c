@@ -12,12 +12,16 @@
 #include "op/factor_split.h"
 #include "op/noise.h"
 #include "op/rank_rule.h"
+#include "op/values.h"
 
 #include <math.h>
 #include <string.h>
 
 /* Rows of the base are read in pieces of about this size. */
 #define EXTRACT_PIECE ((size_t)1 << 20)
+
+/* So many numbers are made f64 at a time. */
+#define EXTRACT_WIDE 512
 
 /* A layer on its way. */
 typedef struct extract_work {
@@ -30,6 +34,40 @@ typedef struct extract_work {
     int changed;
 } extract_work;
 
+/* ---- which rule ------------------------------------------------------- */
+
+static int extract_is_conv(const lora__match *match)
+{
+    for (int32_t i = 2; i < match->base.ndim; i++) {
+        if (match->base.shape[i] > 1) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static int extract_matches(const extract_work *w, const char *pattern)
+{
+    const lora__pair *pair = &w->job->pair;
+
+    return lora__tensor_matches(&pair->base->tensors[w->match->base.tensor],
+                                pattern) ||
+           lora__text_matches(pattern, w->match->target);
+}
+
+static const lora_rank_rule *extract_rule(const extract_work *w)
+{
+    const lora_adapter_extract_options *o = &w->job->options;
+
+    for (size_t i = o->override_count; i-- > 0;) {
+        if (extract_matches(w, o->overrides[i].pattern)) {
+            return &o->overrides[i].rule;
+        }
+    }
+    return extract_is_conv(w->match) && o->conv_rule != NULL ? o->conv_rule
+                                                             : w->job->rule;
+}
+
 /* ---- the difference ---------------------------------------------------- */
 
 static lora_dtype
@@ -37,6 +75,35 @@ extract_dtype(const lora__extract *job, const lora__holding *holding, int tuned)
 {
     const lora__checkpoint *c = tuned ? job->pair.tuned : job->pair.base;
     return c->tensors[holding->tensor].entry->dtype;
+}
+
+/* 1 if all values are finite. In blocks that compilers make vectors of: a
+ * number is finite if its exponent is not all ones. */
+static int extract_is_finite(const float *values, size_t count)
+{
+    enum { BLOCK = 16 };
+    uint32_t largest[BLOCK] = {0};
+    uint32_t bits[BLOCK];
+    size_t whole = count / BLOCK * BLOCK;
+
+    for (size_t i = 0; i < whole; i += BLOCK) {
+        memcpy(bits, values + i, sizeof bits);
+        for (size_t k = 0; k < BLOCK; k++) {
+            uint32_t magnitude = bits[k] & 0x7FFFFFFFu;
+            largest[k] = largest[k] < magnitude ? magnitude : largest[k];
+        }
+    }
+    for (size_t k = 0; k < BLOCK; k++) {
+        if (largest[k] >= 0x7F800000u) {
+            return 0;
+        }
+    }
+    for (size_t i = whole; i < count; i++) {
+        if (!isfinite(values[i])) {
+            return 0;
+        }
+    }
+    return 1;
 }
 
 /* NONFINITE, with the tensor, where a value is not finite. */
@@ -47,16 +114,15 @@ static lora_status extract_check_values(const lora__checkpoint *c,
                                         size_t count,
                                         lora_error *error)
 {
-    for (size_t i = 0; i < count; i++) {
-        if (!isfinite(values[i])) {
-            return lora__fail(error, LORA_ERROR_NONFINITE, LORA_NO_OFFSET,
-                              c->tensors[holding->tensor].name,
-                              "element %llu is %s in %s",
-                              (unsigned long long)(first + i),
-                              isnan(values[i]) ? "NaN" : "infinite", c->path);
-        }
+    const lora__entry *entry = c->tensors[holding->tensor].entry;
+    lora__values found;
+
+    if (extract_is_finite(values, count)) {
+        return LORA_OK;
     }
-    return LORA_OK;
+    memset(&found, 0, sizeof found);
+    lora__values_add(&found, values, count, first);
+    return lora__values_check(&found, entry, error);
 }
 
 /* Some rows: tuned less base, in place of tuned. */
@@ -73,7 +139,6 @@ static lora_status extract_read_rows(extract_work *w,
     const lora__holding *of_tuned = &w->match->tuned;
     float *diff = w->diff + row * w->cols;
     size_t count = rows * w->cols;
-    int changed = 0;
 
     TRY(lora__checkpoint_read_rows(diff, pair->tuned, of_tuned, row, rows,
                                    error));
@@ -86,11 +151,8 @@ static lora_status extract_read_rows(extract_work *w,
     if (noise->columns > 0) {
         lora__noise_add(noise, noise_of_tuned ? diff : base, rows);
     }
-    for (size_t i = 0; i < count; i++) {
-        diff[i] -= base[i];
-        changed |= diff[i] != 0.0f;
-    }
-    w->changed |= changed;
+    w->changed |= memcmp(diff, base, count * sizeof *base) != 0;
+    w->job->kernels->axpy_f32(diff, base, -1.0f, count);
     return LORA_OK;
 }
 
@@ -186,16 +248,16 @@ static lora_status extract_encode(const extract_work *w,
 static lora_status
 extract_add_full(extract_work *w, lora__role role, lora_error *error)
 {
-    const size_t chunk = 512;
     size_t count = w->rows * w->cols;
     lora__extract_tensor *tensor;
     unsigned char *data;
-    double wide[512];
+    double wide[EXTRACT_WIDE];
 
     TRY(extract_add(&tensor, w, role, count, error));
     data = tensor->data;
-    for (size_t done = 0; done < count; done += chunk) {
-        size_t step = count - done < chunk ? count - done : chunk;
+    for (size_t done = 0; done < count; done += EXTRACT_WIDE) {
+        size_t left = count - done;
+        size_t step = left < EXTRACT_WIDE ? left : EXTRACT_WIDE;
         w->job->kernels->f32_to_f64(wide, w->diff + done, step);
         TRY(lora__emit_encode_at(
             data + done * (lora_dtype_bits(tensor->dtype) / 8), w->job->context,
@@ -248,38 +310,6 @@ done:
 }
 
 /* ---- how many directions ----------------------------------------------- */
-
-static int extract_is_conv(const lora__match *match)
-{
-    for (int32_t i = 2; i < match->base.ndim; i++) {
-        if (match->base.shape[i] > 1) {
-            return 1;
-        }
-    }
-    return 0;
-}
-
-static int extract_matches(const extract_work *w, const char *pattern)
-{
-    const lora__pair *pair = &w->job->pair;
-
-    return lora__tensor_matches(&pair->base->tensors[w->match->base.tensor],
-                                pattern) ||
-           lora__text_matches(pattern, w->match->target);
-}
-
-static const lora_rank_rule *extract_rule(const extract_work *w)
-{
-    const lora_adapter_extract_options *o = &w->job->options;
-
-    for (size_t i = o->override_count; i-- > 0;) {
-        if (extract_matches(w, o->overrides[i].pattern)) {
-            return &o->overrides[i].rule;
-        }
-    }
-    return extract_is_conv(w->match) && o->conv_rule != NULL ? o->conv_rule
-                                                             : w->job->rule;
-}
 
 /* The sketch of a layer depends on the seed and its name, on nothing else. */
 static uint64_t extract_seed(const extract_work *w)
@@ -490,6 +520,11 @@ static lora_status extract_decompose(extract_work *w, lora_error *error)
     lora_status status = LORA_OK;
 
     TRY(lora__dense_create(&dense, w->job->context, &input, &goal, error));
+    w->out->norm = sqrt(dense.squares);
+    if (dense.squares == 0.0) { /* 0 became -0 */
+        w->out->state = LORA__EXTRACT_SAME;
+        goto done;
+    }
     if (extract_has_floor(w) && dense.sigma[0] <= w->out->noise) {
         w->out->state = LORA__EXTRACT_NOISE;
         goto done;
@@ -548,9 +583,6 @@ static lora_status extract_make(extract_work *w, lora_error *error)
 {
     lora__role role = extract_full_role(w);
 
-    if (extract_has_factors(w)) {
-        return extract_decompose(w, error);
-    }
     if (role == LORA__ROLE_UNKNOWN ||
         !lora__dialect_has_role(w->job->dialect, role)) {
         w->out->state = LORA__EXTRACT_NO_PLACE;
@@ -559,25 +591,39 @@ static lora_status extract_make(extract_work *w, lora_error *error)
     return extract_add_full(w, role, error);
 }
 
-static lora_status extract_run_layer(extract_work *w, lora_error *error)
+/* The Frobenius norm of the difference. */
+static double extract_norm(const extract_work *w)
 {
+    const lora__kernels *kernels = w->job->kernels;
+    size_t count = w->rows * w->cols;
+    double wide[EXTRACT_WIDE];
     double squares = 0.0;
 
+    for (size_t done = 0; done < count; done += EXTRACT_WIDE) {
+        size_t left = count - done;
+        size_t step = left < EXTRACT_WIDE ? left : EXTRACT_WIDE;
+        kernels->f32_to_f64(wide, w->diff + done, step);
+        squares += kernels->dot_f64(wide, wide, step);
+    }
+    return sqrt(squares);
+}
+
+static lora_status extract_run_layer(extract_work *w, lora_error *error)
+{
     TRY(extract_read(w, error));
     if (!w->changed) {
         w->out->state = LORA__EXTRACT_SAME;
         return LORA_OK;
     }
-    for (size_t i = 0; i < w->rows; i++) {
-        double row = 0.0;
-        for (size_t j = 0; j < w->cols; j++) {
-            double x = w->diff[i * w->cols + j];
-            row += x * x;
-        }
-        squares += row;
+    if (extract_has_factors(w)) {
+        return extract_decompose(w, error);
     }
-    w->out->norm = sqrt(squares);
+    w->out->norm = extract_norm(w);
     /* The norm is at least the largest singular value: of a vector it is. */
+    if (w->out->norm == 0.0) { /* 0 became -0 */
+        w->out->state = LORA__EXTRACT_SAME;
+        return LORA_OK;
+    }
     if (extract_has_floor(w) && w->out->norm <= w->out->noise) {
         w->out->state = LORA__EXTRACT_NOISE;
         return LORA_OK;

@@ -7,6 +7,7 @@
 #ifndef LINALG_CASES_H
 #define LINALG_CASES_H
 
+#include "faults.h"
 #include "linalg_changes.h"
 
 /* The reference --------------------------------------------------------- */
@@ -399,55 +400,14 @@ static void cases_nonfinite(lora_context *context)
 
 /* Fail each allocation in turn ------------------------------------------ */
 
-typedef struct cases_faults {
-    int fail_at; /* the how manieth, from 0; below 0: none */
-    int calls;
-    size_t live;
-} cases_faults;
-
-static void *cases_alloc(void *user, size_t size, size_t align)
-{
-    cases_faults *faults = user;
-    void *block = NULL;
-
-    if (faults->calls++ == faults->fail_at) {
-        return NULL;
-    }
-    block = aligned_alloc(align, (size + align - 1) / align * align);
-    assert_non_null(block);
-    faults->live += size;
-    return block;
-}
-
-static void cases_free(void *user, void *block, size_t size, size_t align)
-{
-    cases_faults *faults = user;
-
-    (void)align;
-    faults->live -= block != NULL ? size : 0;
-    free(block);
-}
-
-static void *cases_realloc(
-    void *user, void *block, size_t old_size, size_t new_size, size_t align)
-{
-    void *moved = cases_alloc(user, new_size, align);
-
-    if (moved != NULL && block != NULL) {
-        memcpy(moved, block, old_size < new_size ? old_size : new_size);
-        cases_free(user, block, old_size, align);
-    }
-    return moved;
-}
-
 static void cases_memory(const lora_backend *backend)
 {
     static const cases_change_fn changes[] = {NULL, cases_deficient_both,
                                               cases_smallest, cases_zero_rows};
     static const size_t shapes[][3] = {{40, 30, 20}, {9, 30, 14}, {30, 9, 14}};
-    cases_faults faults = {-1, 0, 0};
-    const lora_allocator allocator = {sizeof allocator, &faults, cases_alloc,
-                                      cases_realloc, cases_free};
+    faults_state faults = {-1, 0, 0};
+    const lora_allocator allocator = {sizeof allocator, &faults, faults_alloc,
+                                      faults_realloc, faults_free};
     lora_context_options options;
     lora_context *context;
 
