@@ -114,6 +114,57 @@ lora_adapter_resize(lora_adapter **out,
                     const lora_adapter_resize_options *options,
                     lora_error *error);
 
+/** The decompositions of an adapter's modules, for several results of it. */
+typedef struct lora_spectra lora_spectra;
+
+/** Decompose every module, which is most of the work of a resize.
+ *
+ *  Takes about rank^2 numbers a module, up to twice the factors in f64 where
+ *  these are nearly dependent. What does not fit into half of the context's
+ *  memory limit is not kept, and done again when it is needed. A module that
+ *  cannot be decomposed is a failure of lora_spectra_resize(), not of this.
+ *
+ *  @param out      receives the spectra; NULL on failure.
+ *  @param adapter  must not be NULL; gets one more owner.
+ *  @param error    may be NULL.
+ *  @return LORA_OK; LORA_ERROR_ARGUMENT; LORA_ERROR_TRUNCATED;
+ *          LORA_ERROR_CONVERGENCE; LORA_ERROR_IO; LORA_ERROR_MEMORY;
+ *          LORA_ERROR_CANCELLED.
+ *  @threads safe.
+ *  @since 0.1
+ */
+LORA_API LORA_NODISCARD lora_status lora_spectra_create(lora_spectra **out,
+                                                        lora_adapter *adapter,
+                                                        lora_error *error);
+
+/** lora_adapter_resize() from decompositions: the same bytes, in less time.
+ *
+ *  @param out         receives the adapter; NULL on failure.
+ *  @param out_report  receives the report; NULL on failure; may be NULL.
+ *  @param spectra     must not be NULL.
+ *  @param rule        must not be NULL.
+ *  @param options     NULL for defaults.
+ *  @param error       may be NULL.
+ *  @return as lora_adapter_resize().
+ *  @threads safe.
+ *  @since 0.1
+ */
+LORA_API LORA_NODISCARD lora_status
+lora_spectra_resize(lora_adapter **out,
+                    lora_report **out_report,
+                    const lora_spectra *spectra,
+                    const lora_rank_rule *rule,
+                    const lora_adapter_resize_options *options,
+                    lora_error *error);
+
+/** Free spectra; their adapter loses an owner.
+ *
+ *  @param spectra  NULL does nothing.
+ *  @threads safe.
+ *  @since 0.1
+ */
+LORA_API void lora_spectra_destroy(lora_spectra *spectra);
+
 #ifdef __cplusplus
 }
 #endif

@@ -132,28 +132,22 @@ static void resize_free(lora__resize *job)
     lora_report_destroy(job->report);
 }
 
-LORA_API lora_status
-lora_adapter_resize(lora_adapter **out,
-                    lora_report **out_report,
-                    const lora_adapter *adapter,
-                    const lora_rank_rule *rule,
-                    const lora_adapter_resize_options *options,
-                    lora_error *error)
+/* The whole operation, on spectra that need not be complete. */
+static lora_status resize_run(lora_adapter **out,
+                              lora_report **out_report,
+                              const lora_spectra *spectra,
+                              const lora_rank_rule *rule,
+                              const lora_adapter_resize_options *options,
+                              lora_error *error)
 {
+    const lora_adapter *adapter = spectra->adapter;
     lora__resize job;
     lora_adapter *result = NULL;
     void *memory;
     lora_status status;
 
-    lora__error_begin(error);
-    CHECK_ARG(out != NULL, error);
-    *out = NULL;
-    if (out_report != NULL) {
-        *out_report = NULL;
-    }
-    CHECK_ARG(adapter != NULL, error);
-    CHECK_ARG(rule != NULL, error);
     memset(&job, 0, sizeof job);
+    job.spectra = spectra;
     job.adapter = adapter;
     job.rule = rule;
     job.kernels = lora__kernels_get(lora__context_get(adapter->context)->cpu);
@@ -188,4 +182,48 @@ done:
     lora_adapter_destroy(result);
     resize_free(&job);
     return status;
+}
+
+LORA_API lora_status
+lora_adapter_resize(lora_adapter **out,
+                    lora_report **out_report,
+                    const lora_adapter *adapter,
+                    const lora_rank_rule *rule,
+                    const lora_adapter_resize_options *options,
+                    lora_error *error)
+{
+    lora_spectra spectra;
+    lora_status status;
+
+    lora__error_begin(error);
+    CHECK_ARG(out != NULL, error);
+    *out = NULL;
+    if (out_report != NULL) {
+        *out_report = NULL;
+    }
+    CHECK_ARG(adapter != NULL, error);
+    CHECK_ARG(rule != NULL, error);
+    TRY(lora__spectra_begin(&spectra, adapter, error));
+    status = resize_run(out, out_report, &spectra, rule, options, error);
+    lora__spectra_end(&spectra);
+    return status;
+}
+
+LORA_API lora_status
+lora_spectra_resize(lora_adapter **out,
+                    lora_report **out_report,
+                    const lora_spectra *spectra,
+                    const lora_rank_rule *rule,
+                    const lora_adapter_resize_options *options,
+                    lora_error *error)
+{
+    lora__error_begin(error);
+    CHECK_ARG(out != NULL, error);
+    *out = NULL;
+    if (out_report != NULL) {
+        *out_report = NULL;
+    }
+    CHECK_ARG(spectra != NULL, error);
+    CHECK_ARG(rule != NULL, error);
+    return resize_run(out, out_report, spectra, rule, options, error);
 }

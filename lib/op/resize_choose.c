@@ -68,12 +68,11 @@ static size_t choose_padded(const lora__resize *job,
                : wanted;
 }
 
-LORA_PRIVATE lora__rank_choice
-lora__resize_choose(const lora__resize *job,
-                    const lora__module *module,
-                    const lora__spectrum *spectrum)
+LORA_PRIVATE lora__rank_choice lora__resize_choose(
+    const lora__resize *job, size_t index, const lora__spectrum *spectrum)
 {
-    const lora_rank_rule *rule = choose_rule(job, module);
+    const lora_rank_rule *rule =
+        choose_rule(job, &job->adapter->modules[index]);
     lora__rank_choice choice;
     size_t wanted =
         lora__rank_rule_apply(rule, job->options.counting, spectrum);

@@ -119,36 +119,43 @@ static void test_rules(void **state)
     };
     image im;
     lora_adapter *adapter;
+    lora_spectra *spectra;
     lora_error error;
 
     (void)state;
     image_spectrum(&im, steps, 1.5f);
     adapter = open_image(context, &im);
-    for (size_t i = 0; i < COUNT(cases); i++) {
+    assert_int_equal(lora_spectra_create(&spectra, adapter, NULL), LORA_OK);
+    for (size_t i = 0; i < 2 * COUNT(cases); i++) {
+        const lora_rank_rule *rule = &cases[i / 2].rule;
         lora_adapter *out = JUNK(lora_adapter);
         lora_report *report = JUNK(lora_report);
         CHECK(LORA_OK, LORA_NO_OFFSET, "",
-              lora_adapter_resize(&out, &report, adapter, &cases[i].rule, NULL,
-                                  &error));
+              i % 2 == 0 ? lora_adapter_resize(&out, &report, adapter, rule,
+                                               NULL, &error)
+                         : lora_spectra_resize(&out, &report, spectra, rule,
+                                               NULL, &error));
         assert_int_equal(lora_report_module_count(report), 2);
         assert_int_equal(lora_report_problem_count(report), 0);
         for (size_t m = 0; m < 2; m++) {
             const char *name = m == 0 ? MODULE : CONV;
             double dense[N * N];
-            assert_int_equal(rank_of(out, name), cases[i].rank);
-            check_numbers(report, name, m, cases[i].rank);
+            assert_int_equal(rank_of(out, name), cases[i / 2].rank);
+            check_numbers(report, name, m, cases[i / 2].rank);
             delta_of(dense, out, name);
             for (int k = 0; k < N * N; k++) {
                 int d = k / N;
                 double expected =
-                    k % N == d && d < cases[i].rank ? 0.5 * steps[d] : 0.0;
+                    k % N == d && d < cases[i / 2].rank ? 0.5 * steps[d] : 0.0;
                 assert_true(fabs(dense[k] - expected) < 1e-6);
             }
         }
         lora_report_destroy(report);
         lora_adapter_destroy(out);
     }
-    lora_adapter_destroy(adapter);
+    lora_adapter_destroy(adapter); /* the spectra keep it */
+    lora_spectra_destroy(spectra);
+    lora_spectra_destroy(NULL);
     image_free(&im);
 }
 
@@ -575,6 +582,112 @@ static void test_refused_modules(void **state)
     image_free(&im);
 }
 
+/* What cannot be decomposed is refused when it is used, and can be left out. */
+static void test_spectra_refused(void **state)
+{
+    const lora_rank_rule one = {LORA_RANK_FIXED, 1, 0.0};
+    const lora_rank_rule none = {LORA_RANK_FIXED, 0, 0.0};
+    const float bad[4] = {1.0f, NAN, 3.0f, 4.0f};
+    lora_adapter_resize_options o;
+    lora_spectra *spectra = JUNK(lora_spectra);
+    lora_adapter *adapter;
+    lora_adapter *out;
+    lora_report *report;
+    image im;
+    lora_error error;
+
+    (void)state;
+    CHECK_ARGUMENT(lora_spectra_create(&spectra, NULL, &error));
+    assert_null(spectra);
+    image_begin(&im, NULL);
+    image_some(&im, "lora_unet_a.lora_down.weight", "2,2", 4, 1);
+    image_f32(&im, "lora_unet_b.lora_down.weight", "2,2", bad, 4);
+    image_some(&im, "lora_unet_b.lora_up.weight", "2,2", 4, 2);
+    image_some(&im, "lora_unet_c.lora_down.weight", "2,2", 4, 1);
+    image_some(&im, "lora_unet_c.lora_up.weight", "2,2", 4, 2);
+    image_end(&im);
+    adapter = open_image(context, &im);
+    CHECK_ARGUMENT(lora_spectra_create(NULL, adapter, &error));
+    CHECK(LORA_OK, LORA_NO_OFFSET, "",
+          lora_spectra_create(&spectra, adapter, &error));
+    CHECK_ARGUMENT(
+        lora_spectra_resize(NULL, NULL, spectra, &one, NULL, &error));
+    CHECK_ARGUMENT(lora_spectra_resize(&out, NULL, NULL, &one, NULL, &error));
+    CHECK_ARGUMENT(
+        lora_spectra_resize(&out, NULL, spectra, NULL, NULL, &error));
+    CHECK(LORA_ERROR_RANGE, LORA_NO_OFFSET, "rank",
+          lora_spectra_resize(&out, NULL, spectra, &none, NULL, &error));
+    CHECK(LORA_ERROR_KEY, ANY_OFFSET, "lora_unet_a",
+          lora_spectra_resize(&out, &report, spectra, &one, NULL, &error));
+    assert_null(out);
+    assert_null(report);
+    lora_adapter_resize_options_init(&o, sizeof o);
+    o.skip_bad = 1;
+    CHECK(LORA_OK, LORA_NO_OFFSET, "",
+          lora_spectra_resize(&out, &report, spectra, &one, &o, &error));
+    assert_int_equal(lora_adapter_module_count(out), 1);
+    assert_int_equal(lora_report_module_count(report), 1);
+    assert_int_equal(lora_report_problem_count(report), 2);
+    lora_report_destroy(report);
+    lora_adapter_destroy(out);
+    lora_spectra_destroy(spectra);
+    lora_adapter_destroy(adapter);
+    image_free(&im);
+}
+
+/* Under every limit the result is the same, or there is none: what is not kept
+ * is made again. */
+static void test_spectra_bounded(void **state)
+{
+    const lora_rank_rule one = {LORA_RANK_FIXED, 1, 0.0};
+    lora_limits limits = {.struct_size = sizeof limits};
+    lora_context_options options;
+    lora_error error;
+    image im;
+    double dense[N * N];
+    int refused = 0;
+    int done = 0;
+
+    (void)state;
+    image_spectrum(&im, steps, 1.5f);
+    lora_context_options_init(&options, sizeof options);
+    options.limits = &limits;
+    for (uint64_t bytes = 1 << 12; bytes < 1 << 18; bytes += 1 << 10) {
+        lora_context *bounded;
+        lora_adapter *adapter = NULL;
+        lora_spectra *spectra = NULL;
+        lora_adapter *out = NULL;
+        lora_status status;
+        limits.memory_bytes = bytes;
+        assert_int_equal(lora_context_create(&bounded, &options, NULL),
+                         LORA_OK);
+        status = lora_adapter_open_memory(&adapter, bounded, im.file, im.bytes,
+                                          NULL, &error);
+        if (status == LORA_OK) {
+            status = lora_spectra_create(&spectra, adapter, &error);
+        }
+        if (status == LORA_OK) {
+            status =
+                lora_spectra_resize(&out, NULL, spectra, &one, NULL, &error);
+        }
+        lora_spectra_destroy(spectra);
+        lora_adapter_destroy(adapter);
+        if (status == LORA_OK) {
+            delta_of(dense, out, MODULE);
+            assert_true(fabs(dense[0] - 2.0) < 1e-6 && dense[N + 1] == 0.0);
+            done++;
+        } else {
+            assert_int_equal(status, LORA_ERROR_MEMORY);
+            assert_int_equal(done, 0);
+            refused++;
+        }
+        lora_adapter_destroy(out);
+        lora_context_destroy(bounded);
+    }
+    assert_true(refused > 0 && done > 0);
+    image_free(&im);
+}
+
 static void test_reading_fails(void **state)
 {
     const lora_rank_rule one = {LORA_RANK_FIXED, 1, 0.0};
@@ -626,6 +739,8 @@ int main(void)
         cmocka_unit_test(test_metadata),
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_refused_modules),
+        cmocka_unit_test(test_spectra_refused),
+        cmocka_unit_test(test_spectra_bounded),
         cmocka_unit_test(test_reading_fails),
     };
 

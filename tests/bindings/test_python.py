@@ -180,12 +180,17 @@ RESIZES = [
 
 def try_resize(path, tensors):
     adapter = liblora.open(path)
+    once = liblora.open(path)
+    spectra = once.spectra()
+    once.close()
     for ours, options in RESIZES:
         out = suite.path("resized.safetensors")
         report = suite.json("resize", path, "-o", out, "--force", "--quiet",
                             "--backend", "builtin", *options)
         small = adapter.resize(**ours)
         same(small.to_bytes(), out.read_bytes(), f"resize {ours}")
+        same(spectra.resize(**ours).to_bytes(), out.read_bytes(),
+             f"resize {ours} from spectra")
         equal([(m["name"], m["rank_in"], m["rank_out"], m["sigma"])
                for m in small.report.modules],
               [(m["name"], m["rank_in"], m["rank_out"], m["sigma"])
@@ -197,7 +202,10 @@ def try_resize(path, tensors):
     raises(liblora.ArgumentError, adapter.resize, rank=3, count="mine")
     raises(liblora.RangeError, adapter.resize, rank=0)
     raises(liblora.RangeError, adapter.resize, rank=2, conv_rank=0)
-    raises(TypeError, adapter.resize, size=3)
+    raises(TypeError, adapter.resize, nothing=3)
+    raises(TypeError, spectra.resize, nothing=3)
+    raises(liblora.RangeError, spectra.resize, rank=0)
+    equal(spectra.resize(rank=1).report.modules[0]["rank_out"], 1, "rank")
 
 
 def try_convert_and_save(path, tensors):

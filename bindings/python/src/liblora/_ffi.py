@@ -433,6 +433,10 @@ class lora_adapter_resize_options(Structure):
     ]
 
 
+class lora_spectra(Structure):
+    """Opaque."""
+
+
 class lora_adapter_check_options(Structure):
     _fields_ = [
         ("struct_size", c_size_t),
@@ -676,6 +680,16 @@ FUNCTIONS: dict[str, Any] = {
          POINTER(POINTER(lora_report)), POINTER(lora_adapter),
          POINTER(lora_rank_rule), POINTER(lora_adapter_resize_options),
          POINTER(lora_error)]),
+    "lora_spectra_create":
+        (lora_status, [POINTER(POINTER(lora_spectra)), POINTER(lora_adapter),
+         POINTER(lora_error)]),
+    "lora_spectra_resize":
+        (lora_status, [POINTER(POINTER(lora_adapter)),
+         POINTER(POINTER(lora_report)), POINTER(lora_spectra),
+         POINTER(lora_rank_rule), POINTER(lora_adapter_resize_options),
+         POINTER(lora_error)]),
+    "lora_spectra_destroy":
+        (None, [POINTER(lora_spectra)]),
     "lora_adapter_check_options_init":
         (None, [POINTER(lora_adapter_check_options), c_size_t]),
     "lora_adapter_check":

@@ -433,6 +433,12 @@ pub struct lora_adapter_resize_options {
     pub reserved1: u32,
 }
 
+#[repr(C)]
+pub struct lora_spectra {
+    _data: [u8; 0],
+    _marker: PhantomData<(*mut u8, PhantomPinned)>,
+}
+
 // lora/check.h
 
 #[repr(C)]
@@ -784,6 +790,20 @@ extern "C" {
         options: *const lora_adapter_resize_options,
         error: *mut lora_error,
     ) -> lora_status;
+    pub fn lora_spectra_create(
+        out: *mut *mut lora_spectra,
+        adapter: *mut lora_adapter,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_spectra_resize(
+        out: *mut *mut lora_adapter,
+        out_report: *mut *mut lora_report,
+        spectra: *const lora_spectra,
+        rule: *const lora_rank_rule,
+        options: *const lora_adapter_resize_options,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_spectra_destroy(spectra: *mut lora_spectra);
     // lora/check.h
     pub fn lora_adapter_check_options_init(options: *mut lora_adapter_check_options, size: usize);
     pub fn lora_adapter_check(
