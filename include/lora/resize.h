@@ -17,9 +17,12 @@ enum {
     LORA_RANK_THRESHOLD = 4,  /* sigma > value */
     LORA_RANK_CUMULATIVE = 5, /* least k with sum sigma >= value * total */
     LORA_RANK_EFFECTIVE = 6, /* exp(entropy of sigma / sum sigma), rounded up */
-    LORA_RANK_KNEE = 7       /* where the curve of sigma bends: of the points
+    LORA_RANK_KNEE = 7,      /* where the curve of sigma bends: of the points
                               * (x, y), which are 0 to 1 along it, the one with
                               * the largest 1 - x - y; all if all are equal */
+    LORA_RANK_SIZE = 8       /* a file, as lora_adapter_save() writes it, of at
+                              * most `value` bytes: directions in descending
+                              * order of sigma^2 / bytes */
 };
 
 /** How many directions a layer keeps. sigma are the singular values of the
@@ -28,7 +31,7 @@ enum {
 typedef struct lora_rank_rule {
     lora_rank_rule_kind kind;
     int32_t rank; /* for LORA_RANK_FIXED; at least 1 */
-    double value; /* for ENERGY, RATIO, THRESHOLD and CUMULATIVE */
+    double value; /* for ENERGY, RATIO, THRESHOLD, CUMULATIVE and SIZE */
 } lora_rank_rule;
 
 /** A rule for the modules whose stored or canonical name, or component
@@ -90,13 +93,17 @@ lora_adapter_resize_options_init(lora_adapter_resize_options *options,
  *  the rule does not lower keeps its bytes. A core (Tucker) is multiplied out.
  *  Modules without a rank, learned tokens and unknown tensors pass through.
  *
+ *  LORA_RANK_SIZE is for the whole file, so it is no rule of conv_rule or
+ *  overrides; layers that have one of these keep what that says.
+ *
  *  @param out         receives the adapter; NULL on failure.
  *  @param out_report  receives the report; NULL on failure; may be NULL.
  *  @param adapter     must not be NULL.
  *  @param rule        must not be NULL.
  *  @param options     NULL for defaults.
  *  @param error       may be NULL.
- *  @return LORA_OK; LORA_ERROR_ARGUMENT; LORA_ERROR_RANGE (rule value);
+ *  @return LORA_OK; LORA_ERROR_ARGUMENT; LORA_ERROR_RANGE (rule value,
+ *          or a size that is too small);
  *          LORA_ERROR_OPTION; LORA_ERROR_DTYPE (no type for factors);
  *          LORA_ERROR_KEY (no module); a module's own
  *          status; LORA_ERROR_UNSUPPORTED (kind); LORA_ERROR_LIMIT (a rank to

@@ -83,11 +83,13 @@ static lora_status resize_check_options(const lora__resize *job,
 
     TRY(resize_check_rule(job, job->rule, NULL, error));
     if (o->conv_rule != NULL) {
+        CHECK_ARG(o->conv_rule->kind != LORA_RANK_SIZE, error);
         TRY(resize_check_rule(job, o->conv_rule, "conv_rule", error));
     }
     CHECK_ARG(o->override_count == 0 || o->overrides != NULL, error);
     for (size_t i = 0; i < o->override_count; i++) {
         CHECK_ARG(o->overrides[i].pattern != NULL, error);
+        CHECK_ARG(o->overrides[i].rule.kind != LORA_RANK_SIZE, error);
         TRY(resize_check_rule(job, &o->overrides[i].rule,
                               o->overrides[i].pattern, error));
     }
@@ -132,7 +134,8 @@ static void resize_free(lora__resize *job)
     lora_report_destroy(job->report);
 }
 
-/* The whole operation, on spectra that need not be complete. */
+/* The whole operation, on spectra that need not be complete, unless the rule is
+ * for the whole file. */
 static lora_status resize_run(lora_adapter **out,
                               lora_report **out_report,
                               const lora_spectra *spectra,
@@ -168,6 +171,9 @@ static lora_status resize_run(lora_adapter **out,
               "resize: %llu modules, %u at a time, %s kernels",
               (unsigned long long)adapter->module_count,
               (unsigned)lora__concurrency(adapter->context), job.kernels->name);
+    if (rule->kind == LORA_RANK_SIZE) {
+        TRY_OR_DONE(lora__resize_plan_size(&job, error));
+    }
     TRY_OR_DONE(lora__run_jobs(adapter->context, "resize", lora__resize_module,
                                &job, adapter->module_count, error));
     TRY_OR_DONE(lora__resize_emit(&result, &job, error));
@@ -204,7 +210,12 @@ lora_adapter_resize(lora_adapter **out,
     CHECK_ARG(adapter != NULL, error);
     CHECK_ARG(rule != NULL, error);
     TRY(lora__spectra_begin(&spectra, adapter, error));
-    status = resize_run(out, out_report, &spectra, rule, options, error);
+    status = rule->kind == LORA_RANK_SIZE
+                 ? lora__spectra_complete(&spectra, error)
+                 : LORA_OK;
+    if (status == LORA_OK) {
+        status = resize_run(out, out_report, &spectra, rule, options, error);
+    }
     lora__spectra_end(&spectra);
     return status;
 }

@@ -132,6 +132,7 @@ static lora_status cut_store(lora__resize_result *result,
                                   up_dtype, up, up_count, error));
     result->up_bytes = up_count * (lora_dtype_bits(up_dtype) / 8);
     result->rank = cut->rank;
+    result->is_new = 1;
 done:
     lora__free(cut->context, up, bytes, LORA__ALIGN_NUMERIC);
     return status;
@@ -170,9 +171,9 @@ done:
     return status;
 }
 
-/* A module with NaN is left out on demand; otherwise say where it is. */
-static lora_status
-cut_nonfinite(lora__resize *job, size_t index, lora_error *error)
+LORA_PRIVATE lora_status lora__resize_nonfinite(lora__resize *job,
+                                                size_t index,
+                                                lora_error *error)
 {
     const lora_adapter *adapter = job->adapter;
     const lora__module *module = &adapter->modules[index];
@@ -243,7 +244,7 @@ LORA_PRIVATE lora_status lora__resize_module(void *arg,
         status = lora__spectra_open(&work, job->spectra, index, &found);
     }
     if (status == LORA_ERROR_NONFINITE) {
-        status = cut_nonfinite(job, index, error);
+        status = lora__resize_nonfinite(job, index, error);
     } else if (status != LORA_OK) {
         lora__error_merge(error, &found);
     } else {

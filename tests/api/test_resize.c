@@ -116,6 +116,7 @@ static void test_rules(void **state)
          * over six values of which three are 0: 0, 0.3, 0.35, 0.4, ... */
         {{LORA_RANK_EFFECTIVE, 0, 0.0}, 3},
         {{LORA_RANK_KNEE, 0, 0.0}, 3},
+        {{LORA_RANK_SIZE, 0, 1e6}, 3},
     };
     image im;
     lora_adapter *adapter;
@@ -261,6 +262,54 @@ static void test_options(void **state)
     o.min_rank = 9; /* more than there is, and more than the cap */
     o.max_rank = 0;
     resize_with(adapter, &one, &o, 3, 3);
+    lora_adapter_destroy(adapter);
+    image_free(&im);
+}
+
+/* Sizes byte by byte: both modules have sigma 2, 1, 0.5 and directions of 48
+ * bytes, so they take turns, the first one first. */
+static void test_size(void **state)
+{
+    static const int64_t ranks[][2] = {{1, 1}, {2, 1}, {2, 2}, {3, 2}, {3, 3}};
+    lora_rank_rule rule = {LORA_RANK_SIZE, 0, 0.0};
+    image im;
+    lora_adapter *adapter;
+    size_t seen = 0;
+    size_t last = 0;
+
+    (void)state;
+    image_spectrum(&im, steps, 1.5f);
+    adapter = open_image(context, &im);
+    for (rule.value = 1.0; rule.value < 1500.0; rule.value += 1.0) {
+        lora_adapter *out;
+        size_t bytes;
+        size_t now = 0;
+        lora_status status =
+            lora_adapter_resize(&out, NULL, adapter, &rule, NULL, NULL);
+        if (status != LORA_OK) {
+            assert_int_equal(status, LORA_ERROR_RANGE);
+            assert_int_equal(seen, 0);
+            continue;
+        }
+        assert_int_equal(lora_adapter_save_memory(NULL, 0, &bytes, out, NULL),
+                         LORA_OK);
+        assert_true((double)bytes <= rule.value);
+        while (now < COUNT(ranks) - 1 &&
+               (rank_of(out, MODULE) != ranks[now][0] ||
+                rank_of(out, CONV) != ranks[now][1])) {
+            now++;
+        }
+        assert_int_equal(rank_of(out, MODULE), ranks[now][0]);
+        assert_int_equal(rank_of(out, CONV), ranks[now][1]);
+        if (seen == 0 || now != last) { /* a byte less was too little */
+            assert_true((double)bytes == rule.value);
+            assert_int_equal(now, seen == 0 ? 0 : last + 1);
+            last = now;
+            seen++;
+        }
+        lora_adapter_destroy(out);
+    }
+    assert_int_equal(seen, COUNT(ranks));
     lora_adapter_destroy(adapter);
     image_free(&im);
 }
@@ -454,16 +503,27 @@ static void expect(lora_status expected,
 static void test_refused(void **state)
 {
     static const lora_rank_rule out_of_range[] = {
-        {LORA_RANK_FIXED, 0, 0.0},          {LORA_RANK_FIXED, -1, 0.0},
-        {LORA_RANK_ENERGY, 1, 0.0},         {LORA_RANK_ENERGY, 1, 1.0001},
-        {LORA_RANK_ENERGY, 1, NAN},         {LORA_RANK_RATIO, 1, 0.5},
-        {LORA_RANK_RATIO, 1, NAN},          {LORA_RANK_THRESHOLD, 1, -1.0},
-        {LORA_RANK_THRESHOLD, 1, NAN},      {LORA_RANK_CUMULATIVE, 1, -0.5},
-        {LORA_RANK_CUMULATIVE, 1, HUGE_VAL}};
+        {LORA_RANK_FIXED, 0, 0.0},
+        {LORA_RANK_FIXED, -1, 0.0},
+        {LORA_RANK_ENERGY, 1, 0.0},
+        {LORA_RANK_ENERGY, 1, 1.0001},
+        {LORA_RANK_ENERGY, 1, NAN},
+        {LORA_RANK_RATIO, 1, 0.5},
+        {LORA_RANK_RATIO, 1, NAN},
+        {LORA_RANK_THRESHOLD, 1, -1.0},
+        {LORA_RANK_THRESHOLD, 1, NAN},
+        {LORA_RANK_CUMULATIVE, 1, -0.5},
+        {LORA_RANK_CUMULATIVE, 1, HUGE_VAL},
+        {LORA_RANK_SIZE, 1, 0.5},
+        {LORA_RANK_SIZE, 1, NAN},
+        {LORA_RANK_SIZE, 1, HUGE_VAL},
+        {LORA_RANK_SIZE, 1, 99.0}}; /* too small for any file */
     const lora_rank_rule one = {LORA_RANK_FIXED, 1, 0.0};
     const lora_rank_rule unknown = {99, 1, 0.5};
     const lora_rank_override nameless = {NULL, {LORA_RANK_FIXED, 1, 0.0}};
     const lora_rank_override bad = {"a*", {LORA_RANK_FIXED, 0, 0.0}};
+    const lora_rank_rule size = {LORA_RANK_SIZE, 0, 1e6};
+    const lora_rank_override sized = {"a*", {LORA_RANK_SIZE, 0, 1e6}};
     lora_adapter_resize_options o;
     image im;
     lora_adapter *adapter;
@@ -488,6 +548,14 @@ static void test_refused(void **state)
     expect(LORA_ERROR_ARGUMENT, NULL, adapter, &one, &o);
     o.overrides = &nameless;
     expect(LORA_ERROR_ARGUMENT, NULL, adapter, &one, &o);
+    o.overrides = &sized;
+    expect(LORA_ERROR_ARGUMENT, NULL, adapter, &one, &o);
+    o.overrides = NULL;
+    o.override_count = 0;
+    o.conv_rule = &size;
+    expect(LORA_ERROR_ARGUMENT, NULL, adapter, &one, &o);
+    o.conv_rule = NULL;
+    o.override_count = 1;
     o.overrides = &bad;
     expect(LORA_ERROR_RANGE, "a*", adapter, &one, &o);
     lora_adapter_resize_options_init(&o, sizeof o);
@@ -732,6 +800,7 @@ int main(void)
         cmocka_unit_test(test_rules),
         cmocka_unit_test(test_spectra),
         cmocka_unit_test(test_options),
+        cmocka_unit_test(test_size),
         cmocka_unit_test(test_pad),
         cmocka_unit_test(test_counting),
         cmocka_unit_test(test_split),

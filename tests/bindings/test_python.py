@@ -164,6 +164,9 @@ RESIZES = [
     ({"cumulative": 0.7}, ["--cumulative", 0.7]),
     ({"effective": True}, ["--effective"]),
     ({"knee": True}, ["--knee"]),
+    ({"size": 20000}, ["--size", 20000]),
+    ({"size": 20000, "conv_rank": 1}, ["--size", 20000, "--conv-rank", 1]),
+    ({"global_threshold": 5.0}, ["--global-threshold", 5]),
     ({"energy": 0.5, "count": "kohya"}, ["--energy", 0.5, "--kohya-count"]),
     ({"cumulative": 0.7, "count": "lycoris", "split": "up"},
      ["--cumulative", 0.7, "--lycoris-count", "--split", "up"]),
@@ -200,6 +203,9 @@ def try_resize(path, tensors):
     raises(liblora.ArgumentError, adapter.resize)
     raises(liblora.ArgumentError, adapter.resize, rank=3, energy=0.5)
     raises(liblora.ArgumentError, adapter.resize, rank=3, count="mine")
+    raises(liblora.RangeError, adapter.resize, size=1000)
+    raises(liblora.ArgumentError, adapter.resize, global_threshold=1.0,
+           conv_rank=2)
     raises(liblora.RangeError, adapter.resize, rank=0)
     raises(liblora.RangeError, adapter.resize, rank=2, conv_rank=0)
     raises(TypeError, adapter.resize, nothing=3)

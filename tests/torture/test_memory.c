@@ -689,6 +689,7 @@ static const call jobs[] = {
     {"threshold", image_sample, 0, resize, NULL, RULE(THRESHOLD, 9.0), 0, 0, 0},
     {"cumulative", image_sample, 0, resize, NULL, RULE(CUMULATIVE, 0.5), 0, 0,
      0},
+    {"size", image_sample, 0, resize, NULL, RULE(SIZE, 1e5), 0, 0, 0},
     {"spectra", image_sample, 0, decompose, NULL, FIXED(1), 0, 0, 0},
     {"build", image_sample, 0, build, NULL, NONE, 0, 0, 0},
     {"edit", image_sample, 0, build, NULL, NONE, 0, 1, 0},

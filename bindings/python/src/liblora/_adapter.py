@@ -274,6 +274,8 @@ class Adapter:
                threshold: Optional[float] = None,
                cumulative: Optional[float] = None,
                effective: bool = False, knee: bool = False,
+               size: Optional[int] = None,
+               global_threshold: Optional[float] = None,
                conv_rank: Optional[int] = None,
                max_rank: Optional[int] = None, min_rank: Optional[int] = None,
                module_rank: Optional[Mapping[str, int]] = None,
@@ -289,6 +291,9 @@ class Adapter:
         cumulative  the least rank that keeps this share of the sum
         effective   exp(entropy) of the values' shares of their sum, rounded up
         knee        up to where the curve of the values bends
+        size        a file of at most so many bytes
+        global_threshold  as threshold, in every layer: without conv_rank and
+                    module_rank
 
         and, beside it or alone:
 
@@ -308,6 +313,7 @@ class Adapter:
             _resize.arguments(
                 rank=rank, energy=energy, ratio=ratio, threshold=threshold,
                 cumulative=cumulative, effective=effective, knee=knee,
+                size=size, global_threshold=global_threshold,
                 conv_rank=conv_rank, max_rank=max_rank, min_rank=min_rank,
                 module_rank=module_rank, pad=pad, count=count, split=split,
                 dtype=dtype, skip_bad=skip_bad))

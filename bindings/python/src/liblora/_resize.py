@@ -17,6 +17,8 @@ _RULES = {
     "cumulative": _ffi.LORA_RANK_CUMULATIVE,
     "effective": _ffi.LORA_RANK_EFFECTIVE,
     "knee": _ffi.LORA_RANK_KNEE,
+    "size": _ffi.LORA_RANK_SIZE,
+    "global_threshold": _ffi.LORA_RANK_THRESHOLD,
 }
 
 _COUNTS = {
@@ -64,6 +66,8 @@ def arguments(*, rank: Optional[int] = None,
               threshold: Optional[float] = None,
               cumulative: Optional[float] = None,
               effective: bool = False, knee: bool = False,
+              size: Optional[int] = None,
+              global_threshold: Optional[float] = None,
               conv_rank: Optional[int] = None,
               max_rank: Optional[int] = None, min_rank: Optional[int] = None,
               module_rank: Optional[Mapping[str, int]] = None,
@@ -75,7 +79,11 @@ def arguments(*, rank: Optional[int] = None,
     alone = bool(conv_rank or max_rank or module_rank)
     rule = _rule({"rank": rank, "energy": energy, "ratio": ratio,
                   "threshold": threshold, "cumulative": cumulative,
-                  "effective": effective, "knee": knee}, alone)
+                  "effective": effective, "knee": knee, "size": size,
+                  "global_threshold": global_threshold}, alone)
+    if global_threshold is not None and (conv_rank or module_rank):
+        raise _errors.make(_ffi.LORA_ERROR_ARGUMENT,
+                           "global_threshold is for all layers")
     overrides = [_ffi.lora_rank_override(text(pattern), _fixed(k))
                  for pattern, k in (module_rank or {}).items()]
     settings = options(

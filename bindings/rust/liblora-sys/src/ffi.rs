@@ -74,6 +74,7 @@ pub const LORA_RANK_THRESHOLD: i32 = 4;
 pub const LORA_RANK_CUMULATIVE: i32 = 5;
 pub const LORA_RANK_EFFECTIVE: i32 = 6;
 pub const LORA_RANK_KNEE: i32 = 7;
+pub const LORA_RANK_SIZE: i32 = 8;
 pub const LORA_COUNT_EXACT: i32 = 0;
 pub const LORA_COUNT_KOHYA: i32 = 1;
 pub const LORA_COUNT_LYCORIS: i32 = 2;

@@ -30,6 +30,8 @@ pub enum RankRule {
     Effective,
     /// Those up to where their curve bends.
     Knee,
+    /// What goes into a file of at most so many bytes.
+    Size(u64),
 }
 
 impl RankRule {
@@ -42,6 +44,7 @@ impl RankRule {
             Self::Cumulative(value) => (sys::LORA_RANK_CUMULATIVE, 0, value),
             Self::Effective => (sys::LORA_RANK_EFFECTIVE, 0, 0.0),
             Self::Knee => (sys::LORA_RANK_KNEE, 0, 0.0),
+            Self::Size(bytes) => (sys::LORA_RANK_SIZE, 0, bytes as f64),
         };
         sys::lora_rank_rule { kind, rank, value }
     }

@@ -125,6 +125,11 @@ fn rank_rules() {
         let (same, _) = spectra.resize(rule, &Default::default()).unwrap();
         assert_eq!(same.to_vec().unwrap(), small.to_vec().unwrap(), "{rule:?}");
     }
+    let whole = adapter.to_vec().unwrap().len() as u64;
+    let (small, _) = spectra.resize(RankRule::Size(whole - 1), &Default::default()).unwrap();
+    assert!((small.to_vec().unwrap().len() as u64) < whole);
+    let error = spectra.resize(RankRule::Size(9), &Default::default()).err().unwrap();
+    assert_eq!(error.status, Status::Range);
     // Two directions of six values, and kohya's one more: of zeros.
     let options =
         ResizeOptions { counting: Counting::Kohya, split: Split::Up, ..Default::default() };
