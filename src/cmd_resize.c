@@ -16,21 +16,25 @@
 /* Of the choices of --split. */
 enum { RESIZE_SPLIT_UP = 2 };
 
-/* Of these one is given. */
+/* Of these one is given. They come first in the settings, so that an offset
+ * tells whether an option is one of them. */
 typedef struct resize_rules {
-    uint64_t rank;
-    opt_real energy, ratio, threshold, cumulative;
+    uint64_t rank, size;
+    opt_real energy, ratio, threshold, global_threshold, cumulative;
     int effective, knee;
 } resize_rules;
 
 typedef struct resize_settings {
     resize_rules rules;
     uint64_t conv_rank, max_rank, min_rank;
-    opt_list module_ranks;
+    opt_list module_ranks, outputs;
     int pad, kohya_count, lycoris_count, split;
 } resize_settings;
 
 static const opt_spec resize_options[] = {
+    {"output", 'o', OPT_LIST, "FILE[@RULE]",
+     "where it goes; @rank=8: by that rule (repeatable)",
+     offsetof(resize_settings, outputs), 0, 0, 0},
     {"rank", 0, OPT_COUNT, "K", "at most K",
      offsetof(resize_settings, rules.rank), 1, RESIZE_RANK_MOST, 0},
     {"energy", 0, OPT_REAL, "E", "keep the share E of the squared values",
@@ -45,6 +49,11 @@ static const opt_spec resize_options[] = {
      offsetof(resize_settings, rules.effective), 0, 0, 0},
     {"knee", 0, OPT_FLAG, NULL, "keep values up to the bend of their curve",
      offsetof(resize_settings, rules.knee), 0, 0, 0},
+    {"global-threshold", 0, OPT_REAL, "T",
+     "drop values up to T, the same in all layers",
+     offsetof(resize_settings, rules.global_threshold), 0, 1e300, 0},
+    {"size", 0, OPT_SIZE, "SIZE", "a file of at most SIZE: 40MB, 40MiB",
+     offsetof(resize_settings, rules.size), 1, 9e15, 0},
     {"conv-rank", 0, OPT_COUNT, "K", "rank of k x k convolutions",
      offsetof(resize_settings, conv_rank), 1, RESIZE_RANK_MOST, 0},
     {"max-rank", 0, OPT_COUNT, "K", "never above K, whatever the rule",
@@ -95,10 +104,13 @@ static int resize_find_rule(const resize_rules *rules, lora_rank_rule *out)
         {LORA_RANK_ENERGY, rules->energy.given, rules->energy.value},
         {LORA_RANK_RATIO, rules->ratio.given, rules->ratio.value},
         {LORA_RANK_THRESHOLD, rules->threshold.given, rules->threshold.value},
+        {LORA_RANK_THRESHOLD, rules->global_threshold.given,
+         rules->global_threshold.value},
         {LORA_RANK_CUMULATIVE, rules->cumulative.given,
          rules->cumulative.value},
         {LORA_RANK_EFFECTIVE, rules->effective, 0.0},
         {LORA_RANK_KNEE, rules->knee, 0.0},
+        {LORA_RANK_SIZE, rules->size != 0, (double)rules->size},
     };
     int given = 0;
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
@@ -112,6 +124,23 @@ static int resize_find_rule(const resize_rules *rules, lora_rank_rule *out)
     return given;
 }
 
+/* Refuse what contradicts a rule. */
+static int resize_check_rule(app_state *app,
+                             const resize_settings *own,
+                             const resize_rules *rules)
+{
+    if (own->pad && rules->rank == 0) {
+        return say_usage(app, "--pad", "needs --rank");
+    }
+    if (rules->global_threshold.given &&
+        (own->conv_rank != 0 || own->module_ranks.count != 0)) {
+        return say_usage(app, "--global-threshold",
+                         "is for all layers, --threshold leaves out those of "
+                         "--conv-rank and --module-rank");
+    }
+    return 0;
+}
+
 /* The main rule from the options; 0, or EXIT_USAGE after a message. */
 static int resize_pick_rule(app_state *app,
                             const resize_settings *own,
@@ -122,28 +151,90 @@ static int resize_pick_rule(app_state *app,
     if (given > 1) {
         return say_usage(app, NULL,
                          "give one of --rank, --energy, --ratio, --threshold, "
-                         "--cumulative, --effective, --knee; --max-rank and "
-                         "--min-rank go with any");
+                         "--global-threshold, --cumulative, --effective, "
+                         "--knee, --size; --max-rank and --min-rank go with "
+                         "any");
     }
     if (given == 0 && own->conv_rank == 0 && own->max_rank == 0 &&
         own->module_ranks.count == 0) {
         return say_usage(app, NULL,
                          "to what rank? Give --rank K, --energy E, --ratio P, "
-                         "--threshold T, --cumulative C, --effective or "
-                         "--knee");
+                         "--threshold T, --cumulative C, --effective, --knee "
+                         "or --size SIZE");
     }
-    if (own->pad && own->rules.rank == 0) {
-        return say_usage(app, "--pad", "needs --rank");
-    }
+    return resize_check_rule(app, own, &own->rules);
+}
+
+/* Options of one run that go together. */
+static int resize_check_settings(app_state *app, const resize_settings *own)
+{
     if (own->kohya_count && own->lycoris_count) {
         return say_usage(app, "--lycoris-count",
-                         "does not go with "
-                         "--kohya-count");
+                         "does not go with --kohya-count");
     }
     if (own->max_rank != 0 && own->min_rank > own->max_rank) {
         return say_usage(app, "--min-rank", "is above --max-rank");
     }
     return 0;
+}
+
+/* One file to write, and the rule for it. */
+typedef struct resize_target {
+    char *path; /* NULL: none, with --dry-run */
+    lora_rank_rule rule;
+} resize_target;
+
+/* The option that names a rule, or NULL. */
+static const opt_spec *resize_rule_option(const char *name, size_t bytes)
+{
+    for (const opt_spec *spec = resize_options; spec->name != NULL; spec++) {
+        if (spec->offset < sizeof(resize_rules) &&
+            strlen(spec->name) == bytes &&
+            memcmp(spec->name, name, bytes) == 0) {
+            return spec;
+        }
+    }
+    return NULL;
+}
+
+/* Read FILE or FILE@RULE, RULE being an option without its dashes. What stands
+ * behind an '@' and begins with no such name belongs to the file's. */
+static int resize_read_target(app_state *app,
+                              const resize_settings *own,
+                              const char *text,
+                              resize_target *out)
+{
+    resize_settings other;
+    const char *at = strrchr(text, '@');
+    const char *name = at != NULL ? at + 1 : "";
+    size_t bytes = strcspn(name, "=");
+    const opt_spec *spec = resize_rule_option(name, bytes);
+    size_t path_bytes = spec == NULL ? strlen(text) : (size_t)(at - text);
+    const char *value = name[bytes] == '=' ? name + bytes + 1 : NULL;
+    int code;
+    if (path_bytes == 0) {
+        return say_usage(app, "--output", "needs a value that is not empty");
+    }
+    if (spec == NULL) {
+        code = resize_pick_rule(app, own, &out->rule);
+    } else if ((spec->kind == OPT_FLAG) != (value == NULL)) {
+        return say_usage(app, "--output", "\"%s\" is not FILE@%s%s%s", text,
+                         spec->name, spec->kind == OPT_FLAG ? "" : "=",
+                         spec->kind == OPT_FLAG ? "" : spec->value);
+    } else {
+        memset(&other, 0, sizeof other);
+        code = opt_store(app, spec, (char *)&other + spec->offset, value);
+        resize_find_rule(&other.rules, &out->rule);
+        if (code == 0) {
+            code = resize_check_rule(app, own, &other.rules);
+        }
+    }
+    if (code == 0) {
+        out->path = app_alloc(path_bytes + 1, 1);
+        memcpy(out->path, text, path_bytes);
+        out->path[path_bytes] = '\0';
+    }
+    return code;
 }
 
 /* Read one PATTERN=K; the pattern is copied. The last '=' counts. */
@@ -322,35 +413,89 @@ resize_respell(const app_state *app, lora_adapter **adapter, lora_error *error)
     return status;
 }
 
-/* From the open adapter to the saved result. */
-static int resize_work(app_state *app,
-                       const char *input,
-                       const lora_adapter *before,
+/* What a run works with. */
+typedef struct resize_job {
+    app_state *app;
+    const char *input;
+    lora_adapter *before;
+    lora_spectra *spectra; /* NULL: for one result only */
+    lora_adapter_resize_options options;
+} resize_job;
+
+/* Resize, respell, and edit the metadata, and measure what came of it. */
+static int resize_make(const resize_job *job,
                        const lora_rank_rule *rule,
-                       const lora_adapter_resize_options *options)
+                       lora_adapter **after,
+                       lora_report **report,
+                       uint64_t *out_bytes)
 {
+    lora_error error;
+    size_t bytes = 0;
+    lora_error_init(&error, sizeof error);
+    lora_status status = job->spectra != NULL
+                             ? lora_spectra_resize(after, report, job->spectra,
+                                                   rule, &job->options, &error)
+                             : lora_adapter_resize(after, report, job->before,
+                                                   rule, &job->options, &error);
+    if (status == LORA_OK) {
+        status = resize_respell(job->app, after, &error);
+    }
+    if (status == LORA_OK) {
+        int code = output_edit_metadata(job->app, after);
+        if (code != 0) {
+            return code;
+        }
+        status = lora_adapter_save_memory(NULL, 0, &bytes, *after, &error);
+        *out_bytes = bytes;
+    }
+    return status == LORA_OK
+               ? 0
+               : say_failure(job->app, SAY_WORKING, job->input, status, &error);
+}
+
+/* The same, where other names and metadata may take more than they did: a size
+ * is one of what is written. */
+static int resize_fit(const resize_job *job,
+                      const lora_rank_rule *rule,
+                      lora_adapter **after,
+                      lora_report **report,
+                      uint64_t *bytes)
+{
+    lora_rank_rule tighter = *rule;
+    for (;;) {
+        int code = resize_make(job, &tighter, after, report, bytes);
+        if (code != 0 || rule->kind != LORA_RANK_SIZE ||
+            (double)*bytes <= rule->value) {
+            return code;
+        }
+        tighter.value -= (double)*bytes - rule->value;
+        if (tighter.value < 1.0) {
+            say_error(job->app, job->input,
+                      "names and metadata alone take more than --size");
+            return EXIT_USAGE;
+        }
+        lora_report_destroy(*report);
+        lora_adapter_destroy(*after);
+        *report = NULL;
+        *after = NULL;
+    }
+}
+
+/* From the open adapter to the saved result. */
+static int resize_work(const resize_job *job, const resize_target *target)
+{
+    app_state *app = job->app;
     lora_adapter *after = NULL;
     lora_report *report = NULL;
-    lora_error error;
     uint64_t bytes = 0;
-    int code = 0;
-    lora_error_init(&error, sizeof error);
-    lora_status status =
-        lora_adapter_resize(&after, &report, before, rule, options, &error);
-    if (status == LORA_OK) {
-        status = resize_respell(app, &after, &error);
-    }
-    if (status != LORA_OK) {
-        code = say_failure(app, SAY_WORKING, input, status, &error);
+    app->common.output = target->path;
+    int code = resize_fit(job, &target->rule, &after, &report, &bytes);
+    if (code == 0) {
+        code = output_save(app, after, job->input, &bytes);
     }
     if (code == 0) {
-        code = output_edit_metadata(app, &after);
-    }
-    if (code == 0) {
-        code = output_save(app, after, input, &bytes);
-    }
-    if (code == 0) {
-        code = resize_report(app, input, report, before, after, bytes);
+        code =
+            resize_report(app, job->input, report, job->before, after, bytes);
         output_say_written(app, bytes);
     }
     lora_report_destroy(report);
@@ -358,55 +503,124 @@ static int resize_work(app_state *app,
     return code;
 }
 
+/* All results, of one decomposition where there are several. */
+static int
+resize_all(resize_job *job, const resize_target *targets, size_t count)
+{
+    app_state *app = job->app;
+    lora_error error;
+    int code = 0;
+    lora_error_init(&error, sizeof error);
+    lora_status status = input_open(app, &job->before, job->input, &error);
+    if (status != LORA_OK) {
+        return say_failure(app, SAY_READING, job->input, status, &error);
+    }
+    if (count > 1 || targets[0].rule.kind == LORA_RANK_SIZE) {
+        status = lora_spectra_create(&job->spectra, job->before, &error);
+        if (status != LORA_OK) {
+            code = say_failure(app, SAY_WORKING, job->input, status, &error);
+        }
+    }
+    for (size_t i = 0; code == 0 && i < count; i++) {
+        if (count > 1) {
+            if (app->common.json) {
+                fputs(i == 0 ? "[" : ",", stdout);
+            } else {
+                printf("%s%s\n", i == 0 ? "" : "\n", targets[i].path);
+            }
+        }
+        code = resize_work(job, &targets[i]);
+    }
+    if (code == 0 && count > 1 && app->common.json) {
+        puts("]");
+    }
+    lora_spectra_destroy(job->spectra);
+    lora_adapter_destroy(job->before);
+    return code;
+}
+
+/* Read what is to be written and check that it can be. */
+static int resize_read_targets(app_state *app,
+                               const resize_settings *own,
+                               resize_target *targets,
+                               size_t count)
+{
+    int code = resize_check_settings(app, own);
+    int needed = own->outputs.count == 0;
+    for (size_t i = 0; code == 0 && i < own->outputs.count; i++) {
+        const char *text = own->outputs.items[i];
+        code = resize_read_target(app, own, text, &targets[i]);
+        needed |=
+            targets[i].path != NULL && strlen(targets[i].path) == strlen(text);
+        for (size_t j = 0; code == 0 && j < i; j++) {
+            if (strcmp(targets[i].path, targets[j].path) == 0) {
+                code = say_usage(app, "--output", "%s is given twice",
+                                 targets[i].path);
+            }
+        }
+    }
+    lora_rank_rule unused;
+    if (code == 0 && own->outputs.count == 0) {
+        code = resize_pick_rule(app, own, &targets[0].rule);
+    } else if (code == 0 && !needed &&
+               resize_find_rule(&own->rules, &unused) != 0) {
+        code = say_usage(app, "--output",
+                         "every file has a rule of its own, so leave out the "
+                         "general one");
+    }
+    for (size_t i = 0; code == 0 && i < count; i++) {
+        app->common.output = targets[i].path;
+        code = output_check_adapter(app);
+    }
+    return code;
+}
+
 static int
 resize_run(app_state *app, int count, char **paths, const void *settings)
 {
     const resize_settings *own = settings;
-    const char *input = paths[0];
     size_t override_count = own->module_ranks.count;
+    size_t target_count = own->outputs.count > 0 ? own->outputs.count : 1;
     lora_rank_override *overrides =
         app_alloc(override_count, sizeof *overrides);
-    lora_adapter *before = NULL;
-    lora_adapter_resize_options options;
-    lora_rank_rule rule;
+    resize_target *targets = app_alloc(target_count, sizeof *targets);
     lora_rank_rule conv_rule = resize_fixed(own->conv_rank);
-    lora_error error;
+    resize_job job;
     (void)count;
-    lora_error_init(&error, sizeof error);
-    int code = resize_pick_rule(app, own, &rule);
+    int code = resize_read_targets(app, own, targets, target_count);
     for (size_t i = 0; code == 0 && i < override_count; i++) {
         code = resize_read_override(app, own->module_ranks.items[i],
                                     &overrides[i]);
     }
     if (code == 0) {
-        code = output_check_adapter(app);
-    }
-    if (code == 0) {
-        lora_adapter_resize_options_init(&options, sizeof options);
-        options.conv_rule = own->conv_rank != 0 ? &conv_rule : NULL;
-        options.overrides = overrides;
-        options.override_count = override_count;
-        options.max_rank = (int32_t)own->max_rank;
-        options.min_rank = (int32_t)own->min_rank;
-        options.pad = own->pad != 0;
-        options.counting = own->kohya_count     ? LORA_COUNT_KOHYA
-                           : own->lycoris_count ? LORA_COUNT_LYCORIS
-                                                : LORA_COUNT_EXACT;
-        options.split =
+        memset(&job, 0, sizeof job);
+        job.app = app;
+        job.input = paths[0];
+        lora_adapter_resize_options_init(&job.options, sizeof job.options);
+        job.options.conv_rule = own->conv_rank != 0 ? &conv_rule : NULL;
+        job.options.overrides = overrides;
+        job.options.override_count = override_count;
+        job.options.max_rank = (int32_t)own->max_rank;
+        job.options.min_rank = (int32_t)own->min_rank;
+        job.options.pad = own->pad != 0;
+        job.options.counting = own->kohya_count     ? LORA_COUNT_KOHYA
+                               : own->lycoris_count ? LORA_COUNT_LYCORIS
+                                                    : LORA_COUNT_EXACT;
+        job.options.split =
             own->split == RESIZE_SPLIT_UP ? LORA_SPLIT_UP : LORA_SPLIT_EVEN;
-        options.dtype = output_dtype(app);
-        options.skip_bad = app->common.skip_bad != 0;
-        lora_status status = input_open(app, &before, input, &error);
-        code = status == LORA_OK
-                   ? resize_work(app, input, before, &rule, &options)
-                   : say_failure(app, SAY_READING, input, status, &error);
+        job.options.dtype = output_dtype(app);
+        job.options.skip_bad = app->common.skip_bad != 0;
+        code = resize_all(&job, targets, target_count);
     }
-    lora_adapter_destroy(before);
     for (size_t i = 0; i < override_count; i++) {
         char *pattern = (char *)(uintptr_t)overrides[i].pattern;
         free(pattern);
     }
     free(overrides);
+    for (size_t i = 0; i < target_count; i++) {
+        free(targets[i].path);
+    }
+    free(targets);
     return code;
 }
 
@@ -419,13 +633,15 @@ const app_verb cmd_resize = {
     "lora resize big.safetensors -o small.safetensors --energy 0.95\t"
     "as low as each layer allows\n"
     "lora resize big.safetensors -o small.safetensors --rank 32 "
-    "--module-rank '*ff*=8'\tless for some\n",
+    "--module-rank '*ff*=8'\tless for some\n"
+    "lora resize big.safetensors -o 8.safetensors@rank=8 "
+    "-o 40.safetensors@size=40MB\tseveral at once\n",
     "Values are the singular values of a layer's scaled weight change. The\n"
     "result is the best approximation of its rank. Patterns have * and ? and\n"
     "match stored or canonical names; the last that matches holds.\n",
     resize_options,
     OPT_GROUP_TALK | OPT_GROUP_JSON | OPT_GROUP_CONTEXT | OPT_GROUP_INPUT |
-        OPT_GROUP_FORCE | OPT_GROUP_OUTPUT | OPT_GROUP_SKIP_BAD |
+        OPT_GROUP_FORCE | OPT_GROUP_OUTPUTS | OPT_GROUP_SKIP_BAD |
         OPT_GROUP_MODEL,
     sizeof(resize_settings),
     VERB_CONTEXT,

@@ -22,7 +22,7 @@ static const opt_spec opt_common_table[] = {
     {"output", 'o', OPT_TEXT, "FILE", "where the result goes", COMMON(output),
      0, 0, OPT_GROUP_OUTPUT},
     {"dry-run", 0, OPT_FLAG, NULL, "do everything but write the result",
-     COMMON(dry_run), 0, 0, OPT_GROUP_OUTPUT},
+     COMMON(dry_run), 0, 0, OPT_GROUP_OUTPUT | OPT_GROUP_OUTPUTS},
     {"force", 0, OPT_FLAG, NULL, "replace an existing file", COMMON(force), 0,
      0, OPT_GROUP_FORCE},
     {"dtype", 0, OPT_CHOICE, "f32|f16|bf16|keep",
@@ -260,22 +260,23 @@ static void opt_append(opt_list *list, const char *item)
     list->count++;
 }
 
-/* Store one value; 0, or EXIT_USAGE after a message. */
-static int opt_store(app_state *app, opt_target target, const char *value)
+int opt_store(app_state *app,
+              const opt_spec *spec,
+              void *field,
+              const char *value)
 {
-    const opt_spec *spec = target.spec;
     char option[OPT_NAMES_MOST];
     char shown[80];
     snprintf(option, sizeof option, "--%s", spec->name);
     switch (spec->kind) {
     case OPT_FLAG:
-        *(int *)target.field = 1;
+        *(int *)field = 1;
         return 0;
     case OPT_TEXT:
         if (*value == '\0') {
             return say_usage(app, option, "needs a value that is not empty");
         }
-        *(const char **)target.field = value;
+        *(const char **)field = value;
         return 0;
     case OPT_COUNT: {
         uint64_t count;
@@ -283,7 +284,7 @@ static int opt_store(app_state *app, opt_target target, const char *value)
             (double)count > spec->max) {
             return opt_bad_number(app, spec, value, "a whole number");
         }
-        *(uint64_t *)target.field = count;
+        *(uint64_t *)field = count;
         return 0;
     }
     case OPT_REAL: {
@@ -292,11 +293,11 @@ static int opt_store(app_state *app, opt_target target, const char *value)
             real.value > spec->max) {
             return opt_bad_number(app, spec, value, "a number");
         }
-        *(opt_real *)target.field = real;
+        *(opt_real *)field = real;
         return 0;
     }
     case OPT_SIZE:
-        if (!opt_read_size((uint64_t *)target.field, value)) {
+        if (!opt_read_size((uint64_t *)field, value)) {
             return say_usage(app, option,
                              "\"%s\" is not a size, write 200M, 4G or 512KiB",
                              text_clean(shown, sizeof shown, value));
@@ -309,11 +310,11 @@ static int opt_store(app_state *app, opt_target target, const char *value)
                              text_clean(shown, sizeof shown, value),
                              spec->value);
         }
-        *(int *)target.field = choice;
+        *(int *)field = choice;
         return 0;
     }
     case OPT_LIST:
-        opt_append((opt_list *)target.field, value);
+        opt_append((opt_list *)field, value);
         return 0;
     }
     return 0;
@@ -460,7 +461,7 @@ int opt_parse(
                                        target.spec->name, target.spec->value)
                            : say_usage(app, option, "takes no value");
         }
-        int bad = opt_store(app, target, optarg);
+        int bad = opt_store(app, target.spec, target.field, optarg);
         if (bad != 0) {
             return bad;
         }

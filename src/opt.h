@@ -54,7 +54,8 @@ enum {
     OPT_GROUP_OUTPUT = 16,   /* -o, --dry-run */
     OPT_GROUP_SKIP_BAD = 32, /* --skip-bad */
     OPT_GROUP_INPUT = 64,    /* --config: of an adapter that is opened */
-    OPT_GROUP_MODEL = 128    /* dtype, dialect, metadata of what is written */
+    OPT_GROUP_MODEL = 128,   /* dtype, dialect, metadata of what is written */
+    OPT_GROUP_OUTPUTS = 256  /* --dry-run of a verb with an -o of its own */
 };
 
 /* Values of the common choices. */
@@ -95,6 +96,13 @@ int opt_parse(struct app_state *app,
               int argc,
               char **argv,
               int *out_first);
+
+/* Read the value of one option into its field; a flag's value is not looked
+ * at. 0, or EXIT_USAGE after a message. */
+int opt_store(struct app_state *app,
+              const opt_spec *spec,
+              void *field,
+              const char *value);
 
 /* Free what opt_parse() allocated. */
 void opt_release(struct app_state *app, void *settings);

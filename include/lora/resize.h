@@ -17,9 +17,12 @@ enum {
     LORA_RANK_THRESHOLD = 4,  /* sigma > value */
     LORA_RANK_CUMULATIVE = 5, /* least k with sum sigma >= value * total */
     LORA_RANK_EFFECTIVE = 6, /* exp(entropy of sigma / sum sigma), rounded up */
-    LORA_RANK_KNEE = 7       /* where the curve of sigma bends: of the points
+    LORA_RANK_KNEE = 7,      /* where the curve of sigma bends: of the points
                               * (x, y), which are 0 to 1 along it, the one with
                               * the largest 1 - x - y; all if all are equal */
+    LORA_RANK_SIZE = 8       /* a file, as lora_adapter_save() writes it, of at
+                              * most `value` bytes: directions in descending
+                              * order of sigma^2 / bytes */
 };
 
 /** How many directions a layer keeps. sigma are the singular values of the
@@ -28,7 +31,7 @@ enum {
 typedef struct lora_rank_rule {
     lora_rank_rule_kind kind;
     int32_t rank; /* for LORA_RANK_FIXED; at least 1 */
-    double value; /* for ENERGY, RATIO, THRESHOLD and CUMULATIVE */
+    double value; /* for ENERGY, RATIO, THRESHOLD, CUMULATIVE and SIZE */
 } lora_rank_rule;
 
 /** A rule for the modules whose stored or canonical name, or component
@@ -90,13 +93,17 @@ lora_adapter_resize_options_init(lora_adapter_resize_options *options,
  *  the rule does not lower keeps its bytes. A core (Tucker) is multiplied out.
  *  Modules without a rank, learned tokens and unknown tensors pass through.
  *
+ *  LORA_RANK_SIZE is for the whole file, so it is no rule of conv_rule or
+ *  overrides; layers that have one of these keep what that says.
+ *
  *  @param out         receives the adapter; NULL on failure.
  *  @param out_report  receives the report; NULL on failure; may be NULL.
  *  @param adapter     must not be NULL.
  *  @param rule        must not be NULL.
  *  @param options     NULL for defaults.
  *  @param error       may be NULL.
- *  @return LORA_OK; LORA_ERROR_ARGUMENT; LORA_ERROR_RANGE (rule value);
+ *  @return LORA_OK; LORA_ERROR_ARGUMENT; LORA_ERROR_RANGE (rule value,
+ *          or a size that is too small);
  *          LORA_ERROR_OPTION; LORA_ERROR_DTYPE (no type for factors);
  *          LORA_ERROR_KEY (no module); a module's own
  *          status; LORA_ERROR_UNSUPPORTED (kind); LORA_ERROR_LIMIT (a rank to
@@ -113,6 +120,57 @@ lora_adapter_resize(lora_adapter **out,
                     const lora_rank_rule *rule,
                     const lora_adapter_resize_options *options,
                     lora_error *error);
+
+/** The decompositions of an adapter's modules, for several results of it. */
+typedef struct lora_spectra lora_spectra;
+
+/** Decompose every module, which is most of the work of a resize.
+ *
+ *  Takes about rank^2 numbers a module, up to twice the factors in f64 where
+ *  these are nearly dependent. What does not fit into half of the context's
+ *  memory limit is not kept, and done again when it is needed. A module that
+ *  cannot be decomposed is a failure of lora_spectra_resize(), not of this.
+ *
+ *  @param out      receives the spectra; NULL on failure.
+ *  @param adapter  must not be NULL; gets one more owner.
+ *  @param error    may be NULL.
+ *  @return LORA_OK; LORA_ERROR_ARGUMENT; LORA_ERROR_TRUNCATED;
+ *          LORA_ERROR_CONVERGENCE; LORA_ERROR_IO; LORA_ERROR_MEMORY;
+ *          LORA_ERROR_CANCELLED.
+ *  @threads safe.
+ *  @since 0.1
+ */
+LORA_API LORA_NODISCARD lora_status lora_spectra_create(lora_spectra **out,
+                                                        lora_adapter *adapter,
+                                                        lora_error *error);
+
+/** lora_adapter_resize() from decompositions: the same bytes, in less time.
+ *
+ *  @param out         receives the adapter; NULL on failure.
+ *  @param out_report  receives the report; NULL on failure; may be NULL.
+ *  @param spectra     must not be NULL.
+ *  @param rule        must not be NULL.
+ *  @param options     NULL for defaults.
+ *  @param error       may be NULL.
+ *  @return as lora_adapter_resize().
+ *  @threads safe.
+ *  @since 0.1
+ */
+LORA_API LORA_NODISCARD lora_status
+lora_spectra_resize(lora_adapter **out,
+                    lora_report **out_report,
+                    const lora_spectra *spectra,
+                    const lora_rank_rule *rule,
+                    const lora_adapter_resize_options *options,
+                    lora_error *error);
+
+/** Free spectra; their adapter loses an owner.
+ *
+ *  @param spectra  NULL does nothing.
+ *  @threads safe.
+ *  @since 0.1
+ */
+LORA_API void lora_spectra_destroy(lora_spectra *spectra);
 
 #ifdef __cplusplus
 }

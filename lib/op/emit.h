@@ -174,6 +174,12 @@ LORA_PRIVATE lora_status lora__emit_hashes(lora_adapter **adapter,
                                            int changed,
                                            lora_error *error);
 
+/* The size of the file that the adapter would be saved as, if its numbers are
+ * new ones; its tensors are not read. */
+LORA_PRIVATE lora_status lora__emit_measure(uint64_t *out_bytes,
+                                            lora__emit *emit,
+                                            lora_error *error);
+
 /* Make the adapter, its hashes with it. */
 LORA_PRIVATE lora_status lora__emit_finish(lora_adapter **out,
                                            lora__emit *emit,

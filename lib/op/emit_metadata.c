@@ -322,6 +322,30 @@ LORA_PRIVATE lora_status lora__emit_hashes(lora_adapter **adapter,
                : metadata_refresh_hashes(adapter, order, error);
 }
 
+LORA_PRIVATE lora_status lora__emit_measure(uint64_t *out_bytes,
+                                            lora__emit *emit,
+                                            lora_error *error)
+{
+    static const size_t lengths[] = {LORA__HASH_TEXT - 1, LORA__HASH_SHORT - 1,
+                                     LORA__HASH_TEXT + 1};
+    lora_adapter *adapter;
+    size_t bytes;
+    lora_status status;
+
+    for (size_t i = 0; i < LORA__COUNT(metadata_hashes); i++) {
+        char text[LORA__HASH_TEXT + 2] = {0};
+        memset(text, '0', lengths[i]); /* a hash is as long whatever it is */
+        if (lora__builder_metadata(emit->builder, metadata_hashes[i]) != NULL) {
+            TRY(metadata_set(emit->builder, metadata_hashes[i], text, error));
+        }
+    }
+    TRY(lora_builder_finish(&adapter, emit->builder, error));
+    status = lora_adapter_save_memory(NULL, 0, &bytes, adapter, error);
+    lora_adapter_destroy(adapter);
+    *out_bytes = bytes;
+    return status;
+}
+
 LORA_PRIVATE lora_status lora__emit_finish(lora_adapter **out,
                                            lora__emit *emit,
                                            lora_error *error)

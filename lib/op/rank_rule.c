@@ -42,6 +42,11 @@ LORA_PRIVATE lora_status lora__rank_rule_check(const lora_rank_rule *rule,
                                    : "a threshold of 0 or more is "
                                      "needed";
         break;
+    case LORA_RANK_SIZE:
+        wrong = rule->value >= 1.0 && rule->value <= 0x1p53
+                    ? NULL
+                    : "a number of bytes is needed";
+        break;
     case LORA_RANK_EFFECTIVE:
     case LORA_RANK_KNEE:
         break;

@@ -83,11 +83,13 @@ static lora_status resize_check_options(const lora__resize *job,
 
     TRY(resize_check_rule(job, job->rule, NULL, error));
     if (o->conv_rule != NULL) {
+        CHECK_ARG(o->conv_rule->kind != LORA_RANK_SIZE, error);
         TRY(resize_check_rule(job, o->conv_rule, "conv_rule", error));
     }
     CHECK_ARG(o->override_count == 0 || o->overrides != NULL, error);
     for (size_t i = 0; i < o->override_count; i++) {
         CHECK_ARG(o->overrides[i].pattern != NULL, error);
+        CHECK_ARG(o->overrides[i].rule.kind != LORA_RANK_SIZE, error);
         TRY(resize_check_rule(job, &o->overrides[i].rule,
                               o->overrides[i].pattern, error));
     }
@@ -132,28 +134,23 @@ static void resize_free(lora__resize *job)
     lora_report_destroy(job->report);
 }
 
-LORA_API lora_status
-lora_adapter_resize(lora_adapter **out,
-                    lora_report **out_report,
-                    const lora_adapter *adapter,
-                    const lora_rank_rule *rule,
-                    const lora_adapter_resize_options *options,
-                    lora_error *error)
+/* The whole operation, on spectra that need not be complete, unless the rule is
+ * for the whole file. */
+static lora_status resize_run(lora_adapter **out,
+                              lora_report **out_report,
+                              const lora_spectra *spectra,
+                              const lora_rank_rule *rule,
+                              const lora_adapter_resize_options *options,
+                              lora_error *error)
 {
+    const lora_adapter *adapter = spectra->adapter;
     lora__resize job;
     lora_adapter *result = NULL;
     void *memory;
     lora_status status;
 
-    lora__error_begin(error);
-    CHECK_ARG(out != NULL, error);
-    *out = NULL;
-    if (out_report != NULL) {
-        *out_report = NULL;
-    }
-    CHECK_ARG(adapter != NULL, error);
-    CHECK_ARG(rule != NULL, error);
     memset(&job, 0, sizeof job);
+    job.spectra = spectra;
     job.adapter = adapter;
     job.rule = rule;
     job.kernels = lora__kernels_get(lora__context_get(adapter->context)->cpu);
@@ -174,6 +171,9 @@ lora_adapter_resize(lora_adapter **out,
               "resize: %llu modules, %u at a time, %s kernels",
               (unsigned long long)adapter->module_count,
               (unsigned)lora__concurrency(adapter->context), job.kernels->name);
+    if (rule->kind == LORA_RANK_SIZE) {
+        TRY_OR_DONE(lora__resize_plan_size(&job, error));
+    }
     TRY_OR_DONE(lora__run_jobs(adapter->context, "resize", lora__resize_module,
                                &job, adapter->module_count, error));
     TRY_OR_DONE(lora__resize_emit(&result, &job, error));
@@ -188,4 +188,53 @@ done:
     lora_adapter_destroy(result);
     resize_free(&job);
     return status;
+}
+
+LORA_API lora_status
+lora_adapter_resize(lora_adapter **out,
+                    lora_report **out_report,
+                    const lora_adapter *adapter,
+                    const lora_rank_rule *rule,
+                    const lora_adapter_resize_options *options,
+                    lora_error *error)
+{
+    lora_spectra spectra;
+    lora_status status;
+
+    lora__error_begin(error);
+    CHECK_ARG(out != NULL, error);
+    *out = NULL;
+    if (out_report != NULL) {
+        *out_report = NULL;
+    }
+    CHECK_ARG(adapter != NULL, error);
+    CHECK_ARG(rule != NULL, error);
+    TRY(lora__spectra_begin(&spectra, adapter, error));
+    status = rule->kind == LORA_RANK_SIZE
+                 ? lora__spectra_complete(&spectra, error)
+                 : LORA_OK;
+    if (status == LORA_OK) {
+        status = resize_run(out, out_report, &spectra, rule, options, error);
+    }
+    lora__spectra_end(&spectra);
+    return status;
+}
+
+LORA_API lora_status
+lora_spectra_resize(lora_adapter **out,
+                    lora_report **out_report,
+                    const lora_spectra *spectra,
+                    const lora_rank_rule *rule,
+                    const lora_adapter_resize_options *options,
+                    lora_error *error)
+{
+    lora__error_begin(error);
+    CHECK_ARG(out != NULL, error);
+    *out = NULL;
+    if (out_report != NULL) {
+        *out_report = NULL;
+    }
+    CHECK_ARG(spectra != NULL, error);
+    CHECK_ARG(rule != NULL, error);
+    return resize_run(out, out_report, spectra, rule, options, error);
 }

@@ -1,21 +1,22 @@
 /* Rank conversion inside: what its files share. A module's factors are
- * decomposed and cut (resize_cut.c) to the rank that is chosen for it
- * (resize_choose.c); the results become an adapter (resize_emit.c) and a report
- * (resize_report.c); resize.c is the call. Source: algorithms.md 1 and 2.
+ * decomposed (spectra.c) and cut (resize_cut.c) to the rank that is chosen for
+ * it (resize_choose.c, resize_size.c); the results become an adapter
+ * (resize_emit.c) and a report (resize_report.c); resize.c is the call. Source:
+ * algorithms.md 1 and 2.
  */
 #ifndef LORA__OP_RESIZE_H
 #define LORA__OP_RESIZE_H
 
-#include "adapter/kind.h"
-#include "op/rank_rule.h"
+#include "op/spectra.h"
 
 #include <lora/report.h>
 #include <lora/resize.h>
 
-/* What a module becomes: new factors in the file's types, or, with up NULL,
- * what it was. */
+/* What a module becomes: new factors in the file's types, or what it was. */
 typedef struct lora__resize_result {
     int left_out;
+    int is_new;
+    size_t planned; /* directions, where they are chosen for the whole file */
     size_t rank;
     void *up;   /* [rows, rank] */
     void *down; /* [rank, cols] */
@@ -24,13 +25,15 @@ typedef struct lora__resize_result {
 } lora__resize_result;
 
 typedef struct lora__resize {
-    const lora_adapter *adapter;
+    const lora_spectra *spectra;
+    const lora_adapter *adapter; /* of the spectra */
     const lora_rank_rule *rule;
     lora_adapter_resize_options options;
     const lora__kernels *kernels;
     lora__resize_result *results; /* one a module, as report->modules */
     lora_report *report;
-    int lowers; /* some module has new factors */
+    int lowers;   /* some module has new factors */
+    int measures; /* the results have no data */
 } lora__resize;
 
 /* How many directions of a module are kept, and the rank that is written: more
@@ -40,18 +43,36 @@ typedef struct lora__rank_choice {
     size_t rank;
 } lora__rank_choice;
 
-LORA_PRIVATE lora__rank_choice
-lora__resize_choose(const lora__resize *job,
-                    const lora__module *module,
-                    const lora__spectrum *spectrum);
+LORA_PRIVATE lora__rank_choice lora__resize_choose(
+    const lora__resize *job, size_t index, const lora__spectrum *spectrum);
+
+/* The rule for a module. */
+LORA_PRIVATE const lora_rank_rule *lora__resize_rule(const lora__resize *job,
+                                                     size_t index);
+
+/* The fewest directions a module may have, and the most that it needs. */
+LORA_PRIVATE void lora__resize_range(size_t *out_least,
+                                     size_t *out_most,
+                                     const lora__resize *job,
+                                     const lora__spectrum *spectrum);
+
+/* Choose for the whole file, whose spectra are complete: `planned` of each
+ * module under LORA_RANK_SIZE. RANGE if not even the least fits. */
+LORA_PRIVATE lora_status lora__resize_plan_size(lora__resize *job,
+                                                lora_error *error);
+
+/* A module with NaN is left out on demand; otherwise say where it is. */
+LORA_PRIVATE lora_status lora__resize_nonfinite(lora__resize *job,
+                                                size_t index,
+                                                lora_error *error);
 
 /* The type a factor is written in. */
 LORA_PRIVATE lora_dtype lora__resize_dtype(const lora__resize *job,
                                            const lora__module *module,
                                            lora__role role);
 
-/* A job of lora__run_jobs(): decompose a module, choose, cut, and fill in its
- * result and its row of the report. */
+/* A job of lora__run_jobs(): open a module, choose, cut, and fill in its result
+ * and its row of the report. */
 LORA_PRIVATE lora_status lora__resize_module(void *job,
                                              size_t index,
                                              uint32_t worker,
@@ -62,10 +83,15 @@ LORA_PRIVATE lora_status lora__resize_emit(lora_adapter **out,
                                            lora__resize *job,
                                            lora_error *error);
 
+/* The size of the file that is emitted, from the ranks of the results alone. */
+LORA_PRIVATE lora_status lora__resize_measure(uint64_t *out_bytes,
+                                              lora__resize *job,
+                                              lora_error *error);
+
 /* Fill in a row of the report whose singular values are there. `keep` of them
  * are kept, in factors of that rank; `discarded` is the squared norm of the
  * error. */
-LORA_PRIVATE void lora__resize_measure(lora_report_module *out,
+LORA_PRIVATE void lora__resize_numbers(lora_report_module *out,
                                        size_t keep,
                                        size_t rank,
                                        double discarded);

@@ -19,10 +19,11 @@ static int choose_is_conv(const lora__resize *job, const lora__module *module)
 
 /* The rule for a module: the last override that matches, the one for
  * convolutions, or the general one. */
-static const lora_rank_rule *choose_rule(const lora__resize *job,
-                                         const lora__module *module)
+LORA_PRIVATE const lora_rank_rule *lora__resize_rule(const lora__resize *job,
+                                                     size_t index)
 {
     const lora_adapter_resize_options *o = &job->options;
+    const lora__module *module = &job->adapter->modules[index];
 
     for (size_t i = o->override_count; i-- > 0;) {
         if (lora__module_matches(module, o->overrides[i].pattern)) {
@@ -68,17 +69,32 @@ static size_t choose_padded(const lora__resize *job,
                : wanted;
 }
 
-LORA_PRIVATE lora__rank_choice
-lora__resize_choose(const lora__resize *job,
-                    const lora__module *module,
-                    const lora__spectrum *spectrum)
+LORA_PRIVATE void lora__resize_range(size_t *out_least,
+                                     size_t *out_most,
+                                     const lora__resize *job,
+                                     const lora__spectrum *spectrum)
 {
-    const lora_rank_rule *rule = choose_rule(job, module);
-    lora__rank_choice choice;
-    size_t wanted =
-        lora__rank_rule_apply(rule, job->options.counting, spectrum);
+    size_t most = 0;
 
-    wanted = choose_bounded(job, spectrum, wanted);
+    while (most < spectrum->count && spectrum->sigma[most] > 0.0) {
+        most++;
+    }
+    *out_least = choose_bounded(job, spectrum, 0);
+    *out_most = choose_bounded(job, spectrum, most);
+}
+
+LORA_PRIVATE lora__rank_choice lora__resize_choose(
+    const lora__resize *job, size_t index, const lora__spectrum *spectrum)
+{
+    const lora_rank_rule *rule = lora__resize_rule(job, index);
+    lora__rank_choice choice;
+    size_t wanted = job->results[index].planned;
+
+    if (rule->kind != LORA_RANK_SIZE) {
+        wanted = choose_bounded(
+            job, spectrum,
+            lora__rank_rule_apply(rule, job->options.counting, spectrum));
+    }
     choice.keep = wanted < spectrum->count ? wanted : spectrum->count;
     choice.rank = choose_padded(job, rule, wanted);
     return choice;

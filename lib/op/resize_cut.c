@@ -1,5 +1,4 @@
 /* A module's factors decomposed, cut and rounded; modules run side by side. */
-#include "linalg/factored.h"
 #include "op/emit.h"
 #include "op/factor_error.h"
 #include "op/factor_split.h"
@@ -60,25 +59,25 @@ cut_transpose(double *out, const double *in, size_t rows, size_t cols)
     }
 }
 
-/* Rank-k factors of the scaled change, rounded to the file's types; rows
- * behind k are zero. */
+/* Factors of the scaled change, rounded to the file's types; rows behind those
+ * kept are zero. */
 static lora_status cut_factors(lora__factors *out,
                                const lora__resize *job,
                                const lora__module *module,
-                               const lora__factors *f,
-                               const lora__svd *svd,
-                               const lora__svd_input *input,
-                               size_t keep,
-                               size_t rank,
+                               const lora__spectra_work *work,
+                               lora__rank_choice choice,
                                lora_error *error)
 {
+    const lora__factors *f = &work->factors;
+    size_t rank = choice.rank;
+
     TRY(lora__factors_alloc(out, f->context, f->rows, f->cols, rank, error));
     memset(out->up_t, 0, rank * f->rows * sizeof *out->up_t);
     memset(out->down, 0, rank * f->cols * sizeof *out->down);
-    TRY(lora__svd_truncate(out->up_t, out->down, svd, input, keep, f->context,
-                           error));
+    TRY(lora__svd_truncate(out->up_t, out->down, work->svd, &work->input,
+                           choice.keep, f->context, error));
     lora__factors_split(out, job->kernels, job->options.split, f->scale,
-                        svd->sigma, keep);
+                        work->svd->sigma, choice.keep);
     TRY(cut_round(out->up_t, rank * f->rows,
                   lora__resize_dtype(job, module, LORA__ROLE_UP), module->name,
                   job->kernels, error));
@@ -113,6 +112,7 @@ static lora_status cut_store(lora__resize_result *result,
                                   up_dtype, up, up_count, error));
     result->up_bytes = up_count * (lora_dtype_bits(up_dtype) / 8);
     result->rank = cut->rank;
+    result->is_new = 1;
 done:
     lora__free(cut->context, up, bytes, LORA__ALIGN_NUMERIC);
     return status;
@@ -151,50 +151,9 @@ done:
     return status;
 }
 
-static lora_status cut_decomposed(lora__resize *job,
-                                  size_t index,
-                                  const lora__factors *f,
-                                  const lora__svd *svd,
-                                  const lora__svd_input *input,
-                                  lora_error *error)
-{
-    const lora__module *module = &job->adapter->modules[index];
-    lora_report_module *numbers = &job->report->modules[index];
-    double *sigma = (double *)(uintptr_t)numbers->sigma;
-    lora__spectrum spectrum;
-    lora__factors cut;
-    double discarded = 0.0;
-    lora__rank_choice choice;
-    lora_status status;
-
-    for (size_t i = 0; i < svd->count; i++) {
-        sigma[i] = svd->sigma[i] * fabs(f->scale);
-    }
-    spectrum.sigma = sigma;
-    spectrum.count = svd->count;
-    spectrum.full = f->rows < f->cols ? f->rows : f->cols;
-    spectrum.scale = fabs(f->scale);
-    choice = lora__resize_choose(job, module, &spectrum);
-    if (choice.rank == f->rank) { /* it stays what it was */
-        TRY(cut_kept_error(&discarded, job, module, f, error));
-        lora__resize_measure(numbers, svd->count, choice.rank, discarded);
-        return LORA_OK;
-    }
-    memset(&cut, 0, sizeof cut);
-    TRY_OR_DONE(cut_factors(&cut, job, module, f, svd, input, choice.keep,
-                            choice.rank, error));
-    TRY_OR_DONE(lora__factor_error(&discarded, f, cut.up_t, cut.down,
-                                   choice.rank, job->kernels, error));
-    TRY_OR_DONE(cut_store(&job->results[index], job, module, &cut, error));
-    lora__resize_measure(numbers, choice.keep, choice.rank, discarded);
-done:
-    lora__factors_destroy(&cut);
-    return status;
-}
-
-/* A module with NaN is left out on demand; otherwise say where it is. */
-static lora_status
-cut_nonfinite(lora__resize *job, size_t index, lora_error *error)
+LORA_PRIVATE lora_status lora__resize_nonfinite(lora__resize *job,
+                                                size_t index,
+                                                lora_error *error)
 {
     const lora_adapter *adapter = job->adapter;
     const lora__module *module = &adapter->modules[index];
@@ -214,6 +173,37 @@ cut_nonfinite(lora__resize *job, size_t index, lora_error *error)
                       "the product of its factors overflows");
 }
 
+static lora_status cut_opened(lora__resize *job,
+                              size_t index,
+                              const lora__spectra_work *work,
+                              lora_error *error)
+{
+    const lora__module *module = &job->adapter->modules[index];
+    const lora__factors *f = &work->factors;
+    lora_report_module *numbers = &job->report->modules[index];
+    lora__spectrum spectrum =
+        lora__spectra_read(work, (double *)(uintptr_t)numbers->sigma);
+    lora__rank_choice choice = lora__resize_choose(job, index, &spectrum);
+    lora__factors cut;
+    double discarded = 0.0;
+    lora_status status;
+
+    if (choice.rank == f->rank) { /* it stays what it was */
+        TRY(cut_kept_error(&discarded, job, module, f, error));
+        lora__resize_numbers(numbers, spectrum.count, choice.rank, discarded);
+        return LORA_OK;
+    }
+    memset(&cut, 0, sizeof cut);
+    TRY_OR_DONE(cut_factors(&cut, job, module, work, choice, error));
+    TRY_OR_DONE(lora__factor_error(&discarded, f, cut.up_t, cut.down,
+                                   choice.rank, job->kernels, error));
+    TRY_OR_DONE(cut_store(&job->results[index], job, module, &cut, error));
+    lora__resize_numbers(numbers, choice.keep, choice.rank, discarded);
+done:
+    lora__factors_destroy(&cut);
+    return status;
+}
+
 LORA_PRIVATE lora_status lora__resize_module(void *arg,
                                              size_t index,
                                              uint32_t worker,
@@ -221,33 +211,26 @@ LORA_PRIVATE lora_status lora__resize_module(void *arg,
 {
     lora__resize *job = arg;
     const lora__module *module = &job->adapter->modules[index];
-    lora__svd_input input;
-    lora__factors f;
-    lora__svd svd;
+    lora__spectra_work work;
     lora_error found;
-    lora_status status;
+    lora_status status = LORA_ERROR_NONFINITE;
 
     (void)worker;
     if (job->results[index].left_out || module->rank == 0) {
         return LORA_OK;
     }
-    TRY(lora__module_factors(&f, job->adapter, module, error));
-    input.rows = f.rows;
-    input.cols = f.cols;
-    input.rank = f.rank;
-    input.up_t = f.up_t;
-    input.down = f.down;
     lora_error_init(&found, sizeof found);
-    status = lora__svd_create(&svd, f.context, &input, &found);
+    if (!job->spectra->layers[index].is_nonfinite) {
+        status = lora__spectra_open(&work, job->spectra, index, &found);
+    }
     if (status == LORA_ERROR_NONFINITE) {
-        status = cut_nonfinite(job, index, error);
+        status = lora__resize_nonfinite(job, index, error);
     } else if (status != LORA_OK) {
         lora__error_merge(error, &found);
     } else {
-        status = cut_decomposed(job, index, &f, &svd, &input, error);
-        lora__svd_destroy(&svd, f.context);
+        status = cut_opened(job, index, &work, error);
+        lora__spectra_close(&work);
     }
-    lora__factors_destroy(&f);
     lora__error_set_subject(error, module->name);
     return status;
 }

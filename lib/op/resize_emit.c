@@ -7,6 +7,30 @@
 #include <math.h>
 #include <string.h>
 
+/* A new factor, whose data is given up; or its place alone. */
+static lora_status resize_emit_factor(lora__emit *emit,
+                                      const lora__resize *job,
+                                      const lora__module *module,
+                                      lora__role role,
+                                      int32_t ndim,
+                                      const int64_t *shape,
+                                      void **data,
+                                      lora_error *error)
+{
+    lora_dtype dtype = lora__resize_dtype(job, module, role);
+    void *owned = *data;
+
+    TRY(lora__emit_spell(emit, module, role, error));
+    if (job->measures) {
+        return lora__builder_add_made(emit->builder, emit->name.data,
+                                      job->adapter->container, ndim, shape,
+                                      dtype, NULL, NULL, 0, error);
+    }
+    *data = NULL;
+    return lora__builder_adopt(emit->builder, emit->name.data, dtype, ndim,
+                               shape, owned, error);
+}
+
 /* A module with new factors: they replace up and down and make core, scale
  * and alpha what they now are. */
 static lora_status resize_emit_new(lora__emit *emit,
@@ -24,25 +48,16 @@ static lora_status resize_emit_new(lora__emit *emit,
         lora__module_entry(job->adapter, module, LORA__ROLE_ALPHA);
     int64_t shape[LORA_MAX_DIMS] = {0};
     int32_t ndim = module->tucker ? module->ndim : down->ndim;
-    void *data;
 
     memcpy(shape, module->tucker ? module->shape : down->shape, sizeof shape);
     shape[1] = down->shape[1];
     shape[0] = (int64_t)result->rank;
-    TRY(lora__emit_spell(emit, module, LORA__ROLE_DOWN, error));
-    data = result->down;
-    result->down = NULL;
-    TRY(lora__builder_adopt(emit->builder, emit->name.data,
-                            lora__resize_dtype(job, module, LORA__ROLE_DOWN),
-                            ndim, shape, data, error));
+    TRY(resize_emit_factor(emit, job, module, LORA__ROLE_DOWN, ndim, shape,
+                           &result->down, error));
     memcpy(shape, up->shape, sizeof shape);
     shape[1] = (int64_t)result->rank;
-    TRY(lora__emit_spell(emit, module, LORA__ROLE_UP, error));
-    data = result->up;
-    result->up = NULL;
-    TRY(lora__builder_adopt(emit->builder, emit->name.data,
-                            lora__resize_dtype(job, module, LORA__ROLE_UP),
-                            up->ndim, shape, data, error));
+    TRY(resize_emit_factor(emit, job, module, LORA__ROLE_UP, up->ndim, shape,
+                           &result->up, error));
     return lora__emit_put_alpha(emit, module, (double)result->rank,
                                 (int64_t)result->rank, module->dtype,
                                 alpha != NULL && alpha->ndim > 0, error);
@@ -79,7 +94,7 @@ static lora_status resize_emit_module(lora__emit *emit,
                                       lora_error *error)
 {
     const lora__module *module = &job->adapter->modules[index];
-    int is_new = job->results[index].up != NULL;
+    int is_new = job->results[index].is_new;
     int explicit = resize_puts_alpha(job, module);
     double sign = explicit && module->scale < 0.0 ? -1.0 : 1.0;
     double bias_scale = is_new ? module->scale : sign;
@@ -144,28 +159,54 @@ resize_metadata(lora__emit *emit, const lora__resize *job, lora_error *error)
     return lora__emit_metadata(emit, error);
 }
 
+/* Put everything into the builder. */
+static lora_status
+resize_emit_all(lora__emit *emit, lora__resize *job, lora_error *error)
+{
+    const lora_adapter *adapter = job->adapter;
+
+    job->lowers = 0;
+    for (size_t m = 0; m < adapter->module_count; m++) {
+        job->lowers |= job->results[m].is_new;
+    }
+    TRY(lora__emit_begin(emit, adapter, adapter->module_count, NULL,
+                         adapter->names.family, error));
+    for (size_t m = 0; m < adapter->module_count; m++) {
+        if (!job->results[m].left_out) {
+            TRY(resize_emit_module(emit, job, m, error));
+        }
+    }
+    TRY(lora__emit_rest(emit, error));
+    return resize_metadata(emit, job, error);
+}
+
 LORA_PRIVATE lora_status lora__resize_emit(lora_adapter **out,
                                            lora__resize *job,
                                            lora_error *error)
 {
     lora__emit emit;
+    lora_status status = resize_emit_all(&emit, job, error);
+
+    if (status == LORA_OK) {
+        status = lora__emit_finish(out, &emit, error);
+    }
+    lora__emit_end(&emit);
+    return status;
+}
+
+LORA_PRIVATE lora_status lora__resize_measure(uint64_t *out_bytes,
+                                              lora__resize *job,
+                                              lora_error *error)
+{
+    lora__emit emit;
     lora_status status;
 
-    for (size_t m = 0; m < job->adapter->module_count; m++) {
-        job->lowers |= job->results[m].up != NULL;
+    job->measures = 1;
+    status = resize_emit_all(&emit, job, error);
+    job->measures = 0;
+    if (status == LORA_OK) {
+        status = lora__emit_measure(out_bytes, &emit, error);
     }
-    TRY_OR_DONE(lora__emit_begin(&emit, job->adapter,
-                                 job->adapter->module_count, NULL,
-                                 job->adapter->names.family, error));
-    for (size_t m = 0; m < job->adapter->module_count; m++) {
-        if (!job->results[m].left_out) {
-            TRY_OR_DONE(resize_emit_module(&emit, job, m, error));
-        }
-    }
-    TRY_OR_DONE(lora__emit_rest(&emit, error));
-    TRY_OR_DONE(resize_metadata(&emit, job, error));
-    status = lora__emit_finish(out, &emit, error);
-done:
     lora__emit_end(&emit);
     return status;
 }

@@ -6,7 +6,7 @@
 
 /* Squares are of shares of the largest value, as those of the smallest layers
  * underflow. */
-LORA_PRIVATE void lora__resize_measure(lora_report_module *out,
+LORA_PRIVATE void lora__resize_numbers(lora_report_module *out,
                                        size_t keep,
                                        size_t rank,
                                        double discarded)

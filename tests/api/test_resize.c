@@ -116,39 +116,47 @@ static void test_rules(void **state)
          * over six values of which three are 0: 0, 0.3, 0.35, 0.4, ... */
         {{LORA_RANK_EFFECTIVE, 0, 0.0}, 3},
         {{LORA_RANK_KNEE, 0, 0.0}, 3},
+        {{LORA_RANK_SIZE, 0, 1e6}, 3},
     };
     image im;
     lora_adapter *adapter;
+    lora_spectra *spectra;
     lora_error error;
 
     (void)state;
     image_spectrum(&im, steps, 1.5f);
     adapter = open_image(context, &im);
-    for (size_t i = 0; i < COUNT(cases); i++) {
+    assert_int_equal(lora_spectra_create(&spectra, adapter, NULL), LORA_OK);
+    for (size_t i = 0; i < 2 * COUNT(cases); i++) {
+        const lora_rank_rule *rule = &cases[i / 2].rule;
         lora_adapter *out = JUNK(lora_adapter);
         lora_report *report = JUNK(lora_report);
         CHECK(LORA_OK, LORA_NO_OFFSET, "",
-              lora_adapter_resize(&out, &report, adapter, &cases[i].rule, NULL,
-                                  &error));
+              i % 2 == 0 ? lora_adapter_resize(&out, &report, adapter, rule,
+                                               NULL, &error)
+                         : lora_spectra_resize(&out, &report, spectra, rule,
+                                               NULL, &error));
         assert_int_equal(lora_report_module_count(report), 2);
         assert_int_equal(lora_report_problem_count(report), 0);
         for (size_t m = 0; m < 2; m++) {
             const char *name = m == 0 ? MODULE : CONV;
             double dense[N * N];
-            assert_int_equal(rank_of(out, name), cases[i].rank);
-            check_numbers(report, name, m, cases[i].rank);
+            assert_int_equal(rank_of(out, name), cases[i / 2].rank);
+            check_numbers(report, name, m, cases[i / 2].rank);
             delta_of(dense, out, name);
             for (int k = 0; k < N * N; k++) {
                 int d = k / N;
                 double expected =
-                    k % N == d && d < cases[i].rank ? 0.5 * steps[d] : 0.0;
+                    k % N == d && d < cases[i / 2].rank ? 0.5 * steps[d] : 0.0;
                 assert_true(fabs(dense[k] - expected) < 1e-6);
             }
         }
         lora_report_destroy(report);
         lora_adapter_destroy(out);
     }
-    lora_adapter_destroy(adapter);
+    lora_adapter_destroy(adapter); /* the spectra keep it */
+    lora_spectra_destroy(spectra);
+    lora_spectra_destroy(NULL);
     image_free(&im);
 }
 
@@ -254,6 +262,54 @@ static void test_options(void **state)
     o.min_rank = 9; /* more than there is, and more than the cap */
     o.max_rank = 0;
     resize_with(adapter, &one, &o, 3, 3);
+    lora_adapter_destroy(adapter);
+    image_free(&im);
+}
+
+/* Sizes byte by byte: both modules have sigma 2, 1, 0.5 and directions of 48
+ * bytes, so they take turns, the first one first. */
+static void test_size(void **state)
+{
+    static const int64_t ranks[][2] = {{1, 1}, {2, 1}, {2, 2}, {3, 2}, {3, 3}};
+    lora_rank_rule rule = {LORA_RANK_SIZE, 0, 0.0};
+    image im;
+    lora_adapter *adapter;
+    size_t seen = 0;
+    size_t last = 0;
+
+    (void)state;
+    image_spectrum(&im, steps, 1.5f);
+    adapter = open_image(context, &im);
+    for (rule.value = 1.0; rule.value < 1500.0; rule.value += 1.0) {
+        lora_adapter *out;
+        size_t bytes;
+        size_t now = 0;
+        lora_status status =
+            lora_adapter_resize(&out, NULL, adapter, &rule, NULL, NULL);
+        if (status != LORA_OK) {
+            assert_int_equal(status, LORA_ERROR_RANGE);
+            assert_int_equal(seen, 0);
+            continue;
+        }
+        assert_int_equal(lora_adapter_save_memory(NULL, 0, &bytes, out, NULL),
+                         LORA_OK);
+        assert_true((double)bytes <= rule.value);
+        while (now < COUNT(ranks) - 1 &&
+               (rank_of(out, MODULE) != ranks[now][0] ||
+                rank_of(out, CONV) != ranks[now][1])) {
+            now++;
+        }
+        assert_int_equal(rank_of(out, MODULE), ranks[now][0]);
+        assert_int_equal(rank_of(out, CONV), ranks[now][1]);
+        if (seen == 0 || now != last) { /* a byte less was too little */
+            assert_true((double)bytes == rule.value);
+            assert_int_equal(now, seen == 0 ? 0 : last + 1);
+            last = now;
+            seen++;
+        }
+        lora_adapter_destroy(out);
+    }
+    assert_int_equal(seen, COUNT(ranks));
     lora_adapter_destroy(adapter);
     image_free(&im);
 }
@@ -447,16 +503,27 @@ static void expect(lora_status expected,
 static void test_refused(void **state)
 {
     static const lora_rank_rule out_of_range[] = {
-        {LORA_RANK_FIXED, 0, 0.0},          {LORA_RANK_FIXED, -1, 0.0},
-        {LORA_RANK_ENERGY, 1, 0.0},         {LORA_RANK_ENERGY, 1, 1.0001},
-        {LORA_RANK_ENERGY, 1, NAN},         {LORA_RANK_RATIO, 1, 0.5},
-        {LORA_RANK_RATIO, 1, NAN},          {LORA_RANK_THRESHOLD, 1, -1.0},
-        {LORA_RANK_THRESHOLD, 1, NAN},      {LORA_RANK_CUMULATIVE, 1, -0.5},
-        {LORA_RANK_CUMULATIVE, 1, HUGE_VAL}};
+        {LORA_RANK_FIXED, 0, 0.0},
+        {LORA_RANK_FIXED, -1, 0.0},
+        {LORA_RANK_ENERGY, 1, 0.0},
+        {LORA_RANK_ENERGY, 1, 1.0001},
+        {LORA_RANK_ENERGY, 1, NAN},
+        {LORA_RANK_RATIO, 1, 0.5},
+        {LORA_RANK_RATIO, 1, NAN},
+        {LORA_RANK_THRESHOLD, 1, -1.0},
+        {LORA_RANK_THRESHOLD, 1, NAN},
+        {LORA_RANK_CUMULATIVE, 1, -0.5},
+        {LORA_RANK_CUMULATIVE, 1, HUGE_VAL},
+        {LORA_RANK_SIZE, 1, 0.5},
+        {LORA_RANK_SIZE, 1, NAN},
+        {LORA_RANK_SIZE, 1, HUGE_VAL},
+        {LORA_RANK_SIZE, 1, 99.0}}; /* too small for any file */
     const lora_rank_rule one = {LORA_RANK_FIXED, 1, 0.0};
     const lora_rank_rule unknown = {99, 1, 0.5};
     const lora_rank_override nameless = {NULL, {LORA_RANK_FIXED, 1, 0.0}};
     const lora_rank_override bad = {"a*", {LORA_RANK_FIXED, 0, 0.0}};
+    const lora_rank_rule size = {LORA_RANK_SIZE, 0, 1e6};
+    const lora_rank_override sized = {"a*", {LORA_RANK_SIZE, 0, 1e6}};
     lora_adapter_resize_options o;
     image im;
     lora_adapter *adapter;
@@ -481,6 +548,14 @@ static void test_refused(void **state)
     expect(LORA_ERROR_ARGUMENT, NULL, adapter, &one, &o);
     o.overrides = &nameless;
     expect(LORA_ERROR_ARGUMENT, NULL, adapter, &one, &o);
+    o.overrides = &sized;
+    expect(LORA_ERROR_ARGUMENT, NULL, adapter, &one, &o);
+    o.overrides = NULL;
+    o.override_count = 0;
+    o.conv_rule = &size;
+    expect(LORA_ERROR_ARGUMENT, NULL, adapter, &one, &o);
+    o.conv_rule = NULL;
+    o.override_count = 1;
     o.overrides = &bad;
     expect(LORA_ERROR_RANGE, "a*", adapter, &one, &o);
     lora_adapter_resize_options_init(&o, sizeof o);
@@ -575,6 +650,112 @@ static void test_refused_modules(void **state)
     image_free(&im);
 }
 
+/* What cannot be decomposed is refused when it is used, and can be left out. */
+static void test_spectra_refused(void **state)
+{
+    const lora_rank_rule one = {LORA_RANK_FIXED, 1, 0.0};
+    const lora_rank_rule none = {LORA_RANK_FIXED, 0, 0.0};
+    const float bad[4] = {1.0f, NAN, 3.0f, 4.0f};
+    lora_adapter_resize_options o;
+    lora_spectra *spectra = JUNK(lora_spectra);
+    lora_adapter *adapter;
+    lora_adapter *out;
+    lora_report *report;
+    image im;
+    lora_error error;
+
+    (void)state;
+    CHECK_ARGUMENT(lora_spectra_create(&spectra, NULL, &error));
+    assert_null(spectra);
+    image_begin(&im, NULL);
+    image_some(&im, "lora_unet_a.lora_down.weight", "2,2", 4, 1);
+    image_f32(&im, "lora_unet_b.lora_down.weight", "2,2", bad, 4);
+    image_some(&im, "lora_unet_b.lora_up.weight", "2,2", 4, 2);
+    image_some(&im, "lora_unet_c.lora_down.weight", "2,2", 4, 1);
+    image_some(&im, "lora_unet_c.lora_up.weight", "2,2", 4, 2);
+    image_end(&im);
+    adapter = open_image(context, &im);
+    CHECK_ARGUMENT(lora_spectra_create(NULL, adapter, &error));
+    CHECK(LORA_OK, LORA_NO_OFFSET, "",
+          lora_spectra_create(&spectra, adapter, &error));
+    CHECK_ARGUMENT(
+        lora_spectra_resize(NULL, NULL, spectra, &one, NULL, &error));
+    CHECK_ARGUMENT(lora_spectra_resize(&out, NULL, NULL, &one, NULL, &error));
+    CHECK_ARGUMENT(
+        lora_spectra_resize(&out, NULL, spectra, NULL, NULL, &error));
+    CHECK(LORA_ERROR_RANGE, LORA_NO_OFFSET, "rank",
+          lora_spectra_resize(&out, NULL, spectra, &none, NULL, &error));
+    CHECK(LORA_ERROR_KEY, ANY_OFFSET, "lora_unet_a",
+          lora_spectra_resize(&out, &report, spectra, &one, NULL, &error));
+    assert_null(out);
+    assert_null(report);
+    lora_adapter_resize_options_init(&o, sizeof o);
+    o.skip_bad = 1;
+    CHECK(LORA_OK, LORA_NO_OFFSET, "",
+          lora_spectra_resize(&out, &report, spectra, &one, &o, &error));
+    assert_int_equal(lora_adapter_module_count(out), 1);
+    assert_int_equal(lora_report_module_count(report), 1);
+    assert_int_equal(lora_report_problem_count(report), 2);
+    lora_report_destroy(report);
+    lora_adapter_destroy(out);
+    lora_spectra_destroy(spectra);
+    lora_adapter_destroy(adapter);
+    image_free(&im);
+}
+
+/* Under every limit the result is the same, or there is none: what is not kept
+ * is made again. */
+static void test_spectra_bounded(void **state)
+{
+    const lora_rank_rule one = {LORA_RANK_FIXED, 1, 0.0};
+    lora_limits limits = {.struct_size = sizeof limits};
+    lora_context_options options;
+    lora_error error;
+    image im;
+    double dense[N * N];
+    int refused = 0;
+    int done = 0;
+
+    (void)state;
+    image_spectrum(&im, steps, 1.5f);
+    lora_context_options_init(&options, sizeof options);
+    options.limits = &limits;
+    for (uint64_t bytes = 1 << 12; bytes < 1 << 18; bytes += 1 << 10) {
+        lora_context *bounded;
+        lora_adapter *adapter = NULL;
+        lora_spectra *spectra = NULL;
+        lora_adapter *out = NULL;
+        lora_status status;
+        limits.memory_bytes = bytes;
+        assert_int_equal(lora_context_create(&bounded, &options, NULL),
+                         LORA_OK);
+        status = lora_adapter_open_memory(&adapter, bounded, im.file, im.bytes,
+                                          NULL, &error);
+        if (status == LORA_OK) {
+            status = lora_spectra_create(&spectra, adapter, &error);
+        }
+        if (status == LORA_OK) {
+            status =
+                lora_spectra_resize(&out, NULL, spectra, &one, NULL, &error);
+        }
+        lora_spectra_destroy(spectra);
+        lora_adapter_destroy(adapter);
+        if (status == LORA_OK) {
+            delta_of(dense, out, MODULE);
+            assert_true(fabs(dense[0] - 2.0) < 1e-6 && dense[N + 1] == 0.0);
+            done++;
+        } else {
+            assert_int_equal(status, LORA_ERROR_MEMORY);
+            assert_int_equal(done, 0);
+            refused++;
+        }
+        lora_adapter_destroy(out);
+        lora_context_destroy(bounded);
+    }
+    assert_true(refused > 0 && done > 0);
+    image_free(&im);
+}
+
 static void test_reading_fails(void **state)
 {
     const lora_rank_rule one = {LORA_RANK_FIXED, 1, 0.0};
@@ -619,6 +800,7 @@ int main(void)
         cmocka_unit_test(test_rules),
         cmocka_unit_test(test_spectra),
         cmocka_unit_test(test_options),
+        cmocka_unit_test(test_size),
         cmocka_unit_test(test_pad),
         cmocka_unit_test(test_counting),
         cmocka_unit_test(test_split),
@@ -626,6 +808,8 @@ int main(void)
         cmocka_unit_test(test_metadata),
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_refused_modules),
+        cmocka_unit_test(test_spectra_refused),
+        cmocka_unit_test(test_spectra_bounded),
         cmocka_unit_test(test_reading_fails),
     };
 

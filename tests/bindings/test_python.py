@@ -164,6 +164,9 @@ RESIZES = [
     ({"cumulative": 0.7}, ["--cumulative", 0.7]),
     ({"effective": True}, ["--effective"]),
     ({"knee": True}, ["--knee"]),
+    ({"size": 20000}, ["--size", 20000]),
+    ({"size": 20000, "conv_rank": 1}, ["--size", 20000, "--conv-rank", 1]),
+    ({"global_threshold": 5.0}, ["--global-threshold", 5]),
     ({"energy": 0.5, "count": "kohya"}, ["--energy", 0.5, "--kohya-count"]),
     ({"cumulative": 0.7, "count": "lycoris", "split": "up"},
      ["--cumulative", 0.7, "--lycoris-count", "--split", "up"]),
@@ -180,12 +183,17 @@ RESIZES = [
 
 def try_resize(path, tensors):
     adapter = liblora.open(path)
+    once = liblora.open(path)
+    spectra = once.spectra()
+    once.close()
     for ours, options in RESIZES:
         out = suite.path("resized.safetensors")
         report = suite.json("resize", path, "-o", out, "--force", "--quiet",
                             "--backend", "builtin", *options)
         small = adapter.resize(**ours)
         same(small.to_bytes(), out.read_bytes(), f"resize {ours}")
+        same(spectra.resize(**ours).to_bytes(), out.read_bytes(),
+             f"resize {ours} from spectra")
         equal([(m["name"], m["rank_in"], m["rank_out"], m["sigma"])
                for m in small.report.modules],
               [(m["name"], m["rank_in"], m["rank_out"], m["sigma"])
@@ -195,9 +203,15 @@ def try_resize(path, tensors):
     raises(liblora.ArgumentError, adapter.resize)
     raises(liblora.ArgumentError, adapter.resize, rank=3, energy=0.5)
     raises(liblora.ArgumentError, adapter.resize, rank=3, count="mine")
+    raises(liblora.RangeError, adapter.resize, size=1000)
+    raises(liblora.ArgumentError, adapter.resize, global_threshold=1.0,
+           conv_rank=2)
     raises(liblora.RangeError, adapter.resize, rank=0)
     raises(liblora.RangeError, adapter.resize, rank=2, conv_rank=0)
-    raises(TypeError, adapter.resize, size=3)
+    raises(TypeError, adapter.resize, nothing=3)
+    raises(TypeError, spectra.resize, nothing=3)
+    raises(liblora.RangeError, spectra.resize, rank=0)
+    equal(spectra.resize(rank=1).report.modules[0]["rank_out"], 1, "rank")
 
 
 def try_convert_and_save(path, tensors):

@@ -178,6 +178,11 @@ PAIRS = {
     ("resize", "lycoris-count"): (
         ["resize", ADAPTER, *OUT, "--cumulative", "0.7"],
         ["resize", ADAPTER, *OUT, "--cumulative", "0.7", "--lycoris-count"]),
+    ("resize", "size"): (["resize", ADAPTER, *OUT, "--size", "1.5MB"],
+                         ["resize", ADAPTER, *OUT, "--size", "2MB"]),
+    ("resize", "global-threshold"): (
+        ["resize", ADAPTER, *OUT, "--global-threshold", "0.1"],
+        ["resize", ADAPTER, *OUT, "--global-threshold", "0.3"]),
     ("resize", "effective"): (["resize", ADAPTER, *OUT, "--rank", "3"],
                               ["resize", ADAPTER, *OUT, "--effective"]),
     ("resize", "knee"): (["resize", ADAPTER, *OUT, "--rank", "3"],

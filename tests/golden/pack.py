@@ -100,13 +100,16 @@ def catalogues(folder):
 
 def packs(shared):
     """name: (cases, {file: bytes})"""
-    kinds, ops = shared / "golden/kinds", shared / "golden/ops"
+    kinds, ops, more = (shared / "golden" / name for name in
+                        ("kinds", "ops", "more"))
     kind_cases, op_cases = load(kinds), load(ops)
     plain = {
         "kinds": (kinds, select(kind_cases, KINDS, OPERATIONS)),
         "names": (kinds, select(kind_cases, NAMES, OPERATIONS)),
         "load": (kinds, select(kind_cases, ("load_",), ("load",))),
         "ops": (ops, rank_cases(op_cases)),
+        "size": (more, [c for c in load(more)
+                        if c["operation"] == "resize_budget"]),
         "hashes": (ops, [c for c in op_cases
                          if c["operation"] == "hashes_and_metadata"
                          and c["id"] not in TOO_LARGE]),

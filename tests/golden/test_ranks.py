@@ -390,10 +390,65 @@ def check_refused(suite, source):
                  ["--effective", "--knee"], ["--rank", 4, "--knee"],
                  ["--effective=1"], ["--knee", "--pad"],
                  ["--rank", 4, "--no-such-option"],
-                 ["--rank", 4, "--module-rank", "nothing"]):
+                 ["--rank", 4, "--module-rank", "nothing"],
+                 ["--size", 0], ["--size", "lots"], ["--size", -5],
+                 ["--size", "1 MB"], ["--size", "1e3"], ["--size", "nan"],
+                 ["--size", "99999999TB"], ["--size", 100],
+                 ["--size", "1MB", "--pad"], ["--size", "1MB", "--rank", 4],
+                 ["--global-threshold", -1],
+                 ["--global-threshold", 1, "--conv-rank", 2],
+                 ["--global-threshold", 1, "--module-rank", "*=2"],
+                 ["--rank", 4, "--split", "down"],
+                 ["--energy", 0.5, "--kohya-count", "--lycoris-count"]):
         run = suite.run("resize", source.path, "-o", out, *args, code=2)
         equal(len(run.err.strip().splitlines()), 1, f"lines of {run}")
         require(not out.exists(), f"{args} wrote a file")
+
+
+def check_several(suite, source):
+    """Several files of one decomposition are those of as many runs."""
+    rules = (["--rank", 3], ["--energy", 0.9], ["--knee"], ["--effective"],
+             ["--size", "20kB"], ["--global-threshold", 0.5],
+             ["--cumulative", 0.8], ["--ratio", 4])
+    outs, targets = [], []
+    for i, rule in enumerate(rules):
+        resize(suite, source.path, *rule, name=f"single{i}")
+        outs.append(suite.path(f"m@{i}"))
+        text = "=".join(str(part) for part in rule).removeprefix("--")
+        targets += ["-o", f"{outs[i]}@{text}"]
+    plain = suite.path("plain")
+    rows = suite.json("resize", source.path, *targets, "-o", plain,
+                      "--threshold", 0.5)
+    equal(len(rows), len(rules) + 1, "reports")
+    for i, out in enumerate(outs):
+        require(out.read_bytes() ==
+                suite.path(f"single{i}.safetensors").read_bytes(), rules[i])
+    require(plain.read_bytes() == outs[5].read_bytes(), "the general rule")
+    text = suite.run("resize", source.path, "--force", *targets[:4]).out
+    for out in outs[:2]:
+        require(f"{out}\n" in text, f"{out} is not named in\n{text}")
+
+
+def check_several_refused(suite, source):
+    """And nothing is written, not even what stands before the wrong one."""
+    good = suite.path("good")
+    for args in (["@rank=0"], ["@rank"], ["@rank="], ["@rank=x"],
+                 ["@energy=2"], ["@knee=3"], ["@size=much"], ["@size=10"]):
+        suite.run("resize", source.path, "-o",
+                  f"{suite.path('wrong')}{args[0]}", code=2)
+    for args in (["-o", good], ["-o", f"{good}@rank=2", "--rank", 3],
+                 ["-o", f"{good}@rank=2", "-o", f"{good}@rank=3"],
+                 ["-o", f"{good}@rank=2", "-o", "@rank=3"],
+                 ["-o", f"{good}@rank=2", "-o", f"{good}2@rank=0"],
+                 ["-o", f"{good}@rank=2", "-o", f"{good}2"],
+                 ["-o", f"{good}@energy=0.5", "--pad"],
+                 ["-o", f"{good}@global-threshold=1", "--conv-rank", 1],
+                 ["-o", f"{good}@other=2"]):
+        suite.run("resize", source.path, *args, code=2)
+        require(not good.exists(), f"{args} wrote a file")
+    suite.run("resize", source.path, "-o", f"{good}@rank=2", "-o",
+              f"{suite.path('nowhere')}/x@rank=1", code=1)
+    require(not good.exists(), "a file before one that cannot be")
 
 
 def main():
@@ -420,6 +475,10 @@ def main():
             with suite.case(f"{source.path.stem} --pad {rank}"):
                 check_pad(suite, source, rank)
         check_options(suite, source)
+    with suite.case("several at once"):
+        check_several(suite, source)
+    with suite.case("several refused"):
+        check_several_refused(suite, source)
     with suite.case("rules out of range"):
         check_refused(suite, source)
     return suite.finish()

@@ -387,6 +387,25 @@ static lora_status resize(const call *job, lora_error *error)
     return end_adapter(out, status);
 }
 
+/* The same from spectra. */
+static lora_status decompose(const call *job, lora_error *error)
+{
+    lora_spectra *spectra = JUNK(lora_spectra);
+    lora_adapter *out = JUNK(lora_adapter);
+    lora_report *report = JUNK(lora_report);
+    lora_status status = lora_spectra_create(&spectra, adapter, error);
+
+    if (status != LORA_OK) {
+        assert_null(spectra);
+        return status;
+    }
+    status =
+        lora_spectra_resize(&out, &report, spectra, &job->rule, NULL, error);
+    lora_spectra_destroy(spectra);
+    end_report(report, status);
+    return end_adapter(out, status);
+}
+
 static lora_status build(const call *job, lora_error *error)
 {
     const float values[2] = {1.0f, 2.0f};
@@ -670,6 +689,8 @@ static const call jobs[] = {
     {"threshold", image_sample, 0, resize, NULL, RULE(THRESHOLD, 9.0), 0, 0, 0},
     {"cumulative", image_sample, 0, resize, NULL, RULE(CUMULATIVE, 0.5), 0, 0,
      0},
+    {"size", image_sample, 0, resize, NULL, RULE(SIZE, 1e5), 0, 0, 0},
+    {"spectra", image_sample, 0, decompose, NULL, FIXED(1), 0, 0, 0},
     {"build", image_sample, 0, build, NULL, NONE, 0, 0, 0},
     {"edit", image_sample, 0, build, NULL, NONE, 0, 1, 0},
     {"save", image_sample, 0, save_file, NULL, NONE, 0, 0, 0},

@@ -12,7 +12,7 @@ Long calls release the interpreter, and Ctrl-C stops them.
 """
 
 from . import _ffi
-from ._adapter import Adapter, open
+from ._adapter import Adapter, Spectra, open
 from ._builder import Builder
 from ._core import Context
 from ._errors import (ArgumentError, Cancelled, ConvergenceError, DTypeError,
@@ -32,8 +32,8 @@ __all__ = [
     "ConvergenceError", "DTypeError", "DuplicateError", "ExistingFileError",
     "FileError", "FormatError", "InternalError", "KeyMatchError", "LimitError",
     "LoraError", "MissingFileError", "NonFiniteError", "OptionError",
-    "OutOfMemoryError", "RangeError", "Report", "ShapeError", "StateError",
-    "ThreadError", "TruncatedError", "UnsupportedError", "build_info",
+    "OutOfMemoryError", "RangeError", "Report", "ShapeError", "Spectra",
+    "StateError", "ThreadError", "TruncatedError", "UnsupportedError", "build_info",
     "edit_metadata", "hashes", "library_version", "open", "supports",
 ]
 

@@ -10,66 +10,16 @@ import os
 from typing import (Any, Iterable, Mapping, NamedTuple, Optional, Sequence,
                     Union)
 
-from . import _arrays, _core, _errors, _ffi, _streams
+from . import _arrays, _core, _errors, _ffi, _resize, _streams
 from ._core import Context, Handle, Progress, options, text, texts
 from ._library import lib
 from ._report import Report, table
-
-# The rules of resize(), in the order of its parameters.
-_RULES = {
-    "rank": _ffi.LORA_RANK_FIXED,
-    "energy": _ffi.LORA_RANK_ENERGY,
-    "ratio": _ffi.LORA_RANK_RATIO,
-    "threshold": _ffi.LORA_RANK_THRESHOLD,
-    "cumulative": _ffi.LORA_RANK_CUMULATIVE,
-    "effective": _ffi.LORA_RANK_EFFECTIVE,
-    "knee": _ffi.LORA_RANK_KNEE,
-}
-
-_COUNTS = {
-    "exact": _ffi.LORA_COUNT_EXACT,
-    "kohya": _ffi.LORA_COUNT_KOHYA,
-    "lycoris": _ffi.LORA_COUNT_LYCORIS,
-}
-
-_SPLITS = {"even": _ffi.LORA_SPLIT_EVEN, "up": _ffi.LORA_SPLIT_UP}
-
-# More than a layer has: the rule that keeps all.
-_ANY_RANK = 65536
 
 _PARTS = {"weight": _ffi.LORA_PART_WEIGHT, "bias": _ffi.LORA_PART_BIAS}
 _NO_MODULE = 2**64 - 1
 
 # What is read before anybody could press Ctrl-C.
 _FEW_BYTES = 4 << 20
-
-
-def _fixed(rank: int) -> _ffi.lora_rank_rule:
-    return _ffi.lora_rank_rule(_ffi.LORA_RANK_FIXED, rank, 0.0)
-
-
-def _rule(given: dict[str, Any], default: bool) -> _ffi.lora_rank_rule:
-    """The one rule that was given; without one, where that is in order, the
-    rule that keeps all."""
-    names = [name for name in _RULES
-             if given[name] is not None and given[name] is not False]
-    if not names and default:
-        return _fixed(_ANY_RANK)
-    if len(names) != 1:
-        raise _errors.make(_ffi.LORA_ERROR_ARGUMENT,
-                           f"give one of {', '.join(_RULES)}")
-    value = given[names[0]]
-    if names[0] == "rank":
-        return _fixed(value)
-    return _ffi.lora_rank_rule(_RULES[names[0]], 0, float(value))
-
-
-def _choice(choices: dict[str, int], name: str, given: str) -> int:
-    """The number of one of some words."""
-    if given not in choices:
-        raise _errors.make(_ffi.LORA_ERROR_ARGUMENT,
-                           f"{name} is one of {', '.join(choices)}")
-    return choices[given]
 
 
 class _Table(NamedTuple):
@@ -324,6 +274,8 @@ class Adapter:
                threshold: Optional[float] = None,
                cumulative: Optional[float] = None,
                effective: bool = False, knee: bool = False,
+               size: Optional[int] = None,
+               global_threshold: Optional[float] = None,
                conv_rank: Optional[int] = None,
                max_rank: Optional[int] = None, min_rank: Optional[int] = None,
                module_rank: Optional[Mapping[str, int]] = None,
@@ -339,6 +291,9 @@ class Adapter:
         cumulative  the least rank that keeps this share of the sum
         effective   exp(entropy) of the values' shares of their sum, rounded up
         knee        up to where the curve of the values bends
+        size        a file of at most so many bytes
+        global_threshold  as threshold, in every layer: without conv_rank and
+                    module_rank
 
         and, beside it or alone:
 
@@ -352,28 +307,29 @@ class Adapter:
         dtype       of the factors; None keeps them
         skip_bad    leave unusable modules out
         """
-        alone = bool(conv_rank or max_rank or module_rank)
-        rule = _rule({"rank": rank, "energy": energy, "ratio": ratio,
-                      "threshold": threshold, "cumulative": cumulative,
-                      "effective": effective, "knee": knee}, alone)
-        overrides = [_ffi.lora_rank_override(text(pattern), _fixed(k))
-                     for pattern, k in (module_rank or {}).items()]
-        settings = options(
-            _ffi.lora_adapter_resize_options,
-            overrides=(_ffi.lora_rank_override * len(overrides))(*overrides),
-            override_count=len(overrides), max_rank=max_rank or 0,
-            min_rank=min_rank or 0, pad=pad, skip_bad=skip_bad,
-            counting=_choice(_COUNTS, "count", count),
-            split=_choice(_SPLITS, "split", split),
-            dtype=_arrays.dtype_code(dtype))
-        if conv_rank is not None:
-            settings.conv_rule = ctypes.pointer(_fixed(conv_rank))
         handle = self._handle
+        return self._resized(
+            handle, lib.lora_adapter_resize, handle,
+            _resize.arguments(
+                rank=rank, energy=energy, ratio=ratio, threshold=threshold,
+                cumulative=cumulative, effective=effective, knee=knee,
+                size=size, global_threshold=global_threshold,
+                conv_rank=conv_rank, max_rank=max_rank, min_rank=min_rank,
+                module_rank=module_rank, pad=pad, count=count, split=split,
+                dtype=dtype, skip_bad=skip_bad))
+
+    def _resized(self, handle: Handle, function: Any, operand: Handle,
+                 arguments: tuple[Any, Any]) -> "Adapter":
+        """What a function of resizing makes of this adapter, whose handle it
+        is, given as that or as its spectra."""
         out = ctypes.POINTER(_ffi.lora_adapter)()
         report = ctypes.POINTER(_ffi.lora_report)()
-        self._context.work(lib.lora_adapter_resize, out, report, handle, rule,
-                           settings)
+        self._context.work(function, out, report, operand, *arguments)
         return self._made(handle, out, Report(report, self._context, handle))
+
+    def spectra(self) -> "Spectra":
+        """Decompose every module, for several results of resize()."""
+        return Spectra(self)
 
     def convert(self, *, dialect: Optional[str] = None, dtype: Any = None,
                 family: Optional[str] = None, bake_alpha: bool = False,
@@ -516,6 +472,24 @@ class Adapter:
             ("dtypes", ", ".join(info["dtype"])),
             ("parameters", f"{info['parameters']:,}"),
             ("problems", len(info["problems"]))])
+
+
+class Spectra:
+    """The decompositions of an adapter's modules: most of the work of
+    resize(), done once."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        out = ctypes.POINTER(_ffi.lora_spectra)()
+        self._adapter = adapter
+        handle = adapter._handle
+        adapter._context.work(lib.lora_spectra_create, out, handle)
+        self._handle = Handle(out, lib.lora_spectra_destroy, handle)
+
+    def resize(self, **arguments: Any) -> Adapter:
+        """As Adapter.resize(), of an adapter that may be closed meanwhile."""
+        return self._adapter._resized(
+            self._handle.keep, lib.lora_spectra_resize, self._handle,
+            _resize.arguments(**arguments))
 
 
 # Opening --------------------------------------------------------------------

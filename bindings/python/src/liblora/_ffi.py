@@ -79,6 +79,7 @@ LORA_RANK_THRESHOLD = 4
 LORA_RANK_CUMULATIVE = 5
 LORA_RANK_EFFECTIVE = 6
 LORA_RANK_KNEE = 7
+LORA_RANK_SIZE = 8
 LORA_COUNT_EXACT = 0
 LORA_COUNT_KOHYA = 1
 LORA_COUNT_LYCORIS = 2
@@ -433,6 +434,10 @@ class lora_adapter_resize_options(Structure):
     ]
 
 
+class lora_spectra(Structure):
+    """Opaque."""
+
+
 class lora_adapter_check_options(Structure):
     _fields_ = [
         ("struct_size", c_size_t),
@@ -676,6 +681,16 @@ FUNCTIONS: dict[str, Any] = {
          POINTER(POINTER(lora_report)), POINTER(lora_adapter),
          POINTER(lora_rank_rule), POINTER(lora_adapter_resize_options),
          POINTER(lora_error)]),
+    "lora_spectra_create":
+        (lora_status, [POINTER(POINTER(lora_spectra)), POINTER(lora_adapter),
+         POINTER(lora_error)]),
+    "lora_spectra_resize":
+        (lora_status, [POINTER(POINTER(lora_adapter)),
+         POINTER(POINTER(lora_report)), POINTER(lora_spectra),
+         POINTER(lora_rank_rule), POINTER(lora_adapter_resize_options),
+         POINTER(lora_error)]),
+    "lora_spectra_destroy":
+        (None, [POINTER(lora_spectra)]),
     "lora_adapter_check_options_init":
         (None, [POINTER(lora_adapter_check_options), c_size_t]),
     "lora_adapter_check":

@@ -74,6 +74,7 @@ pub const LORA_RANK_THRESHOLD: i32 = 4;
 pub const LORA_RANK_CUMULATIVE: i32 = 5;
 pub const LORA_RANK_EFFECTIVE: i32 = 6;
 pub const LORA_RANK_KNEE: i32 = 7;
+pub const LORA_RANK_SIZE: i32 = 8;
 pub const LORA_COUNT_EXACT: i32 = 0;
 pub const LORA_COUNT_KOHYA: i32 = 1;
 pub const LORA_COUNT_LYCORIS: i32 = 2;
@@ -433,6 +434,12 @@ pub struct lora_adapter_resize_options {
     pub reserved1: u32,
 }
 
+#[repr(C)]
+pub struct lora_spectra {
+    _data: [u8; 0],
+    _marker: PhantomData<(*mut u8, PhantomPinned)>,
+}
+
 // lora/check.h
 
 #[repr(C)]
@@ -784,6 +791,20 @@ extern "C" {
         options: *const lora_adapter_resize_options,
         error: *mut lora_error,
     ) -> lora_status;
+    pub fn lora_spectra_create(
+        out: *mut *mut lora_spectra,
+        adapter: *mut lora_adapter,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_spectra_resize(
+        out: *mut *mut lora_adapter,
+        out_report: *mut *mut lora_report,
+        spectra: *const lora_spectra,
+        rule: *const lora_rank_rule,
+        options: *const lora_adapter_resize_options,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_spectra_destroy(spectra: *mut lora_spectra);
     // lora/check.h
     pub fn lora_adapter_check_options_init(options: *mut lora_adapter_check_options, size: usize);
     pub fn lora_adapter_check(

@@ -45,7 +45,7 @@ pub use file::{edit_metadata, hash_file, Edit, EditOptions, Hashes};
 pub use module::{Factors, Module, Part, Shape};
 pub use open::OpenOptions;
 pub use operation::{
-    ConvertOptions, Counting, DeltaOptions, RankRule, ResizeOptions, Split, Strength,
+    ConvertOptions, Counting, DeltaOptions, RankRule, ResizeOptions, Spectra, Split, Strength,
 };
 pub use report::{Layer, Problem, Report};
 pub use stream::ReadAt;

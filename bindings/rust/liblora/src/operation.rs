@@ -1,11 +1,12 @@
 //! Operations: an adapter in, another adapter, a report or a file out.
 
 use std::path::Path;
-use std::ptr;
+use std::ptr::{self, NonNull};
 
 use liblora_sys as sys;
 
 use crate::codes::Dtype;
+use crate::context::non_null;
 use crate::error::Result;
 use crate::text::{c_path, c_text, c_text_option, pointer};
 use crate::{Adapter, Report};
@@ -29,6 +30,8 @@ pub enum RankRule {
     Effective,
     /// Those up to where their curve bends.
     Knee,
+    /// What goes into a file of at most so many bytes.
+    Size(u64),
 }
 
 impl RankRule {
@@ -41,6 +44,7 @@ impl RankRule {
             Self::Cumulative(value) => (sys::LORA_RANK_CUMULATIVE, 0, value),
             Self::Effective => (sys::LORA_RANK_EFFECTIVE, 0, 0.0),
             Self::Knee => (sys::LORA_RANK_KNEE, 0, 0.0),
+            Self::Size(bytes) => (sys::LORA_RANK_SIZE, 0, bytes as f64),
         };
         sys::lora_rank_rule { kind, rank, value }
     }
@@ -137,6 +141,40 @@ fn dtype_code(dtype: Option<Dtype>) -> sys::lora_dtype {
 impl<'a> Adapter<'a> {
     /// Lower ranks, losing as little as possible.
     pub fn resize(&self, rule: RankRule, options: &ResizeOptions) -> Result<(Self, Report)> {
+        // SAFETY: the call is given what it wants of this adapter.
+        unsafe {
+            self.resized(rule, options, |out, report, rule, settings, e| {
+                sys::lora_adapter_resize(out, report, self.raw(), rule, settings, e)
+            })
+        }
+    }
+
+    /// Decompose every module, for several results of [`Spectra::resize`].
+    pub fn spectra(&self) -> Result<Spectra<'a>> {
+        let mut out = ptr::null_mut();
+        // SAFETY: the pointers live through the call, and the result is ours.
+        unsafe {
+            self.context()
+                .call(|e| sys::lora_spectra_create(&mut out, self.raw().cast_mut(), e))?;
+        }
+        Ok(Spectra { raw: non_null(out)?, adapter: self.clone() })
+    }
+
+    /// # Safety
+    ///
+    /// `call` resizes this adapter, with the other pointers as they are.
+    unsafe fn resized(
+        &self,
+        rule: RankRule,
+        options: &ResizeOptions,
+        call: impl Fn(
+            *mut *mut sys::lora_adapter,
+            *mut *mut sys::lora_report,
+            *const sys::lora_rank_rule,
+            *const sys::lora_adapter_resize_options,
+            *mut sys::lora_error,
+        ) -> sys::lora_status,
+    ) -> Result<(Self, Report)> {
         let rule = rule.raw();
         let conv_rule = options.conv_rule.map(RankRule::raw);
         let patterns = options.overrides.iter().map(|(pattern, _)| c_text(pattern));
@@ -170,15 +208,11 @@ impl<'a> Adapter<'a> {
             ..Default::default()
         };
         let (mut out, mut report) = (ptr::null_mut(), ptr::null_mut());
-        // SAFETY: all pointers live through the call, and the results are ours.
-        // They read from what self reads from.
-        unsafe {
-            self.context().call(|e| {
-                sys::lora_adapter_resize(&mut out, &mut report, self.raw(), &rule, &settings, e)
-            })?;
-            let report = Report::from_raw(report, self.context())?;
-            Ok((Self::from_raw(out, self.context())?, report))
-        }
+        // All pointers live through the call, and the results are ours. They
+        // read from what self reads from.
+        self.context().call(|e| call(&mut out, &mut report, &rule, &settings, e))?;
+        let report = Report::from_raw(report, self.context())?;
+        Ok((Self::from_raw(out, self.context())?, report))
     }
 
     /// Other names or number types, the same weight change.
@@ -267,5 +301,36 @@ impl<'a> Adapter<'a> {
                 sys::lora_adapter_save_delta(self.raw(), path.as_ptr(), strength, &settings, e)
             }
         })
+    }
+}
+
+/// The decompositions of an adapter's modules: most of the work of a resize,
+/// done once.
+pub struct Spectra<'a> {
+    raw: NonNull<sys::lora_spectra>,
+    adapter: Adapter<'a>,
+}
+
+// SAFETY: resize.h: every function on them is safe from any thread, and they
+// never change.
+unsafe impl Send for Spectra<'_> {}
+unsafe impl Sync for Spectra<'_> {}
+
+impl Drop for Spectra<'_> {
+    fn drop(&mut self) {
+        // SAFETY: they are ours. The adapter, and its context, go after them.
+        unsafe { sys::lora_spectra_destroy(self.raw.as_ptr()) }
+    }
+}
+
+impl<'a> Spectra<'a> {
+    /// As [`Adapter::resize`].
+    pub fn resize(&self, rule: RankRule, options: &ResizeOptions) -> Result<(Adapter<'a>, Report)> {
+        // SAFETY: they are the spectra of this adapter.
+        unsafe {
+            self.adapter.resized(rule, options, |out, report, rule, settings, e| {
+                sys::lora_spectra_resize(out, report, self.raw.as_ptr(), rule, settings, e)
+            })
+        }
     }
 }

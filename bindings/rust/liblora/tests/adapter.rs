@@ -118,10 +118,18 @@ fn rank_rules() {
         (RankRule::Effective, 2), // exp(0.562) = 1.75
         (RankRule::Knee, 2),      // two points have no bend
     ];
+    let spectra = adapter.clone().spectra().unwrap();
     for (rule, rank) in cases {
         let (small, _) = adapter.resize(rule, &Default::default()).unwrap();
         assert_eq!(small.find_module(K).unwrap().rank, rank, "{rule:?}");
+        let (same, _) = spectra.resize(rule, &Default::default()).unwrap();
+        assert_eq!(same.to_vec().unwrap(), small.to_vec().unwrap(), "{rule:?}");
     }
+    let whole = adapter.to_vec().unwrap().len() as u64;
+    let (small, _) = spectra.resize(RankRule::Size(whole - 1), &Default::default()).unwrap();
+    assert!((small.to_vec().unwrap().len() as u64) < whole);
+    let error = spectra.resize(RankRule::Size(9), &Default::default()).err().unwrap();
+    assert_eq!(error.status, Status::Range);
     // Two directions of six values, and kohya's one more: of zeros.
     let options =
         ResizeOptions { counting: Counting::Kohya, split: Split::Up, ..Default::default() };
