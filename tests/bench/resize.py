@@ -8,13 +8,18 @@ One run measures, in turn, so that all see the same machine:
 
   lora      `lora resize IN -o OUT --rank 16`, the whole process
   dense     the SVD of the dense weight change of the same layers by LAPACK
-            (numpy, float32, gesdd). One layer of each shape is measured and
-            counted as often as the shape occurs.
+            (numpy, float32, gesdd), and torch.svd_lowrank of it where torch
+            can be imported. One layer of each shape is measured and counted
+            as often as the shape occurs.
   factored  QR of both factors and SVD of the core, layer by layer: in torch
             where it can be imported, otherwise by LAPACK through numpy,
             float32; conversion from and to f16 and the two products included,
             reading and writing not.
   bytes     reading the input and writing as many bytes as the output has
+  floor     what is counted: these bytes, the operations of the products that
+            QR and truncation are made of at the speed of our f64 product, and
+            one SVD of a core for each layer, both as kernels.py measures them
+            on as many threads
 
 Medians of several runs (dense: one), each with its smallest and largest.
 Memory is the greatest RssAnon of the process, sampled, and the allocator's own
@@ -36,7 +41,10 @@ import time
 import numpy as np
 
 sys.dont_write_bytecode = True
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(HERE.parent))
+import kernels  # noqa: E402
 import support  # noqa: E402
 
 RANK_IN, RANK_OUT = 64, 16
@@ -73,13 +81,11 @@ def sdxl_layers():
             yield part + "mlp_fc2", width, 4 * width
 
 
-def own_adapter(path, rank, prefix):
+def own_adapter(path, rank, layers):
     """As the shared generator does it: down ~ N(0, 1/rank), up ~ N(0, 1e-4)."""
     rng = np.random.default_rng(0)
     tensors = {}
-    for name, out, in_ in sdxl_layers():
-        if not name.startswith(prefix):
-            continue
+    for name, out, in_ in layers:
         for part, shape, size in (("down", (rank, in_), rank**-0.5),
                                   ("up", (out, rank), 0.01)):
             values = rng.standard_normal(shape, dtype=np.float32)
@@ -107,7 +113,9 @@ def make_adapter(folder, shared, rank=RANK_IN, unet=False):
         return path, source
     path = folder / f"{name}-own.safetensors"
     if not path.exists():
-        own_adapter(path, rank, "lora_unet_" if unet else "lora_")
+        prefix = "lora_unet_" if unet else "lora_"
+        own_adapter(path, rank, [layer for layer in sdxl_layers()
+                                 if layer[0].startswith(prefix)])
     return path, "own generator"
 
 
@@ -192,9 +200,8 @@ def allocator_peak(text):
 
 # The others -----------------------------------------------------------------
 
-def dense_seconds(layers):
-    """(wall, cpu, shapes measured): one layer of each shape, times its
-    count."""
+def by_shape(name, layers, work):
+    """Times of work(up @ down): one layer of each shape, times its count."""
     groups = collections.defaultdict(list)
     for down, up in layers:
         groups[(up.shape[0], down.shape[1])].append((down, up))
@@ -202,12 +209,51 @@ def dense_seconds(layers):
     for shape, members in sorted(groups.items()):
         times = Times()
         down, up = (a.astype(np.float32) for a in members[0])
-        measure(times, lambda: np.linalg.svd(up @ down, full_matrices=False))
+        measure(times, lambda: work(up @ down))
         wall += times.wall[0] * len(members)
         cpu += times.cpu[0] * len(members)
-        print(f"  dense {shape[0]:5} x {shape[1]:5}: {times.wall[0]:7.2f} s "
+        print(f"  {name} {shape[0]:5} x {shape[1]:5}: {times.wall[0]:7.3f} s "
               f"x {len(members)}", flush=True)
-    return wall, cpu, len(groups)
+    return {"wall": wall, "least": wall, "greatest": wall, "cpu": cpu,
+            "runs": 1}
+
+
+def dense_rows(layers):
+    rows = {"dense SVD, LAPACK f32": by_shape(
+        "dense", layers, lambda w: np.linalg.svd(w, full_matrices=False))}
+    try:
+        import torch
+    except ImportError:
+        return rows
+
+    def lowrank(w):
+        torch.svd_lowrank(torch.from_numpy(w), RANK_OUT + 16, 2)
+
+    lowrank(np.ones((100, 100), np.float32))
+    rows["dense, torch.svd_lowrank"] = by_shape("lowrank", layers, lowrank)
+    return rows
+
+
+def floor_row(layers, build, threads, io):
+    """The counted floor; nothing where the kernels cannot be measured."""
+    program, _ = kernels.build_c(build)
+    if program is None:
+        return {}
+    product, core = (("gemm_f64", RANK_OUT, 1280, RANK_IN),
+                     ("svd", RANK_IN, 0, 0))
+    found = kernels.rates(program, [product, core], threads=threads)["ours"]
+    # Half of A A^T and k rows of the result, for both factors of each layer.
+    length = sum(up.shape[0] + down.shape[1] for down, up in layers)
+    operations = length * (RANK_IN**2 + 2 * RANK_OUT * RANK_IN)
+    products = operations * found[product] / kernels.operations(*product)
+    cores = len(layers) * found[core]
+    print(f"floor on {threads} thread(s): bytes {io['wall']:.3f} s, "
+          f"{operations / 1e9:.1f} G operations {products:.3f} s, "
+          f"{len(layers)} cores {cores:.3f} s")
+    wall = io["wall"] + products + cores
+    return {"counted floor": {
+        "wall": wall, "least": wall, "greatest": wall, "runs": 1,
+        "cpu": io["cpu"] + threads * (products + cores)}}
 
 
 def factored_numpy(layers):
@@ -311,19 +357,16 @@ def main():
         peak = max(peak, memory)
     rows = {f"lora resize, rank {RANK_IN} -> {RANK_OUT}": lora.row(),
             name: other.row(), "read and write the bytes": io.row()}
-    shapes = 0
+    threads = int(args.threads or len(os.sched_getaffinity(0)))
+    rows |= floor_row(layers, args.build, threads, io.row())
     if not args.no_dense:
-        wall, cpu, shapes = dense_seconds(layers)
-        rows["dense SVD, LAPACK f32"] = {
-            "wall": wall, "least": wall, "greatest": wall, "cpu": cpu,
-            "runs": 1}
-
+        rows |= dense_rows(layers)
     print(f"\n{len(layers)} layers ({source}), {path.stat().st_size:,} bytes "
           f"-> {size:,} bytes, {os.cpu_count()} CPUs, {args.runs} runs each")
     table(rows, lora.row())
-    if shapes:
-        print(f"dense: one layer of each of {shapes} shapes measured, "
-              f"multiplied by how often it occurs")
+    if not args.no_dense:
+        print("dense: one layer of each shape measured, multiplied by how "
+              "often it occurs")
     print(f"memory: RssAnon peak {peak / 1024:.1f} MiB, allocator peak "
           f"{allocator_peak(talk)}")
     small, _ = make_adapter(folder, args.shared, 1, unet=True)
