@@ -399,6 +399,8 @@ static void some_are_no_targets(void **state)
         {"model_ema.diffusion_modelinput_blocks11", F32, LORA__TENSOR_ASIDE,
          NULL},
         {"betas", F32, LORA__TENSOR_ASIDE, NULL},
+        {"ztsnr", F32, LORA__TENSOR_ASIDE, NULL},
+        {UNET "own.layer.weight.absmax", F32, LORA__TENSOR_ASIDE, NULL},
         {"alphas_cumprod", F32, LORA__TENSOR_ASIDE, NULL},
         {"cond_stage_model.logit_scale", F32, LORA__TENSOR_ASIDE, NULL},
         {"cond_stage_model.transformer.text_model.embeddings.position_ids", F32,
