@@ -305,6 +305,23 @@ static void prefixes_are_known(void **state)
     }
 }
 
+/* A layer that all three UNets have tells none of them, though it is spelled
+ * as adapters of one of them alone are. */
+static void few_names_tell_no_family(void **state)
+{
+    static const weight w = {"input_blocks.0.0.weight", F32, 2, {2, 2}, NULL};
+    lora__checkpoint *c;
+    blob file;
+
+    (void)state;
+    assert_int_equal(open_weights(&c, &file, context, &w, 1, NULL), LORA_OK);
+    assert_string_equal(c->tensors[0].target, "unet.conv_in");
+    assert_null(c->family);
+    assert_int_equal(c->alternative_count, 3);
+    lora__checkpoint_release(c);
+    free(file.data);
+}
+
 /* What no adapter changes is set aside, whatever it is called besides. */
 static void some_are_no_targets(void **state)
 {
@@ -461,6 +478,7 @@ int main(void)
         cmocka_unit_test(scales_are_applied),
         cmocka_unit_test(bad_values_are_found),
         cmocka_unit_test(prefixes_are_known),
+        cmocka_unit_test(few_names_tell_no_family),
         cmocka_unit_test(some_are_no_targets),
         cmocka_unit_test(twice_is_refused),
         cmocka_unit_test(odd_rows_stay_whole),
