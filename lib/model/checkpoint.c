@@ -22,7 +22,7 @@ static const char *const checkpoint_aside_begins[] = {
     "model_ema.",
 };
 
-/* Tables of the noise schedule, and other numbers that are not trained. */
+/* Tables of the noise schedule, and markers of what a model predicts. */
 static const char *const checkpoint_aside_names[] = {
     "betas",
     "alphas_cumprod",
@@ -38,13 +38,16 @@ static const char *const checkpoint_aside_names[] = {
     "posterior_mean_coef2",
     "denoiser.sigmas",
     "scaled_fp8",
+    "v_pred",
+    "ztsnr",
 };
 
-/* Ends of names that are set aside unless a family has the target. */
+/* Ends of names that are set aside unless a family has the target: buffers, and
+ * what quantised weights have beside them. */
 static const char *const checkpoint_aside_ends[] = {
-    ".pos_embed",
-    ".position_ids",
-    ".logit_scale",
+    ".pos_embed",        ".position_ids",  ".logit_scale",
+    ".absmax",           ".nested_absmax", ".quant_map",
+    ".nested_quant_map", ".SCB",           ".scales",
 };
 
 static int checkpoint_is_aside(const char *name, size_t bytes)

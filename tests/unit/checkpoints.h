@@ -119,4 +119,37 @@ static inline const lora__tensor *tensor_named(const lora__checkpoint *c,
     return &c->tensors[index];
 }
 
+/* A target's weight or bias is these numbers, any rows at a time. */
+static inline void check_rows(const lora__checkpoint *c,
+                              const char *target,
+                              lora__role role,
+                              const float *want,
+                              uint64_t rows,
+                              uint64_t columns)
+{
+    const lora__holding *hold = lora__checkpoint_find_target(c, target, role);
+    float got[64];
+
+    assert_non_null(hold);
+    assert_string_equal(hold->target, target);
+    assert_int_equal(hold->rows, rows);
+    assert_int_equal(hold->columns, columns);
+    assert_true(rows * columns <= 64);
+    for (uint64_t first = 0; first <= rows; first++) {
+        for (uint64_t count = 0; count <= rows - first; count++) {
+            memset(got, 0xA5, sizeof got);
+            assert_int_equal(lora__checkpoint_read_rows(got, c, hold, first,
+                                                        (size_t)count, NULL),
+                             LORA_OK);
+            assert_memory_equal(got, want + first * columns,
+                                (size_t)(count * columns) * sizeof *want);
+        }
+    }
+    assert_int_equal(lora__checkpoint_read_rows(got, c, hold, rows, 1, NULL),
+                     LORA_ERROR_RANGE);
+    assert_int_equal(
+        lora__checkpoint_read_rows(got, c, hold, rows + 1, 0, NULL),
+        LORA_ERROR_RANGE);
+}
+
 #endif

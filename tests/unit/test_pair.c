@@ -222,6 +222,7 @@ static const weight mixed_base[] = {
     {"int.weight", LORA_DTYPE_I8, 2, {2, 2}, NULL},
     {"conv.weight", F32, 4, {2, 2, 1, 1}, NULL},
     {"wide.weight", F32, 2, {2, 3}, NULL},
+    {"slim.weight", F32, 2, {2, 2}, NULL},
     {"betas", F32, 1, {2}, NULL},
     {"own.int.weight", LORA_DTYPE_I8, 2, {2, 2}, NULL},
 };
@@ -233,6 +234,7 @@ static const weight mixed_tuned[] = {
     {"int.weight", F32, 2, {2, 2}, NULL},
     {"conv.weight", F32, 2, {2, 2}, NULL},
     {"wide.weight", F32, 2, {3, 2}, NULL},
+    {"slim.weight", F32, 2, {2, 1}, NULL},
     {"betas", F32, 1, {2}, NULL},
     {"vae.x.weight", F32, 1, {2}, NULL},
 };
@@ -246,6 +248,7 @@ static const expected mixed_want[] = {
     {"int", W, LORA__MATCH_NUMBERS, "int.weight", "int.weight"},
     {"new", W, LORA__MATCH_TUNED_ONLY, NULL, "new.weight"},
     {"own.int", W, LORA__MATCH_NUMBERS, "own.int.weight", NULL},
+    {"slim", W, LORA__MATCH_SHAPES, "slim.weight", "slim.weight"},
     {"vae.x.weight", LORA__ROLE_UNKNOWN, LORA__MATCH_ASIDE, NULL,
      "vae.x.weight"},
     {"wide", W, LORA__MATCH_SHAPES, "wide.weight", "wide.weight"},
@@ -265,8 +268,8 @@ static void all_is_listed(void **state)
     assert_int_equal(
         lora__pair_create(&pair, m.base, m.tuned, &options, &error),
         LORA_ERROR_SHAPE);
-    assert_string_equal(error.subject, "wide");
-    assert_non_null(strstr(error.message, "2x3 in the base, 3x2 in the tuned"));
+    assert_string_equal(error.subject, "slim");
+    assert_non_null(strstr(error.message, "2x2 in the base, 2x1 in the tuned"));
     assert_null(pair.matches);
     options.skip_shapes = 1;
     assert_int_equal(lora__pair_create(&pair, m.base, m.tuned, &options, NULL),
