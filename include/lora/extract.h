@@ -45,9 +45,9 @@ typedef struct lora_adapter_extract_options {
     const char *dialect; /* of the names; NULL: "diffusers" */
     const char *journal; /* where to keep what is done, UTF-8; NULL: memory */
     uint64_t seed;       /* of the sketches */
-    double clamp; /* quantile of the elements of the factors that these are
-                   * cut off at, as kohya's tool does at 0.99, which harms;
-                   * above 0.5; 0: none */
+    double clamp;     /* quantile of the elements of the factors that these are
+                       * cut off at, as kohya's tool does at 0.99, which harms;
+                       * above 0.5; 0: none */
     int32_t max_rank; /* 0: none */
     int32_t min_rank; /* 0: 1 */
     lora_dtype dtype; /* NONE: F16, BF16 where the tuned one has that */

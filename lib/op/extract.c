@@ -170,7 +170,7 @@ extract_identity(uint8_t out[32], const lora__extract *job, lora_error *error)
 
 /* A record: the result, its singular values, its tensors' bytes. */
 static lora_status
-extract_keep(const lora__extract *job, size_t index, lora_error *error)
+extract_record(const lora__extract *job, size_t index, lora_error *error)
 {
     lora__extracted *result = &job->results[index];
     lora__extracted head = *result;
@@ -314,7 +314,7 @@ extract_run_one(void *arg, size_t index, uint32_t worker, lora_error *error)
 
     (void)worker;
     TRY(lora__extract_layer(out, job, &job->pair.matches[match], error));
-    status = job->journal == NULL ? LORA_OK : extract_keep(job, match, error);
+    status = job->journal == NULL ? LORA_OK : extract_record(job, match, error);
     if (status != LORA_OK) {
         lora__extracted_free(out, job->context);
     }
@@ -418,7 +418,7 @@ static lora_status extract_match(lora__extract *job,
 }
 
 static lora_status
-extract_work(lora_adapter **out, lora__extract *job, lora_error *error)
+extract_all(lora_adapter **out, lora__extract *job, lora_error *error)
 {
     lora__checkpoint *base = NULL;
     lora__checkpoint *tuned = NULL;
@@ -484,7 +484,7 @@ lora_adapter_extract(lora_adapter **out,
                            options, error));
     TRY(extract_check(&job, error));
     TRY(lora__report_create(&job.report, context, error));
-    status = extract_work(out, &job, error);
+    status = extract_all(out, &job, error);
     if (status == LORA_OK && out_report != NULL) {
         *out_report = job.report;
         job.report = NULL;

@@ -172,8 +172,17 @@ static lora_status extract_read(extract_work *w, lora_error *error)
     if (piece == NULL) {
         return lora__fail_memory(error, bytes);
     }
-    TRY_OR_DONE(lora__noise_begin(
-        &noise, w->job->context, of_tuned ? tuned : base, 1.0, w->cols, error));
+    if (base != tuned || extract_rule(w) == NULL) { /* else nobody asks */
+        const lora__checkpoint *c =
+            of_tuned ? w->job->pair.tuned : w->job->pair.base;
+        float unit = 1.0f;
+        TRY_OR_DONE(lora__checkpoint_scale(
+            &unit, c, of_tuned ? w->match->tuned.tensor : w->match->base.tensor,
+            error));
+        TRY_OR_DONE(lora__noise_begin(&noise, w->job->context,
+                                      of_tuned ? tuned : base, (double)unit,
+                                      w->cols, error));
+    }
     for (size_t row = 0; row < w->rows; row += step) {
         size_t rows = w->rows - row < step ? w->rows - row : step;
         TRY_OR_DONE(
