@@ -42,11 +42,12 @@ typedef struct rangefinder_work {
     size_t add;
     double *y;     /* new rows of Q */
     double *z;     /* new rows of B */
-    lora__block f; /* a float block [add, longer length] */
+    lora__block f; /* floats [add, longer length], as the next one */
+    lora__block rows;
     lora__block numbers;
     double *l; /* [add, add], as the next one */
     double *mix;
-    double *strip; /* [add, RANGEFINDER_STRIP] */
+    double *strip; /* [add, RANGEFINDER_STRIP], and [add, add] floats */
     double *scale; /* [add], as the next one */
     double *column;
     lora__block integers; /* [add] exponents */
@@ -261,7 +262,20 @@ static int rangefinder_triangle(const lora__range *range,
     return lora__triangle_cholesky(work->l, n, range->kernels);
 }
 
-/* Y = (L^-1 scale) Y. */
+/* L^-1 into mix; each row ends at the diagonal. */
+static void rangefinder_invert(const lora__range *range, rangefinder_work *work)
+{
+    const size_t n = work->add;
+
+    memset(work->mix, 0, n * n * sizeof *work->mix);
+    for (size_t i = 0; i < n; i++) {
+        work->mix[i * n + i] = 1;
+        lora__triangle_solve(work->mix + i * n, n, 1, work->l, n, i + 1,
+                             range->kernels);
+    }
+}
+
+/* Y = L^-1 scale Y. */
 static void rangefinder_apply(const lora__range *range,
                               rangefinder_work *work,
                               double *y,
@@ -270,15 +284,9 @@ static void rangefinder_apply(const lora__range *range,
     const lora__kernels *kernels = range->kernels;
     const size_t n = work->add;
 
-    memset(work->mix, 0, n * n * sizeof *work->mix);
+    rangefinder_invert(range, work);
     for (size_t i = 0; i < n; i++) {
-        work->mix[i * n + i] = 1;
-    }
-    lora__triangle_solve(work->mix, n, n, work->l, n, n, kernels);
-    for (size_t i = 0; i < n; i++) {
-        for (size_t j = 0; j <= i; j++) {
-            work->mix[i * n + j] *= work->scale[j];
-        }
+        kernels->scale_f64(y + i * length, work->scale[i], length);
     }
     for (size_t from = 0; from < length; from += RANGEFINDER_STRIP) {
         const size_t rest = length - from;
@@ -336,18 +344,37 @@ done:
     return status;
 }
 
-/* A basis of the same rows that need not be orthonormal: the shift makes
- * Cholesky succeed, and keeps what is below 1e-6 of the rest small. */
-static lora_status rangefinder_condition(lora__range *range,
+/* A basis of the same rows that need not be orthonormal, times 2^exponent,
+ * into the floats that are returned. The shift makes Cholesky succeed, and
+ * keeps what is below 1e-6 of the rest small. y is scaled.
+ *
+ * The product is made in f32. Where L^-1 is large that is an error of
+ * u |L^-1| of a row; the product that y comes from has left as much there. */
+static lora_status rangefinder_condition(const float **out,
+                                         const lora__range *range,
                                          rangefinder_work *work,
                                          double *y,
                                          size_t length,
                                          lora_error *error)
 {
+    const lora__kernels *kernels = range->kernels;
+    const size_t n = work->add;
+    float *f = (float *)(void *)work->f.at;
+    float *rows = (float *)(void *)work->rows.at;
+    float *mix = (float *)(void *)work->strip;
+
     INVARIANT(rangefinder_triangle(range, work, y, length,
-                                   32 * (double)work->add * DBL_EPSILON),
+                                   32 * (double)n * DBL_EPSILON),
               error);
-    rangefinder_apply(range, work, y, length);
+    rangefinder_invert(range, work);
+    kernels->scale_f64(work->mix, ldexp(1, range->exponent), n * n);
+    kernels->f64_to_f32(mix, work->mix, n * n);
+    for (size_t i = 0; i < n; i++) {
+        kernels->scale_f64(y + i * length, work->scale[i], length);
+    }
+    kernels->f64_to_f32(rows, y, n * length);
+    kernels->gemm_f32(f, length, mix, n, rows, length, n, length, n);
+    *out = f;
     return LORA_OK;
 }
 
@@ -440,6 +467,7 @@ static lora_status rangefinder_work_create(rangefinder_work *work,
 {
     const size_t longer = range->lengths[1]; /* Q is on the shorter side */
     const size_t rows = range->count + add;
+    const size_t strip = add > RANGEFINDER_STRIP ? add : RANGEFINDER_STRIP;
 
     memset(work, 0, sizeof *work);
     work->add = add;
@@ -449,15 +477,17 @@ static lora_status rangefinder_work_create(rangefinder_work *work,
                            range->context, error));
     TRY(lora__block_create(&work->f, add, longer / 2 + 1, range->context,
                            error));
+    TRY(lora__block_create(&work->rows, add, longer / 2 + 1, range->context,
+                           error));
     TRY(lora__block_create(&work->integers, 1, add, range->context, error));
-    TRY(lora__block_create(&work->numbers, 2 * add + RANGEFINDER_STRIP + 2, add,
+    TRY(lora__block_create(&work->numbers, 2 * add + strip + 2, add,
                            range->context, error));
     work->y = range->q.at + range->count * range->lengths[0];
     work->z = range->b.at + range->count * range->lengths[1];
     work->l = work->numbers.at;
     work->mix = work->l + add * add;
     work->strip = work->mix + add * add;
-    work->scale = work->strip + add * RANGEFINDER_STRIP;
+    work->scale = work->strip + add * strip;
     work->column = work->scale + add;
     return LORA_OK;
 }
@@ -466,6 +496,7 @@ static void rangefinder_work_destroy(rangefinder_work *work,
                                      const lora__range *range)
 {
     lora__block_destroy(&work->f, range->context);
+    lora__block_destroy(&work->rows, range->context);
     lora__block_destroy(&work->integers, range->context);
     lora__block_destroy(&work->numbers, range->context);
 }
@@ -495,7 +526,8 @@ static lora_status rangefinder_finish(const float **out,
     /* What a projection leaves of old rows is relative to what it took out:
      * the second one begins with rows that are all new and of norm 1. */
     if (range->count != 0) {
-        TRY(rangefinder_condition(range, work, work->y, length, error));
+        TRY(rangefinder_condition(out, range, work, work->y, length, error));
+        range->kernels->f32_to_f64(work->y, *out, work->add * length);
         rangefinder_project(range, work);
     }
     TRY(rangefinder_orthonormal(range, work, error));
@@ -549,9 +581,8 @@ static lora_status rangefinder_iterate(lora__range *range,
         TRY(rangefinder_multiply(range, work->y, f, add, down, error));
         rangefinder_project(range, work);
         if (i < RANGEFINDER_LEAST) {
-            TRY(rangefinder_condition(range, work, work->y, range->lengths[0],
-                                      error));
-            f = rangefinder_narrow(range, work, work->y, range->lengths[0]);
+            TRY(rangefinder_condition(&f, range, work, work->y,
+                                      range->lengths[0], error));
         } else {
             TRY(rangefinder_finish(&f, range, work, error));
         }
@@ -565,9 +596,8 @@ static lora_status rangefinder_iterate(lora__range *range,
              rangefinder_settled(held, rest - held[2]))) {
             return LORA_OK;
         }
-        TRY(rangefinder_condition(range, work, work->z, range->lengths[1],
+        TRY(rangefinder_condition(&f, range, work, work->z, range->lengths[1],
                                   error));
-        f = rangefinder_narrow(range, work, work->z, range->lengths[1]);
     }
 }
 

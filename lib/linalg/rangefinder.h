@@ -53,7 +53,7 @@ LORA_PRIVATE void lora__range_begin(lora__range *out,
                                     int parallel);
 
 /* Add `add` rows; count + add <= min(rows, cols). Takes (rows + cols) * (count
- * + add) doubles, and another half of that while it runs. */
+ * + add) doubles, and as much again while it runs. */
 LORA_PRIVATE lora_status lora__range_grow(lora__range *range,
                                           size_t add,
                                           lora_error *error);
