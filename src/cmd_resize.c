@@ -28,7 +28,7 @@ typedef struct resize_settings {
     resize_rules rules;
     uint64_t conv_rank, max_rank, min_rank;
     opt_list module_ranks, outputs;
-    int pad, kohya_count, lycoris_count, split;
+    int pad, keep_core, kohya_count, lycoris_count, split;
 } resize_settings;
 
 static const opt_spec resize_options[] = {
@@ -65,6 +65,8 @@ static const opt_spec resize_options[] = {
      offsetof(resize_settings, module_ranks), 0, 0, 0},
     {"pad", 0, OPT_FLAG, NULL, "fill up with zeros to just --rank",
      offsetof(resize_settings, pad), 0, 0, 0},
+    {"keep-core", 0, OPT_FLAG, NULL, "keep the cores of Tucker modules",
+     offsetof(resize_settings, keep_core), 0, 0, 0},
     {"kohya-count", 0, OPT_FLAG, NULL, "count ranks as kohya's resize_lora",
      offsetof(resize_settings, kohya_count), 0, 0, 0},
     {"lycoris-count", 0, OPT_FLAG, NULL, "count them as LyCORIS",
@@ -603,6 +605,7 @@ resize_run(app_state *app, int count, char **paths, const void *settings)
         job.options.max_rank = (int32_t)own->max_rank;
         job.options.min_rank = (int32_t)own->min_rank;
         job.options.pad = own->pad != 0;
+        job.options.keep_core = own->keep_core != 0;
         job.options.counting = own->kohya_count     ? LORA_COUNT_KOHYA
                                : own->lycoris_count ? LORA_COUNT_LYCORIS
                                                     : LORA_COUNT_EXACT;

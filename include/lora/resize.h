@@ -76,8 +76,8 @@ typedef struct lora_adapter_resize_options {
     lora_dtype dtype;  /* of the factors; LORA_DTYPE_NONE keeps them */
     uint32_t skip_bad; /* 1: leave unusable modules out */
     lora_rank_counting counting;
-    lora_rank_split split;
-    uint32_t reserved1;
+    lora_rank_split split; /* not of modules that keep a core */
+    uint32_t keep_core;    /* 1: modules that have one (Tucker) keep it */
 } lora_adapter_resize_options;
 
 /** See lora_adapter_open_options_init(). @since 0.1 */
@@ -90,7 +90,10 @@ lora_adapter_resize_options_init(lora_adapter_resize_options *options,
  *  Per module: QR of both factors, SVD of the small core, so the cost is
  *  (rows + cols) * rank^2, never that of the dense matrix. The result is the
  *  best approximation of its rank in the Frobenius norm. A module whose rank
- *  the rule does not lower keeps its bytes. A core (Tucker) is multiplied out.
+ *  the rule does not lower keeps its bytes. A core (Tucker) is multiplied out,
+ *  unless keep_core says otherwise: then both sides are cut to one rank, the
+ *  larger of what the rule says of either's singular values, and the core is
+ *  what is left between them: the truncated higher-order SVD.
  *  Modules without a rank, learned tokens and unknown tensors pass through.
  *
  *  LORA_RANK_SIZE is for the whole file, so it is no rule of conv_rule or

@@ -125,6 +125,8 @@ static void resize_free(lora__resize *job)
                    LORA__ALIGN_NUMERIC);
         lora__free(context, job->results[m].down, job->results[m].down_bytes,
                    LORA__ALIGN_NUMERIC);
+        lora__free(context, job->results[m].core, job->results[m].core_bytes,
+                   LORA__ALIGN_NUMERIC);
     }
     if (job->results != NULL) {
         lora__free(context, job->results,
@@ -156,8 +158,7 @@ static lora_status resize_run(lora_adapter **out,
     job.kernels = lora__kernels_get(lora__context_get(adapter->context)->cpu);
     TRY(lora__options_read(
         &job.options, sizeof job.options,
-        LORA__SIZE_TO(lora_adapter_resize_options, reserved1), options, error));
-    TRY(lora__options_reserved(job.options.reserved1, error));
+        LORA__SIZE_TO(lora_adapter_resize_options, keep_core), options, error));
     TRY(resize_check_options(&job, error));
     TRY_OR_DONE(lora__report_create(&job.report, adapter->context, error));
     TRY_OR_DONE(

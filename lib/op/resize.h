@@ -1,8 +1,8 @@
 /* Rank conversion inside: what its files share. A module's factors are
- * decomposed (spectra.c) and cut (resize_cut.c) to the rank that is chosen for
- * it (resize_choose.c, resize_size.c); the results become an adapter
- * (resize_emit.c) and a report (resize_report.c); resize.c is the call. Source:
- * algorithms.md 1 and 2.
+ * decomposed (spectra.c) and cut (resize_cut.c, resize_core.c) to the rank that
+ * is chosen for it (resize_choose.c, resize_size.c); the results become an
+ * adapter (resize_emit.c) and a report (resize_report.c); resize.c is the call.
+ * Source: algorithms.md 1 and 2.
  */
 #ifndef LORA__OP_RESIZE_H
 #define LORA__OP_RESIZE_H
@@ -20,8 +20,10 @@ typedef struct lora__resize_result {
     size_t rank;
     void *up;   /* [rows, rank] */
     void *down; /* [rank, cols] */
+    void *core; /* [rank, rank, kernel], of a module that keeps its core */
     size_t up_bytes;
     size_t down_bytes;
+    size_t core_bytes;
 } lora__resize_result;
 
 typedef struct lora__resize {
@@ -70,6 +72,40 @@ LORA_PRIVATE lora_status lora__resize_nonfinite(lora__resize *job,
 LORA_PRIVATE lora_dtype lora__resize_dtype(const lora__resize *job,
                                            const lora__module *module,
                                            lora__role role);
+
+/* Round to the file's type and back, in place: what readers will see.
+ * NONFINITE where a value does not fit. */
+LORA_PRIVATE lora_status lora__resize_round(double *values,
+                                            size_t count,
+                                            lora_dtype dtype,
+                                            const char *name,
+                                            const lora__kernels *kernels,
+                                            lora_error *error);
+
+/* out[c, r] = in[r, c]. */
+LORA_PRIVATE void
+lora__resize_transpose(double *out, const double *in, size_t rows, size_t cols);
+
+/* The squared error of a layer that keeps its rank: 0, unless its factors are
+ * rounded to another type. */
+LORA_PRIVATE lora_status lora__resize_kept_error(double *out,
+                                                 const lora__resize *job,
+                                                 const lora__module *module,
+                                                 const lora__factors *f,
+                                                 lora_error *error);
+
+/* 1 if a module has a core that it is to keep. */
+static inline int lora__resize_keeps_core(const lora__resize *job, size_t index)
+{
+    return job->options.keep_core && job->adapter->modules[index].tucker;
+}
+
+/* Cut such a module, opened; resize_core.c. */
+LORA_PRIVATE lora_status lora__resize_core(lora__resize *job,
+                                           size_t index,
+                                           const lora__spectra_work *first,
+                                           const lora__spectrum *spectrum,
+                                           lora_error *error);
 
 /* A job of lora__run_jobs(): open a module, choose, cut, and fill in its result
  * and its row of the report. */

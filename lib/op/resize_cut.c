@@ -9,14 +9,12 @@
 #include <math.h>
 #include <string.h>
 
-/* Round to the file's type and back, in place: what readers will see.
- * NONFINITE where a value does not fit. */
-static lora_status cut_round(double *values,
-                             size_t count,
-                             lora_dtype dtype,
-                             const char *name,
-                             const lora__kernels *kernels,
-                             lora_error *error)
+LORA_PRIVATE lora_status lora__resize_round(double *values,
+                                            size_t count,
+                                            lora_dtype dtype,
+                                            const char *name,
+                                            const lora__kernels *kernels,
+                                            lora_error *error)
 {
     unsigned char chunk[256 * 8];
 
@@ -48,9 +46,8 @@ LORA_PRIVATE lora_dtype lora__resize_dtype(const lora__resize *job,
                : lora__module_entry(job->adapter, module, role)->dtype;
 }
 
-/* out[c, r] = in[r, c]. */
-static void
-cut_transpose(double *out, const double *in, size_t rows, size_t cols)
+LORA_PRIVATE void
+lora__resize_transpose(double *out, const double *in, size_t rows, size_t cols)
 {
     for (size_t c = 0; c < cols; c++) {
         for (size_t r = 0; r < rows; r++) {
@@ -78,12 +75,12 @@ static lora_status cut_factors(lora__factors *out,
                            choice.keep, f->context, error));
     lora__factors_split(out, job->kernels, job->options.split, f->scale,
                         work->svd->sigma, choice.keep);
-    TRY(cut_round(out->up_t, rank * f->rows,
-                  lora__resize_dtype(job, module, LORA__ROLE_UP), module->name,
-                  job->kernels, error));
-    return cut_round(out->down, rank * f->cols,
-                     lora__resize_dtype(job, module, LORA__ROLE_DOWN),
-                     module->name, job->kernels, error);
+    TRY(lora__resize_round(out->up_t, rank * f->rows,
+                           lora__resize_dtype(job, module, LORA__ROLE_UP),
+                           module->name, job->kernels, error));
+    return lora__resize_round(out->down, rank * f->cols,
+                              lora__resize_dtype(job, module, LORA__ROLE_DOWN),
+                              module->name, job->kernels, error);
 }
 
 /* Encode the new factors into the result. */
@@ -104,7 +101,7 @@ static lora_status cut_store(lora__resize_result *result,
     if (up == NULL) {
         return lora__fail_memory(error, bytes);
     }
-    cut_transpose(up, cut->up_t, cut->rank, cut->rows);
+    lora__resize_transpose(up, cut->up_t, cut->rank, cut->rows);
     TRY_OR_DONE(lora__emit_encode(&result->down, cut->context, module->name,
                                   down_dtype, cut->down, down_count, error));
     result->down_bytes = down_count * (lora_dtype_bits(down_dtype) / 8);
@@ -118,13 +115,11 @@ done:
     return status;
 }
 
-/* The squared error of a layer that keeps its rank: 0, unless its factors are
- * rounded to another type. */
-static lora_status cut_kept_error(double *out,
-                                  const lora__resize *job,
-                                  const lora__module *module,
-                                  const lora__factors *f,
-                                  lora_error *error)
+LORA_PRIVATE lora_status lora__resize_kept_error(double *out,
+                                                 const lora__resize *job,
+                                                 const lora__module *module,
+                                                 const lora__factors *f,
+                                                 lora_error *error)
 {
     lora_dtype up_dtype = lora__resize_dtype(job, module, LORA__ROLE_UP);
     lora_dtype down_dtype = lora__resize_dtype(job, module, LORA__ROLE_DOWN);
@@ -139,10 +134,10 @@ static lora_status cut_kept_error(double *out,
                             error));
     memcpy(rounded.up_t, f->up_t, f->rank * f->rows * sizeof *f->up_t);
     memcpy(rounded.down, f->down, f->rank * f->cols * sizeof *f->down);
-    TRY_OR_DONE(cut_round(rounded.up_t, f->rank * f->rows, up_dtype,
-                          module->name, job->kernels, error));
-    TRY_OR_DONE(cut_round(rounded.down, f->rank * f->cols, down_dtype,
-                          module->name, job->kernels, error));
+    TRY_OR_DONE(lora__resize_round(rounded.up_t, f->rank * f->rows, up_dtype,
+                                   module->name, job->kernels, error));
+    TRY_OR_DONE(lora__resize_round(rounded.down, f->rank * f->cols, down_dtype,
+                                   module->name, job->kernels, error));
     job->kernels->scale_f64(rounded.up_t, f->scale, f->rank * f->rows);
     status = lora__factor_error(out, f, rounded.up_t, rounded.down, f->rank,
                                 job->kernels, error);
@@ -173,24 +168,24 @@ LORA_PRIVATE lora_status lora__resize_nonfinite(lora__resize *job,
                       "the product of its factors overflows");
 }
 
-static lora_status cut_opened(lora__resize *job,
-                              size_t index,
-                              const lora__spectra_work *work,
-                              lora_error *error)
+/* Cut to a pair of factors. */
+static lora_status cut_pair(lora__resize *job,
+                            size_t index,
+                            const lora__spectra_work *work,
+                            const lora__spectrum *spectrum,
+                            lora_error *error)
 {
     const lora__module *module = &job->adapter->modules[index];
     const lora__factors *f = &work->factors;
     lora_report_module *numbers = &job->report->modules[index];
-    lora__spectrum spectrum =
-        lora__spectra_read(work, (double *)(uintptr_t)numbers->sigma);
-    lora__rank_choice choice = lora__resize_choose(job, index, &spectrum);
+    lora__rank_choice choice = lora__resize_choose(job, index, spectrum);
     lora__factors cut;
     double discarded = 0.0;
     lora_status status;
 
     if (choice.rank == f->rank) { /* it stays what it was */
-        TRY(cut_kept_error(&discarded, job, module, f, error));
-        lora__resize_numbers(numbers, spectrum.count, choice.rank, discarded);
+        TRY(lora__resize_kept_error(&discarded, job, module, f, error));
+        lora__resize_numbers(numbers, spectrum->count, choice.rank, discarded);
         return LORA_OK;
     }
     memset(&cut, 0, sizeof cut);
@@ -202,6 +197,19 @@ static lora_status cut_opened(lora__resize *job,
 done:
     lora__factors_destroy(&cut);
     return status;
+}
+
+static lora_status cut_opened(lora__resize *job,
+                              size_t index,
+                              const lora__spectra_work *work,
+                              lora_error *error)
+{
+    double *sigma = (double *)(uintptr_t)job->report->modules[index].sigma;
+    lora__spectrum spectrum = lora__spectra_read(work, sigma);
+
+    return lora__resize_keeps_core(job, index)
+               ? lora__resize_core(job, index, work, &spectrum, error)
+               : cut_pair(job, index, work, &spectrum, error);
 }
 
 LORA_PRIVATE lora_status lora__resize_module(void *arg,

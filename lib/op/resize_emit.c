@@ -46,14 +46,25 @@ static lora_status resize_emit_new(lora__emit *emit,
         lora__module_entry(job->adapter, module, LORA__ROLE_DOWN);
     const lora__entry *alpha =
         lora__module_entry(job->adapter, module, LORA__ROLE_ALPHA);
+    const lora__entry *mid =
+        lora__module_entry(job->adapter, module, LORA__ROLE_MID);
+    int keeps_core = lora__resize_keeps_core(job, index);
+    int is_whole = module->tucker && !keeps_core; /* down gets the kernel */
     int64_t shape[LORA_MAX_DIMS] = {0};
-    int32_t ndim = module->tucker ? module->ndim : down->ndim;
 
-    memcpy(shape, module->tucker ? module->shape : down->shape, sizeof shape);
+    memcpy(shape, is_whole ? module->shape : down->shape, sizeof shape);
     shape[1] = down->shape[1];
     shape[0] = (int64_t)result->rank;
-    TRY(resize_emit_factor(emit, job, module, LORA__ROLE_DOWN, ndim, shape,
+    TRY(resize_emit_factor(emit, job, module, LORA__ROLE_DOWN,
+                           is_whole ? module->ndim : down->ndim, shape,
                            &result->down, error));
+    if (keeps_core) {
+        memcpy(shape, mid->shape, sizeof shape);
+        shape[0] = (int64_t)result->rank;
+        shape[1] = (int64_t)result->rank;
+        TRY(resize_emit_factor(emit, job, module, LORA__ROLE_MID, mid->ndim,
+                               shape, &result->core, error));
+    }
     memcpy(shape, up->shape, sizeof shape);
     shape[1] = (int64_t)result->rank;
     TRY(resize_emit_factor(emit, job, module, LORA__ROLE_UP, up->ndim, shape,

@@ -38,28 +38,39 @@ static int size_compare(const void *a, const void *b)
     return x->rank < y->rank ? -1 : 1;
 }
 
-/* Bytes of one direction of a module. */
-static double size_of_direction(const lora__resize *job, size_t index)
+static double size_of_number(const lora__resize *job,
+                             const lora__module *module,
+                             lora__role role)
+{
+    return lora_dtype_bits(lora__resize_dtype(job, module, role)) / 8.0;
+}
+
+/* Bytes of the direction that makes a module one of that rank: a row of each
+ * factor, and what a core grows by, 2 rank - 1 times the kernel. */
+static double
+size_of_direction(const lora__resize *job, size_t index, size_t rank)
 {
     const lora__module *module = &job->adapter->modules[index];
     double rows = (double)module->shape[0];
-    double cols = 1.0;
+    double cols = (double)module->shape[1];
+    double kernel = 1.0;
+    double core = 0.0;
 
-    for (int32_t i = 1; i < module->ndim; i++) {
-        cols *= (double)module->shape[i];
+    for (int32_t i = 2; i < module->ndim; i++) {
+        kernel *= (double)module->shape[i];
+    }
+    if (lora__resize_keeps_core(job, index)) {
+        core = (2.0 * (double)rank - 1.0) * kernel *
+               size_of_number(job, module, LORA__ROLE_MID);
+        kernel = 1.0;
     }
     if (module->transposed) { /* the factors are of the layer */
         double other = rows;
         rows = cols;
         cols = other;
     }
-    return rows *
-               lora_dtype_bits(lora__resize_dtype(job, module, LORA__ROLE_UP)) /
-               8 +
-           cols *
-               lora_dtype_bits(
-                   lora__resize_dtype(job, module, LORA__ROLE_DOWN)) /
-               8;
+    return rows * size_of_number(job, module, LORA__ROLE_UP) +
+           cols * kernel * size_of_number(job, module, LORA__ROLE_DOWN) + core;
 }
 
 /* 1 for a module whose rank is chosen here. */
@@ -82,16 +93,15 @@ static void size_list_steps(size_plan *plan)
         const lora__spectrum *s = &job->spectra->layers[m].spectrum;
         size_t least;
         size_t most;
-        double bytes;
         if (!size_is_free(plan, m)) {
             continue;
         }
         lora__resize_range(&least, &most, job, s);
-        bytes = size_of_direction(job, m);
         for (size_t rank = least + 1; rank <= most; rank++) {
             if (plan->steps != NULL) {
                 size_step *step = &plan->steps[plan->count];
-                step->score = s->sigma[rank - 1] / sqrt(bytes);
+                step->score =
+                    s->sigma[rank - 1] / sqrt(size_of_direction(job, m, rank));
                 step->module = m;
                 step->rank = rank;
             }

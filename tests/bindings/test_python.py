@@ -208,6 +208,14 @@ def try_resize(path, tensors):
            conv_rank=2)
     raises(liblora.RangeError, adapter.resize, rank=0)
     raises(liblora.RangeError, adapter.resize, rank=2, conv_rank=0)
+    core = suite.path("core.safetensors")
+    support.write_file(core, {
+        "lora_unet_a.lora_up.weight": support.tensor(np.eye(3, 2)),
+        "lora_unet_a.lora_mid.weight": support.tensor(np.ones((2, 2, 1, 3))),
+        "lora_unet_a.lora_down.weight": support.tensor(np.eye(2, 4))})
+    for keep in (False, True):
+        small = liblora.open(core).resize(rank=1, keep_core=keep)
+        equal(small.modules[0]["tucker"], keep, "core")
     raises(TypeError, adapter.resize, nothing=3)
     raises(TypeError, spectra.resize, nothing=3)
     raises(liblora.RangeError, spectra.resize, rank=0)

@@ -91,6 +91,13 @@ class Cli:
         support.write_file(self.folder / "escape.safetensors", {
             "lora_unet_\x1b[31mred.lora_down.weight": two,
             "lora_unet_\x1b[31mred.lora_up.weight": two})
+        support.write_file(self.folder / "core.safetensors", {
+            "lora_unet_a.lora_down.weight": support.tensor([[[[1.0]]],
+                                                            [[[2.0]]]]),
+            "lora_unet_a.lora_mid.weight": support.tensor(
+                [[[[1.0, 2.0]], [[3.0, 4.0]]], [[[5.0, 6.0]], [[7.0, 8.0]]]]),
+            "lora_unet_a.lora_up.weight": support.tensor(
+                [[[[1.0]], [[2.0]]], [[[3.0]], [[4.0]]]])})
         (self.folder / "folder").mkdir()
         peft = self.folder / "peft"
         peft.mkdir()

@@ -183,6 +183,9 @@ PAIRS = {
     ("resize", "global-threshold"): (
         ["resize", ADAPTER, *OUT, "--global-threshold", "0.1"],
         ["resize", ADAPTER, *OUT, "--global-threshold", "0.3"]),
+    ("resize", "keep-core"): (
+        ["resize", "core.safetensors", *OUT, "--rank", "1"],
+        ["resize", "core.safetensors", *OUT, "--rank", "1", "--keep-core"]),
     ("resize", "effective"): (["resize", ADAPTER, *OUT, "--rank", "3"],
                               ["resize", ADAPTER, *OUT, "--effective"]),
     ("resize", "knee"): (["resize", ADAPTER, *OUT, "--rank", "3"],

@@ -54,14 +54,18 @@ static lora_status resize(lora_adapter **out,
     lora_report *report;
     lora_status status;
 
-    rule.kind = order[1] % 7;
+    rule.kind = order[1] % 10;
     rule.rank = order[2] % MOST_RANK;
-    rule.value = (order[3] - 16) / 64.0;
+    rule.value =
+        rule.kind == LORA_RANK_SIZE ? order[3] * 32.0 : (order[3] - 16) / 64.0;
     lora_adapter_resize_options_init(&options, sizeof options);
     options.max_rank = order[4] % MOST_RANK;
     options.min_rank = order[5] % MOST_RANK;
     options.pad = order[6] & 1;
     options.skip_bad = order[6] >> 1 & 1;
+    options.keep_core = order[6] >> 2 & 1;
+    options.split = order[6] >> 3 & 1;
+    options.counting = order[6] >> 4 & 3;
     options.dtype = order_dtype(order[7]);
     status = lora_adapter_resize(out, &report, adapter, &rule, &options, error);
     assert_true((report != NULL) == (status == LORA_OK));

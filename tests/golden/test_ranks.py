@@ -381,6 +381,112 @@ def check_tucker(suite, folder, case):
             f"best of rank 2: off by {apart:g}, rounding {slack:g}")
 
 
+def tucker(rng, out, inner, outer, cols, kernel):
+    """Tensors of a Tucker module whose directions fade."""
+    fade = 0.6 ** np.arange(outer)
+    parts = {"up": rng.normal(size=(out, outer, *(1,) * len(kernel))),
+             "mid": rng.normal(size=(outer, inner, *kernel)),
+             "down": rng.normal(size=(inner, cols, *(1,) * len(kernel))),
+             "alpha": np.array(inner * 0.75)}
+    parts["up"] *= fade.reshape(1, -1, *(1,) * len(kernel))
+    return parts
+
+
+def higher_order(delta, rank):
+    """The truncated higher-order SVD, and the two sides' singular values."""
+    tensor = delta.reshape(delta.shape[0], delta.shape[1], -1)
+    first, s1, _ = np.linalg.svd(support.flat(tensor), full_matrices=False)
+    other = tensor.transpose(1, 0, 2)
+    second, s2, _ = np.linalg.svd(support.flat(other), full_matrices=False)
+    p, q = (u[:, :rank] @ u[:, :rank].T for u in (first, second))
+    return np.einsum("ab,bcx,cd->adx", p, tensor, q), s1, s2
+
+
+def check_keep_core(suite, seed):
+    """Against numpy, for wide, narrow and uneven cores."""
+    rng = np.random.default_rng(seed)
+    shapes = [(20, 6, 6, 15, (3, 3)), (12, 5, 5, 30, (1, 3)),
+              (9, 4, 7, 11, (3, 3)), (14, 8, 8, 3, (3, 3)),
+              (2, 6, 6, 10, (2, 2)), (10, 7, 5, 10, (3, 3))]
+    dtype = ("F32", "BF16")[seed % 2]
+    tensors = {}
+    for i, shape in enumerate(shapes):
+        for role, values in tucker(rng, *shape).items():
+            tensors[f"lora_unet_m{i}{KOHYA[role]}"] = support.tensor(
+                values, dtype)
+    path = suite.path("cores.safetensors")
+    support.write_file(path, tensors)
+    for args, kind, value in ((["--rank", 3], "fixed", 3),
+                              (["--energy", 0.9], "energy", 0.9),
+                              (["--ratio", 4], "ratio", 4),
+                              (["--rank", 1], "fixed", 1)):
+        report, got = resize(suite, path, "--keep-core", *args)
+        for i, (out, inner, outer, cols, kernel) in enumerate(shapes):
+            name = f"lora_unet_m{i}"
+            delta = support.module_delta(tensors, name)[0]
+            _, s1, s2 = higher_order(delta, 1)
+            count = min(s1.size, outer)
+            s2 = np.pad(s2, (0, count))[:count]
+            larger = np.maximum(s1[:count], s2)
+            rank = max(1, ranks_of(kind, value, larger, 0)[0])
+            row = support.one(report["modules"], "name", name)
+            equal(row["rank_out"], rank, f"{args} rank of {name}")
+            if rank == outer:
+                for role in ("up", "mid", "down"):
+                    require(got[name + KOHYA[role]].same(
+                        tensors[name + KOHYA[role]]), f"{name} {role}")
+                continue
+            equal([got[name + KOHYA[r]].shape for r in ("up", "mid", "down")],
+                  [(out, rank) + (1,) * len(kernel), (rank, rank) + kernel,
+                   (rank, cols) + (1,) * len(kernel)], f"shapes of {name}")
+            made = support.module_delta(got, name)[0]
+            want = higher_order(delta, rank)[0].reshape(delta.shape)
+            # Three roundings, each of a share u of three factors whose
+            # absolute values multiply to at most rank sigma_1 a direction.
+            slack = 4 * support.ROUNDOFF[dtype] * s1[0] * rank * rank
+            apart = np.linalg.norm(made - want)
+            require(apart <= slack, f"{args} {name}: off by {apart:g}, "
+                    f"rounding {slack:g}")
+            support.close(row["error"], np.linalg.norm(made - delta),
+                          1e-7 * np.linalg.norm(delta), f"error of {name}")
+
+
+def check_core_options(suite):
+    """Zero layers, negative scales, padding, other types, sizes."""
+    rng = np.random.default_rng(9)
+    tensors = {}
+    for i in range(3):
+        for role, values in tucker(rng, 8, 4, 4, 6, (3, 3)).items():
+            values = values * (-1 if role == "alpha" and i == 1 else 1)
+            values = values * (0 if role == "mid" and i == 2 else 1)
+            tensors[f"lora_unet_m{i}{KOHYA[role]}"] = support.tensor(values)
+    path = suite.path("cores.safetensors")
+    support.write_file(path, tensors)
+    for args, rank in ((["--rank", 2], 2), (["--rank", 6, "--pad"], 6),
+                       (["--rank", 2, "--dtype", "f16"], 2)):
+        _, got = resize(suite, path, "--keep-core", *args)
+        for i in range(2):
+            name = f"lora_unet_m{i}"
+            delta = support.module_delta(tensors, name)[0]
+            made = support.module_delta(got, name)[0]
+            want = higher_order(delta, rank)[0].reshape(delta.shape)
+            u = support.ROUNDOFF["F16" if "f16" in args else "F32"]
+            norm = np.linalg.norm(delta)
+            support.close(np.linalg.norm(made - want), 0, 64 * u * norm, name)
+            equal(got[name + KOHYA["mid"]].shape, (rank, rank, 3, 3), name)
+            require(float(got[name + KOHYA["alpha"]].array()) > 0, "alpha")
+        require(not np.any(support.module_delta(got, "lora_unet_m2")[0]),
+                "zero no more")
+    sizes = {}
+    for size in range(1700, path.stat().st_size, 107):
+        out = suite.path("out.safetensors")
+        suite.run("resize", path, "-o", out, "--force", "--keep-core",
+                  "--size", size)
+        require(out.stat().st_size <= size, f"{out.stat().st_size}, {size}")
+        sizes[out.stat().st_size] = size
+    require(len(sizes) >= 4, sizes)
+
+
 def check_refused(suite, source):
     """Values no rule can have are errors of usage, and nothing is written."""
     out = suite.path("refused.safetensors")
@@ -475,6 +581,11 @@ def main():
             with suite.case(f"{source.path.stem} --pad {rank}"):
                 check_pad(suite, source, rank)
         check_options(suite, source)
+    for seed in range(4):
+        with suite.case(f"--keep-core {seed}"):
+            check_keep_core(suite, seed)
+    with suite.case("--keep-core with other options"):
+        check_core_options(suite)
     with suite.case("several at once"):
         check_several(suite, source)
     with suite.case("several refused"):

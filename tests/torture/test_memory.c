@@ -375,8 +375,9 @@ static lora_status resize(const call *job, lora_error *error)
 
     lora_adapter_resize_options_init(&options, sizeof options);
     options.dtype = job->dtype;
-    options.pad = job->flag;
-    if (job->flag) {
+    options.pad = job->flag == 1;
+    options.keep_core = job->flag == 2;
+    if (job->flag == 1) {
         options.conv_rule = &one;
         options.overrides = &override;
         options.override_count = 1;
@@ -690,6 +691,7 @@ static const call jobs[] = {
     {"cumulative", image_sample, 0, resize, NULL, RULE(CUMULATIVE, 0.5), 0, 0,
      0},
     {"size", image_sample, 0, resize, NULL, RULE(SIZE, 1e5), 0, 0, 0},
+    {"core", image_sample, 0, resize, NULL, FIXED(1), 0, 2, 0},
     {"spectra", image_sample, 0, decompose, NULL, FIXED(1), 0, 0, 0},
     {"build", image_sample, 0, build, NULL, NONE, 0, 0, 0},
     {"edit", image_sample, 0, build, NULL, NONE, 0, 1, 0},

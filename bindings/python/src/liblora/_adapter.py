@@ -279,8 +279,9 @@ class Adapter:
                conv_rank: Optional[int] = None,
                max_rank: Optional[int] = None, min_rank: Optional[int] = None,
                module_rank: Optional[Mapping[str, int]] = None,
-               pad: bool = False, count: str = "exact", split: str = "even",
-               dtype: Any = None, skip_bad: bool = False) -> "Adapter":
+               pad: bool = False, keep_core: bool = False,
+               count: str = "exact", split: str = "even", dtype: Any = None,
+               skip_bad: bool = False) -> "Adapter":
         """Lower ranks, losing as little as possible; .report of the result
         says what it cost. One rule:
 
@@ -302,6 +303,8 @@ class Adapter:
         module_rank ranks of the modules whose name matches a pattern ("*" any
                     characters, "?" one); the last that matches holds
         pad         fill up with zeros to just `rank`
+        keep_core   keep the cores of Tucker modules, which are multiplied out
+                    otherwise
         count       "kohya" or "lycoris": be off by one as their tools are
         split       "up": all of the values into up, none into down
         dtype       of the factors; None keeps them
@@ -315,8 +318,8 @@ class Adapter:
                 cumulative=cumulative, effective=effective, knee=knee,
                 size=size, global_threshold=global_threshold,
                 conv_rank=conv_rank, max_rank=max_rank, min_rank=min_rank,
-                module_rank=module_rank, pad=pad, count=count, split=split,
-                dtype=dtype, skip_bad=skip_bad))
+                module_rank=module_rank, pad=pad, keep_core=keep_core,
+                count=count, split=split, dtype=dtype, skip_bad=skip_bad))
 
     def _resized(self, handle: Handle, function: Any, operand: Handle,
                  arguments: tuple[Any, Any]) -> "Adapter":

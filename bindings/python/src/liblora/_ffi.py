@@ -430,7 +430,7 @@ class lora_adapter_resize_options(Structure):
         ("skip_bad", c_uint32),
         ("counting", lora_rank_counting),
         ("split", lora_rank_split),
-        ("reserved1", c_uint32),
+        ("keep_core", c_uint32),
     ]
 
 

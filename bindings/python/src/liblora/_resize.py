@@ -71,8 +71,8 @@ def arguments(*, rank: Optional[int] = None,
               conv_rank: Optional[int] = None,
               max_rank: Optional[int] = None, min_rank: Optional[int] = None,
               module_rank: Optional[Mapping[str, int]] = None,
-              pad: bool = False, count: str = "exact", split: str = "even",
-              dtype: Any = None, skip_bad: bool = False
+              pad: bool = False, keep_core: bool = False, count: str = "exact",
+              split: str = "even", dtype: Any = None, skip_bad: bool = False
               ) -> tuple[_ffi.lora_rank_rule,
                          _ffi.lora_adapter_resize_options]:
     """The rule and the options; see Adapter.resize()."""
@@ -90,7 +90,8 @@ def arguments(*, rank: Optional[int] = None,
         _ffi.lora_adapter_resize_options,
         overrides=(_ffi.lora_rank_override * len(overrides))(*overrides),
         override_count=len(overrides), max_rank=max_rank or 0,
-        min_rank=min_rank or 0, pad=pad, skip_bad=skip_bad,
+        min_rank=min_rank or 0, pad=pad, keep_core=keep_core,
+        skip_bad=skip_bad,
         counting=_choice(_COUNTS, "count", count),
         split=_choice(_SPLITS, "split", split),
         dtype=_arrays.dtype_code(dtype))

@@ -431,7 +431,7 @@ pub struct lora_adapter_resize_options {
     pub skip_bad: u32,
     pub counting: lora_rank_counting,
     pub split: lora_rank_split,
-    pub reserved1: u32,
+    pub keep_core: u32,
 }
 
 #[repr(C)]
@@ -1076,7 +1076,7 @@ layout! {
         skip_bad: 48, 4,
         counting: 52, 4,
         split: 56, 4,
-        reserved1: 60, 4,
+        keep_core: 60, 4,
     }
     lora_adapter_check_options, 16 {
         struct_size: 0, 8,

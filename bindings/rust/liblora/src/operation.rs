@@ -84,6 +84,8 @@ pub struct ResizeOptions {
     pub min_rank: Option<i32>,
     /// Zeros up to a fixed rule's rank, or `max_rank`.
     pub pad: bool,
+    /// Keep the cores of Tucker modules, which are multiplied out otherwise.
+    pub keep_core: bool,
     pub counting: Counting,
     pub split: Split,
     /// Of the factors.
@@ -194,6 +196,7 @@ impl<'a> Adapter<'a> {
             max_rank: options.max_rank.unwrap_or(0),
             min_rank: options.min_rank.unwrap_or(0),
             pad: options.pad.into(),
+            keep_core: options.keep_core.into(),
             counting: match options.counting {
                 Counting::Exact => sys::LORA_COUNT_EXACT,
                 Counting::Kohya => sys::LORA_COUNT_KOHYA,
