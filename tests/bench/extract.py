@@ -24,7 +24,6 @@ the number of layers (a quarter, a half, all) and against the rank (16 to 128)
 as numbers, and as a picture in FOLDER/bench/extract.svg.
 """
 
-import argparse
 import collections
 import json
 import os
@@ -236,18 +235,10 @@ def draw(path, found):
 # The report -----------------------------------------------------------------
 
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--lora", type=pathlib.Path, required=True)
-    parser.add_argument("--build", type=pathlib.Path, default="build")
-    parser.add_argument("--shared", help="not used")
-    parser.add_argument("--threads", help="for lora extract")
-    parser.add_argument("--runs", type=int, default=3)
+    parser = resize.parser_for(__doc__, 3, "extract")
     parser.add_argument("--layers", type=float, default=1.0)
-    parser.add_argument("--no-dense", action="store_true",
-                        help="leave out the slowest part")
     parser.add_argument("--no-curves", action="store_true",
                         help="leave out cost against size")
-    parser.add_argument("--json", type=pathlib.Path, help="write the numbers")
     return parser.parse_args()
 
 

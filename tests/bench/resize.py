@@ -317,21 +317,22 @@ def bench_info(program, path, runs=101):
     return result
 
 
-def parse():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parser_for(doc, runs, verb):
+    """What the benches of a verb ask for."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--lora", type=pathlib.Path, required=True)
     parser.add_argument("--build", type=pathlib.Path, default="build")
     parser.add_argument("--shared", type=pathlib.Path, default=support.SHARED)
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--threads", help="for lora resize")
+    parser.add_argument("--runs", type=int, default=runs)
+    parser.add_argument("--threads", help=f"for lora {verb}")
     parser.add_argument("--no-dense", action="store_true",
                         help="leave out the slowest part")
     parser.add_argument("--json", type=pathlib.Path, help="write the numbers")
-    return parser.parse_args()
+    return parser
 
 
 def main():
-    args = parse()
+    args = parser_for(__doc__, 5, "resize").parse_args()
     folder = args.build / "bench"
     folder.mkdir(parents=True, exist_ok=True)
     path, source = make_adapter(folder, args.shared)
