@@ -72,8 +72,7 @@ static const opt_spec resize_options[] = {
     {"lycoris-count", 0, OPT_FLAG, NULL, "count them as LyCORIS",
      offsetof(resize_settings, lycoris_count), 0, 0, 0},
     {"split", 0, OPT_CHOICE, "even|up",
-     "which factors the values go into "
-     "(even)",
+     "which factors the values go into (even)",
      offsetof(resize_settings, split), 0, 0, 0},
     {NULL, 0, OPT_FLAG, NULL, NULL, 0, 0, 0, 0},
 };

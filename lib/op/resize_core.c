@@ -342,7 +342,9 @@ LORA_PRIVATE lora_status lora__resize_core(lora__resize *job,
                            : 0.0;
         values.at[i] = spectrum->sigma[i] > other ? spectrum->sigma[i] : other;
     }
-    larger.sigma = values.at;
+    /* A size was measured with the ranks that the layer's own values give. */
+    larger.sigma =
+        job->rule->kind == LORA_RANK_SIZE ? spectrum->sigma : values.at;
     choice = lora__resize_choose(job, index, &larger);
     if (choice.rank == work.outer) { /* it stays what it was */
         TRY_OR_DONE(lora__resize_kept_error(&discarded, job, module,

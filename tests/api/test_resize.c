@@ -314,6 +314,41 @@ static void test_size(void **state)
     image_free(&im);
 }
 
+/* Beside layers with rules of their own, and with cores that are kept. */
+static void test_size_beside(void **state)
+{
+    const lora_rank_rule most = {LORA_RANK_ENERGY, 0, 0.9};
+    lora_rank_rule rule = {LORA_RANK_SIZE, 0, 0.0};
+    lora_adapter_resize_options o;
+    image im;
+    lora_adapter *adapter;
+    int done = 0;
+
+    (void)state;
+    image_sample(&im);
+    adapter = open_image(context, &im);
+    lora_adapter_resize_options_init(&o, sizeof o);
+    o.conv_rule = &most;
+    for (o.keep_core = 0; o.keep_core < 2; o.keep_core++) {
+        for (rule.value = 1000.0; rule.value < 4000.0; rule.value += 7.0) {
+            lora_adapter *out;
+            size_t bytes;
+            if (lora_adapter_resize(&out, NULL, adapter, &rule, &o, NULL) !=
+                LORA_OK) {
+                continue;
+            }
+            assert_int_equal(
+                lora_adapter_save_memory(NULL, 0, &bytes, out, NULL), LORA_OK);
+            assert_true((double)bytes <= rule.value);
+            lora_adapter_destroy(out);
+            done++;
+        }
+    }
+    assert_true(done > 200);
+    lora_adapter_destroy(adapter);
+    image_free(&im);
+}
+
 /* Directions that are not there are filled up with zeros. */
 static void test_pad(void **state)
 {
@@ -798,6 +833,7 @@ int main(void)
         cmocka_unit_test(test_spectra),
         cmocka_unit_test(test_options),
         cmocka_unit_test(test_size),
+        cmocka_unit_test(test_size_beside),
         cmocka_unit_test(test_pad),
         cmocka_unit_test(test_counting),
         cmocka_unit_test(test_split),

@@ -156,8 +156,7 @@ impl<'a> Adapter<'a> {
         let mut out = ptr::null_mut();
         // SAFETY: the pointers live through the call, and the result is ours.
         unsafe {
-            self.context()
-                .call(|e| sys::lora_spectra_create(&mut out, self.raw().cast_mut(), e))?;
+            self.context().call(|e| sys::lora_spectra_create(&mut out, self.raw() as *mut _, e))?;
         }
         Ok(Spectra { raw: non_null(out)?, adapter: self.clone() })
     }
