@@ -65,8 +65,8 @@ static lora_status extract_check(lora__extract *job, lora_error *error)
     TRY(extract_check_rules(job, error));
     TRY(extract_check_patterns(o->include, o->include_count, error));
     TRY(extract_check_patterns(o->exclude, o->exclude_count, error));
-    CHECK_ARG(o->kind >= LORA_EXTRACT_LOCON && o->kind <= LORA_EXTRACT_FULL,
-              error);
+    job->form = lora__extract_form_of(o->kind);
+    CHECK_ARG(job->form != NULL, error);
     CHECK_ARG((o->flags & ~(uint32_t)15) == 0, error);
     CHECK_ARG((o->flags & LORA_EXTRACT_RESUME) == 0 || o->journal != NULL,
               error);
@@ -80,10 +80,20 @@ static lora_status extract_check(lora__extract *job, lora_error *error)
                           lora_dtype_name(o->dtype));
     }
     job->dialect = lora__dialect_find(dialect);
-    return job->dialect != NULL
-               ? LORA_OK
-               : lora__fail(error, LORA_ERROR_ARGUMENT, LORA_NO_OFFSET, dialect,
-                            "no such dialect");
+    if (job->dialect == NULL) {
+        return lora__fail(error, LORA_ERROR_ARGUMENT, LORA_NO_OFFSET, dialect,
+                          "no such dialect");
+    }
+    for (size_t i = 0; i < LORA__COUNT(job->form->needs); i++) {
+        lora__role role = job->form->needs[i];
+        if (role != LORA__ROLE_UNKNOWN &&
+            !lora__dialect_has_role(job->dialect, role)) {
+            return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
+                              dialect, "this dialect cannot hold %s: kohya can",
+                              job->form->name);
+        }
+    }
+    return LORA_OK;
 }
 
 /* ---- the job's identity ------------------------------------------------ */

@@ -68,18 +68,18 @@ static lora_status extract_put_tensor(extract_writer *w,
                                    file->entry_count - 1, -1, NULL, error);
 }
 
-/* Alpha where the dialect has a tensor for it: the rank, as the factors are
- * scaled already. */
+/* Alpha where the dialect has a tensor for it: what makes the scale 1, as the
+ * factors are scaled already. */
 static lora_status extract_put_alpha(extract_writer *w,
                                      const lora__match *match,
                                      const lora__extracted *result,
                                      lora_error *error)
 {
-    double alpha = (double)result->rank;
+    double alpha = result->alpha;
     lora_dtype dtype = lora__emit_alpha_dtype(result->tensors[0].dtype, alpha);
     void *data;
 
-    if (result->rank == 0 ||
+    if (alpha == 0.0 ||
         !lora__dialect_has_role(w->job->dialect, LORA__ROLE_ALPHA)) {
         return LORA_OK;
     }
@@ -138,7 +138,7 @@ static lora_status extract_put_summary(extract_writer *w, lora_error *error)
         TRY(lora_builder_set_metadata(w->builder, keys[i], rank, error));
     }
     return lora_builder_set_metadata(w->builder, "ss_network_module",
-                                     "networks.lora", error);
+                                     w->job->form->module, error);
 }
 
 /* The same adapter with the metadata that other programs want to see. */
@@ -229,7 +229,8 @@ static void extract_put_row(lora_report_module *row,
     row->rank_out = result->rank;
     row->energy = extract_kept(result);
     row->error = result->error;
-    row->spectral = rank < result->sigma_count ? result->sigma[rank] : 0.0;
+    row->spectral =
+        rank > 0 && rank < result->sigma_count ? result->sigma[rank] : 0.0;
 }
 
 static void extract_put_json(lora__buffer *json,
