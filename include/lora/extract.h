@@ -81,6 +81,12 @@ lora_adapter_extract_options_init(lora_adapter_extract_options *options,
  *  left out; where the number types of the two differ, so are layers and
  *  directions that are rounding noise (the bound of algorithms.md 3).
  *
+ *  LORA_RANK_SIZE is for the whole file, of pairs of factors, whose ranks are
+ *  up to max_rank, or to 128 without one, and are chosen as
+ *  lora_adapter_resize() does. Layers that have a rule of their own keep what
+ *  that says; nothing becomes a full difference. All has one type: BF16 where
+ *  all of the tuned one that changed has that, if none is asked for.
+ *
  *  With a journal each layer is written to that file once it is done, the
  *  result reads from there, and a call with LORA_EXTRACT_RESUME goes on where
  *  one with the same inputs and options ended, however it did; its result has
@@ -98,9 +104,11 @@ lora_adapter_extract_options_init(lora_adapter_extract_options *options,
  *                     knee) decompose exactly.
  *  @param options     NULL for defaults.
  *  @param error       may be NULL.
- *  @return LORA_OK; LORA_ERROR_ARGUMENT; LORA_ERROR_RANGE (rule value);
+ *  @return LORA_OK; LORA_ERROR_ARGUMENT; LORA_ERROR_RANGE (rule value,
+ *          or a size that is too small);
  *          LORA_ERROR_OPTION; LORA_ERROR_DTYPE (no type for factors);
- *          LORA_ERROR_UNSUPPORTED (a kind that the dialect cannot hold);
+ *          LORA_ERROR_UNSUPPORTED (a kind that the dialect cannot hold, or a
+ *          size has no ranks of);
  *          LORA_ERROR_KEY (nothing in common, or nothing changed);
  *          LORA_ERROR_SHAPE (shapes differ); LORA_ERROR_NONFINITE, with the
  *          tensor; LORA_ERROR_STATE (the journal is of other inputs or

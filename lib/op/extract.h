@@ -1,7 +1,7 @@
 /* Extraction inside the library: extract.c plans and runs, extract_layer.c
  * reads one layer's difference, extract_ranks.c chooses how much of it counts,
  * extract_forms.c makes the tensors that the kind asks for, extract_write.c
- * makes the adapter and the report.
+ * makes the adapter and the report, extract_budget.c fits it into a size.
  */
 #ifndef LORA__OP_EXTRACT_H
 #define LORA__OP_EXTRACT_H
@@ -55,7 +55,9 @@ typedef struct lora__extract {
     lora_context *context;
     const char *base;
     const char *tuned;
-    const lora_rank_rule *rule;
+    const lora_rank_rule *rule; /* of layers; what `most` says under `size` */
+    const lora_rank_rule *size; /* of the file; NULL: none */
+    lora_rank_rule most;
     lora_adapter_extract_options options;
     const lora__dialect *dialect;
     const lora__extract_form *form;
@@ -112,8 +114,8 @@ LORA_PRIVATE lora_status lora__extract_full(lora__extract_work *w,
 LORA_PRIVATE int lora__extract_is_conv(const lora__match *match);
 
 /* The rule for a layer; NULL: what is more than rounding noise. */
-LORA_PRIVATE const lora_rank_rule *
-lora__extract_rule(const lora__extract_work *w);
+LORA_PRIVATE const lora_rank_rule *lora__extract_rule(const lora__extract *job,
+                                                      const lora__match *match);
 
 /* Whether the floor of noise decides: rounding differs between the two. */
 LORA_PRIVATE int lora__extract_has_floor(const lora__extract_work *w);
@@ -151,6 +153,20 @@ LORA_PRIVATE uint64_t lora__extract_layer_bytes(const lora__extract *job,
 
 LORA_PRIVATE void lora__extracted_free(lora__extracted *extracted,
                                        lora_context *context);
+
+/* The name of a role of a match's module, in the dialect. One that no family
+ * knows keeps the name it has. */
+LORA_PRIVATE lora_status lora__extract_spell(lora__buffer *out,
+                                             const lora__extract *job,
+                                             const lora__match *match,
+                                             lora__role role,
+                                             lora_error *error);
+
+/* The adapter with ranks for job->size, which go into the results. */
+LORA_PRIVATE lora_status lora__extract_fit(lora_adapter **out,
+                                           lora__extract *job,
+                                           const lora_adapter *wide,
+                                           lora_error *error);
 
 /* The adapter of all results, whose tensors it takes over, and the report,
  * ready for its readers. */

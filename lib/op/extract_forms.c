@@ -25,6 +25,9 @@ static lora_dtype forms_dtype(const lora__extract_work *w)
     lora_dtype tuned =
         job->pair.tuned->tensors[w->match->tuned.tensor].entry->dtype;
 
+    if (job->size != NULL) {
+        return LORA_DTYPE_F32; /* rounded once, at the end */
+    }
     if (job->options.dtype != LORA_DTYPE_NONE) {
         return job->options.dtype;
     }
@@ -176,10 +179,10 @@ static lora_status forms_full(lora__extract_work *w, lora_error *error)
 }
 
 /* 1 if a form of so many numbers is no smaller than the difference itself,
- * which the dialect has a name for. */
+ * which the dialect has a name for. A budget may cut it yet. */
 static int forms_is_large(const lora__extract_work *w, size_t numbers)
 {
-    return numbers >= w->rows * w->cols &&
+    return numbers >= w->rows * w->cols && w->job->size == NULL &&
            lora__dialect_has_role(w->job->dialect, LORA__ROLE_DIFF);
 }
 
@@ -381,7 +384,7 @@ static int forms_core_pays(const lora__extract_work *w, size_t rank)
 static lora_status
 forms_by_rank(lora__extract_work *w, int core, lora_error *error)
 {
-    const lora_rank_rule *rule = lora__extract_rule(w);
+    const lora_rank_rule *rule = lora__extract_rule(w->job, w->match);
     lora__dense_input input = {w->rows, w->cols, w->diff};
     lora__dense dense;
     size_t keep;
@@ -541,7 +544,7 @@ static lora_status
 forms_lokr_rank(lora__extract_work *w, forms_lokr *k, lora_error *error)
 {
     lora_rank_rule cap = {LORA_RANK_FIXED, w->job->options.max_rank, 0.0};
-    const lora_rank_rule *rule = lora__extract_rule(w);
+    const lora_rank_rule *rule = lora__extract_rule(w->job, w->match);
     size_t rows = k->input.rows2;
     size_t cols = k->input.cols2;
     size_t rank = 0;

@@ -119,7 +119,8 @@ static lora_status extract_read(lora__extract_work *w, lora_error *error)
     if (piece == NULL) {
         return lora__fail_memory(error, bytes);
     }
-    if (base != tuned || lora__extract_rule(w) == NULL) { /* else nobody asks */
+    if (base != tuned ||
+        lora__extract_rule(w->job, w->match) == NULL) { /* else nobody asks */
         const lora__checkpoint *c =
             of_tuned ? w->job->pair.tuned : w->job->pair.base;
         float unit = 1.0f;

@@ -18,28 +18,27 @@ LORA_PRIVATE int lora__extract_is_conv(const lora__match *match)
     return 0;
 }
 
-static int ranks_matches(const lora__extract_work *w, const char *pattern)
+static int ranks_matches(const lora__extract *job,
+                         const lora__match *match,
+                         const char *pattern)
 {
-    const lora__pair *pair = &w->job->pair;
-
-    return lora__tensor_matches(&pair->base->tensors[w->match->base.tensor],
+    return lora__tensor_matches(&job->pair.base->tensors[match->base.tensor],
                                 pattern) ||
-           lora__text_matches(pattern, w->match->target);
+           lora__text_matches(pattern, match->target);
 }
 
-LORA_PRIVATE const lora_rank_rule *
-lora__extract_rule(const lora__extract_work *w)
+LORA_PRIVATE const lora_rank_rule *lora__extract_rule(const lora__extract *job,
+                                                      const lora__match *match)
 {
-    const lora_adapter_extract_options *o = &w->job->options;
+    const lora_adapter_extract_options *o = &job->options;
 
     for (size_t i = o->override_count; i-- > 0;) {
-        if (ranks_matches(w, o->overrides[i].pattern)) {
+        if (ranks_matches(job, match, o->overrides[i].pattern)) {
             return &o->overrides[i].rule;
         }
     }
-    return lora__extract_is_conv(w->match) && o->conv_rule != NULL
-               ? o->conv_rule
-               : w->job->rule;
+    return lora__extract_is_conv(match) && o->conv_rule != NULL ? o->conv_rule
+                                                                : job->rule;
 }
 
 LORA_PRIVATE int lora__extract_has_floor(const lora__extract_work *w)
