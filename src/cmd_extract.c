@@ -224,7 +224,8 @@ extract_run(app_state *app, int count, char **paths, const void *settings)
         code = ranks_read(app, &ranks, &choice);
     }
     if (code == 0 && choice.given + is_auto != 1 &&
-        own->kind != 1 + LORA_EXTRACT_FULL) {
+        own->kind != 1 + LORA_EXTRACT_FULL &&
+        (own->kind != 1 + LORA_EXTRACT_LOKR || choice.given != 0)) {
         code = say_usage(app, NULL,
                          choice.given ? "--rank auto is a rule already"
                                       : "to what rank? Give --rank K, --rank "
@@ -264,8 +265,8 @@ extract_run(app_state *app, int count, char **paths, const void *settings)
             (own->skip_shapes ? LORA_EXTRACT_SKIP_SHAPES : 0u) |
             (app->common.skip_bad ? LORA_EXTRACT_SKIP_BAD : 0u) |
             (own->resume && journal != NULL ? LORA_EXTRACT_RESUME : 0u);
-        code =
-            extract_work(app, paths, is_auto ? NULL : &choice.rule, &options);
+        code = extract_work(app, paths, choice.given == 0 ? NULL : &choice.rule,
+                            &options);
     }
     free(journal);
     ranks_release(&choice);

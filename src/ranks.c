@@ -27,9 +27,12 @@ static int ranks_find_rule(const ranks_settings *own, lora_rank_rule *out)
         {LORA_RANK_ENERGY, own->energy.given, own->energy.value},
         {LORA_RANK_RATIO, own->ratio.given, own->ratio.value},
         {LORA_RANK_THRESHOLD, own->threshold.given, own->threshold.value},
+        {LORA_RANK_THRESHOLD, own->global_threshold.given,
+         own->global_threshold.value},
         {LORA_RANK_CUMULATIVE, own->cumulative.given, own->cumulative.value},
         {LORA_RANK_EFFECTIVE, own->effective, 0.0},
         {LORA_RANK_KNEE, own->knee, 0.0},
+        {LORA_RANK_SIZE, own->size != 0, (double)own->size},
     };
     int given = 0;
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
@@ -72,8 +75,15 @@ int ranks_read(app_state *app, const ranks_settings *own, ranks_choice *out)
     if (out->given > 1) {
         return say_usage(app, NULL,
                          "give one of --rank, --energy, --ratio, --threshold, "
-                         "--cumulative, --effective, --knee; --max-rank and "
-                         "--min-rank go with any");
+                         "--global-threshold, --cumulative, --effective, "
+                         "--knee, --size; --max-rank and --min-rank go with "
+                         "any");
+    }
+    if (own->global_threshold.given &&
+        (own->conv_rank != 0 || own->module_ranks.count != 0)) {
+        return say_usage(app, "--global-threshold",
+                         "is for all layers, --threshold leaves out those of "
+                         "--conv-rank and --module-rank");
     }
     if (own->max_rank != 0 && own->min_rank > own->max_rank) {
         return say_usage(app, "--min-rank", "is above --max-rank");

@@ -9,8 +9,9 @@
 /* The first member of the settings of such a verb. */
 typedef struct ranks_settings {
     uint64_t rank;
-    opt_real energy, ratio, threshold, cumulative;
+    opt_real energy, ratio, threshold, global_threshold, cumulative;
     int effective, knee;
+    uint64_t size;
     uint64_t conv_rank, max_rank, min_rank;
     opt_list module_ranks;
     int kohya_count, lycoris_count, split;
@@ -71,6 +72,24 @@ typedef struct ranks_settings {
          offsetof(ranks_settings, knee),                                       \
          0,                                                                    \
          0,                                                                    \
+         0},                                                                   \
+        {"global-threshold",                                                   \
+         0,                                                                    \
+         OPT_REAL,                                                             \
+         "T",                                                                  \
+         "drop values up to T, the same in all layers",                        \
+         offsetof(ranks_settings, global_threshold),                           \
+         0,                                                                    \
+         1e300,                                                                \
+         0},                                                                   \
+        {"size",                                                               \
+         0,                                                                    \
+         OPT_SIZE,                                                             \
+         "SIZE",                                                               \
+         "a file of at most SIZE: 40MB, 40MiB",                                \
+         offsetof(ranks_settings, size),                                       \
+         1,                                                                    \
+         9e15,                                                                 \
          0},                                                                   \
         {"conv-rank",                                                          \
          0,                                                                    \

@@ -9,16 +9,24 @@ extern "C" {
 #endif
 
 /** What layers become. Vectors become diff_b, w_norm and b_norm, whatever the
- *  kind, where the dialect has names for them.
+ *  kind, where the dialect has names for them. A layer is written as the
+ *  difference itself where what the kind makes is no smaller, and the dialect
+ *  has a name for it.
  */
 typedef int32_t lora_extract_kind;
 
 enum {
-    LORA_EXTRACT_LOCON = 0,  /* pairs of factors, k x k convolutions too */
-    LORA_EXTRACT_LORA = 1,   /* the same without k x k convolutions */
-    LORA_EXTRACT_TUCKER = 2, /* k x k convolutions with a core (LyCORIS) */
-    LORA_EXTRACT_LOKR = 3,   /* the nearest Kronecker product */
-    LORA_EXTRACT_FULL = 4    /* the difference itself */
+    LORA_EXTRACT_LOCON = 0, /* pairs of factors, k x k convolutions too */
+    LORA_EXTRACT_LORA = 1,  /* the same without k x k convolutions */
+    /* k x k convolutions with a core [r, r, k, k] where that is smaller than
+     * without; r is what the rule says of the weight as [out, in k k], as for a
+     * pair, whose error is less. Linear layers as pairs. */
+    LORA_EXTRACT_TUCKER = 2,
+    /* The nearest Kronecker product, dimensions divided by lokr_factor. A rule
+     * cuts w2 to a rank, by the singular values of w2 times |w1|, where that is
+     * smaller; w2 is whole without one. */
+    LORA_EXTRACT_LOKR = 3,
+    LORA_EXTRACT_FULL = 4 /* the difference itself */
 };
 
 enum {
@@ -45,16 +53,16 @@ typedef struct lora_adapter_extract_options {
     const char *dialect; /* of the names; NULL: "diffusers" */
     const char *journal; /* where to keep what is done, UTF-8; NULL: memory */
     uint64_t seed;       /* of the sketches */
-    double clamp;     /* quantile of the elements of the factors that these are
-                       * cut off at, as kohya's tool does at 0.99, which harms;
-                       * above 0.5; 0: none */
+    double clamp; /* quantile of the elements of a pair of factors that these
+                   * are cut off at, as kohya's tool does at 0.99, which harms;
+                   * above 0.5; 0: none */
     int32_t max_rank; /* 0: none */
     int32_t min_rank; /* 0: 1 */
     lora_dtype dtype; /* NONE: F16, BF16 where the tuned one has that */
     lora_extract_kind kind;
     lora_rank_counting counting;
     lora_rank_split split;
-    int32_t lokr_factor; /* of the dimensions; 0 and less: near square */
+    int32_t lokr_factor; /* as LyCORIS divides; 0 and less: near square */
     uint32_t flags;      /* LORA_EXTRACT_* */
 } lora_adapter_extract_options;
 
@@ -73,6 +81,12 @@ lora_adapter_extract_options_init(lora_adapter_extract_options *options,
  *  left out; where the number types of the two differ, so are layers and
  *  directions that are rounding noise (the bound of algorithms.md 3).
  *
+ *  LORA_RANK_SIZE is for the whole file, of pairs of factors, whose ranks are
+ *  up to max_rank, or to 128 without one, and are chosen as
+ *  lora_adapter_resize() does. Layers that have a rule of their own keep what
+ *  that says; nothing becomes a full difference. All has one type: BF16 where
+ *  all of the tuned one that changed has that, if none is asked for.
+ *
  *  With a journal each layer is written to that file once it is done, the
  *  result reads from there, and a call with LORA_EXTRACT_RESUME goes on where
  *  one with the same inputs and options ended, however it did; its result has
@@ -90,8 +104,11 @@ lora_adapter_extract_options_init(lora_adapter_extract_options *options,
  *                     knee) decompose exactly.
  *  @param options     NULL for defaults.
  *  @param error       may be NULL.
- *  @return LORA_OK; LORA_ERROR_ARGUMENT; LORA_ERROR_RANGE (rule value);
+ *  @return LORA_OK; LORA_ERROR_ARGUMENT; LORA_ERROR_RANGE (rule value,
+ *          or a size that is too small);
  *          LORA_ERROR_OPTION; LORA_ERROR_DTYPE (no type for factors);
+ *          LORA_ERROR_UNSUPPORTED (a kind that the dialect cannot hold, or a
+ *          size has no ranks of);
  *          LORA_ERROR_KEY (nothing in common, or nothing changed);
  *          LORA_ERROR_SHAPE (shapes differ); LORA_ERROR_NONFINITE, with the
  *          tensor; LORA_ERROR_STATE (the journal is of other inputs or

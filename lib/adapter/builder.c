@@ -222,7 +222,9 @@ LORA_PRIVATE lora_status lora__builder_adopt(lora_builder *builder,
     }
     item->entry.dtype = dtype;
     item->entry.ndim = ndim;
-    memcpy(item->entry.shape, shape, (size_t)ndim * sizeof *shape);
+    if (ndim > 0) { /* a scalar's may be NULL */
+        memcpy(item->entry.shape, shape, (size_t)ndim * sizeof *shape);
+    }
     item->entry.bytes = bytes;
     item->entry.elements = elements;
     item->entry.data = data;

@@ -12,6 +12,9 @@
 
 #include <string.h>
 
+/* Directions of a layer that a size may take, unless max_rank says. */
+#define EXTRACT_MOST 128
+
 LORA_API void
 lora_adapter_extract_options_init(lora_adapter_extract_options *options,
                                   size_t size)
@@ -30,11 +33,13 @@ static lora_status extract_check_rules(const lora__extract *job,
         TRY(lora__rank_rule_check(job->rule, NULL, error));
     }
     if (o->conv_rule != NULL) {
+        CHECK_ARG(o->conv_rule->kind != LORA_RANK_SIZE, error);
         TRY(lora__rank_rule_check(o->conv_rule, "conv_rule", error));
     }
     CHECK_ARG(o->override_count == 0 || o->overrides != NULL, error);
     for (size_t i = 0; i < o->override_count; i++) {
         CHECK_ARG(o->overrides[i].pattern != NULL, error);
+        CHECK_ARG(o->overrides[i].rule.kind != LORA_RANK_SIZE, error);
         TRY(lora__rank_rule_check(&o->overrides[i].rule,
                                   o->overrides[i].pattern, error));
     }
@@ -43,6 +48,31 @@ static lora_status extract_check_rules(const lora__extract *job,
         return lora__fail(error, LORA_ERROR_RANGE, LORA_NO_OFFSET, "max_rank",
                           "cap and floor do not fit");
     }
+    return LORA_OK;
+}
+
+/* A rule for the whole file: layers get the most that it may take, and are
+ * fitted to it together. */
+static lora_status extract_check_size(lora__extract *job, lora_error *error)
+{
+    const lora_adapter_extract_options *o = &job->options;
+
+    if (job->rule == NULL || job->rule->kind != LORA_RANK_SIZE) {
+        return LORA_OK;
+    }
+    if (o->kind != LORA_EXTRACT_LOCON && o->kind != LORA_EXTRACT_LORA) {
+        return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET, "size",
+                          "a size is for pairs of factors, not for %s",
+                          job->form->name);
+    }
+    CHECK_ARG(o->clamp == 0.0, error);
+    job->size = job->rule;
+    job->most.kind = LORA_RANK_FIXED;
+    job->most.rank = o->max_rank != 0 ? o->max_rank : EXTRACT_MOST;
+    if (job->most.rank < o->min_rank) {
+        job->most.rank = o->min_rank;
+    }
+    job->rule = &job->most;
     return LORA_OK;
 }
 
@@ -65,8 +95,9 @@ static lora_status extract_check(lora__extract *job, lora_error *error)
     TRY(extract_check_rules(job, error));
     TRY(extract_check_patterns(o->include, o->include_count, error));
     TRY(extract_check_patterns(o->exclude, o->exclude_count, error));
-    CHECK_ARG(o->kind >= LORA_EXTRACT_LOCON && o->kind <= LORA_EXTRACT_FULL,
-              error);
+    job->form = lora__extract_form_of(o->kind);
+    CHECK_ARG(job->form != NULL, error);
+    TRY(extract_check_size(job, error));
     CHECK_ARG((o->flags & ~(uint32_t)15) == 0, error);
     CHECK_ARG((o->flags & LORA_EXTRACT_RESUME) == 0 || o->journal != NULL,
               error);
@@ -80,10 +111,20 @@ static lora_status extract_check(lora__extract *job, lora_error *error)
                           lora_dtype_name(o->dtype));
     }
     job->dialect = lora__dialect_find(dialect);
-    return job->dialect != NULL
-               ? LORA_OK
-               : lora__fail(error, LORA_ERROR_ARGUMENT, LORA_NO_OFFSET, dialect,
-                            "no such dialect");
+    if (job->dialect == NULL) {
+        return lora__fail(error, LORA_ERROR_ARGUMENT, LORA_NO_OFFSET, dialect,
+                          "no such dialect");
+    }
+    for (size_t i = 0; i < LORA__COUNT(job->form->needs); i++) {
+        lora__role role = job->form->needs[i];
+        if (role != LORA__ROLE_UNKNOWN &&
+            !lora__dialect_has_role(job->dialect, role)) {
+            return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
+                              dialect, "this dialect cannot hold %s: kohya can",
+                              job->form->name);
+        }
+    }
+    return LORA_OK;
 }
 
 /* ---- the job's identity ------------------------------------------------ */
@@ -142,6 +183,7 @@ extract_identity(uint8_t out[32], const lora__extract *job, lora_error *error)
     extract_hash_text(&sha, lora__context_get(job->context)->backend.name);
     extract_hash_text(&sha, lora__dialect_id(job->dialect));
     extract_hash_rule(&sha, job->rule);
+    extract_hash_rule(&sha, job->size);
     extract_hash_rule(&sha, o->conv_rule);
     for (size_t i = 0; i < o->override_count; i++) {
         extract_hash_text(&sha, o->overrides[i].pattern);

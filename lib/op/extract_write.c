@@ -16,14 +16,12 @@ typedef struct extract_writer {
     int64_t shared_rank; /* 0: none yet, -1: several */
 } extract_writer;
 
-/* The name of a role of a match's module, in the dialect. One that no family
- * knows keeps the name it has. */
-static lora_status extract_spell(extract_writer *w,
-                                 const lora__match *match,
-                                 lora__role role,
-                                 lora_error *error)
+LORA_PRIVATE lora_status lora__extract_spell(lora__buffer *out,
+                                             const lora__extract *job,
+                                             const lora__match *match,
+                                             lora__role role,
+                                             lora_error *error)
 {
-    const lora__extract *job = w->job;
     const lora__tensor *tensor = &job->pair.base->tensors[match->base.tensor];
     lora__spelling spelling;
 
@@ -36,9 +34,9 @@ static lora_status extract_spell(extract_writer *w,
         spelling.stored = tensor->module;
         spelling.stored_dialect = job->dialect;
     }
-    lora__buffer_clear(&w->name);
-    TRY(lora__names_write(&w->name, job->dialect, &spelling, error));
-    return lora__buffer_status(&w->name, error);
+    lora__buffer_clear(out);
+    TRY(lora__names_write(out, job->dialect, &spelling, error));
+    return lora__buffer_status(out, error);
 }
 
 /* Let the builder have one tensor: its memory, or its place in the journal. */
@@ -68,22 +66,22 @@ static lora_status extract_put_tensor(extract_writer *w,
                                    file->entry_count - 1, -1, NULL, error);
 }
 
-/* Alpha where the dialect has a tensor for it: the rank, as the factors are
- * scaled already. */
+/* Alpha where the dialect has a tensor for it: what makes the scale 1, as the
+ * factors are scaled already. */
 static lora_status extract_put_alpha(extract_writer *w,
                                      const lora__match *match,
                                      const lora__extracted *result,
                                      lora_error *error)
 {
-    double alpha = (double)result->rank;
+    double alpha = result->alpha;
     lora_dtype dtype = lora__emit_alpha_dtype(result->tensors[0].dtype, alpha);
     void *data;
 
-    if (result->rank == 0 ||
+    if (alpha == 0.0 ||
         !lora__dialect_has_role(w->job->dialect, LORA__ROLE_ALPHA)) {
         return LORA_OK;
     }
-    TRY(extract_spell(w, match, LORA__ROLE_ALPHA, error));
+    TRY(lora__extract_spell(&w->name, w->job, match, LORA__ROLE_ALPHA, error));
     TRY(lora__emit_encode(&data, w->job->context, w->name.data, dtype, &alpha,
                           1, error));
     return lora__builder_adopt(w->builder, w->name.data, dtype, 0, NULL, data,
@@ -101,7 +99,8 @@ static lora_status extract_put_layer(extract_writer *w,
     lora_status status;
 
     lora_error_init(&found, sizeof found);
-    status = extract_spell(w, match, result->tensors[0].role, &found);
+    status = lora__extract_spell(&w->name, w->job, match,
+                                 result->tensors[0].role, &found);
     if (status == LORA_ERROR_KEY || status == LORA_ERROR_UNSUPPORTED) {
         result->state = LORA__EXTRACT_NO_PLACE;
         return LORA_OK;
@@ -110,7 +109,8 @@ static lora_status extract_put_layer(extract_writer *w,
         return lora__error_merge(error, &found);
     }
     for (size_t i = 0; i < result->tensor_count; i++) {
-        TRY(extract_spell(w, match, result->tensors[i].role, error));
+        TRY(lora__extract_spell(&w->name, w->job, match,
+                                result->tensors[i].role, error));
         TRY(extract_put_tensor(w, &result->tensors[i], error));
     }
     if (result->rank > 0) {
@@ -138,7 +138,7 @@ static lora_status extract_put_summary(extract_writer *w, lora_error *error)
         TRY(lora_builder_set_metadata(w->builder, keys[i], rank, error));
     }
     return lora_builder_set_metadata(w->builder, "ss_network_module",
-                                     "networks.lora", error);
+                                     w->job->form->module, error);
 }
 
 /* The same adapter with the metadata that other programs want to see. */
@@ -229,7 +229,8 @@ static void extract_put_row(lora_report_module *row,
     row->rank_out = result->rank;
     row->energy = extract_kept(result);
     row->error = result->error;
-    row->spectral = rank < result->sigma_count ? result->sigma[rank] : 0.0;
+    row->spectral =
+        rank > 0 && rank < result->sigma_count ? result->sigma[rank] : 0.0;
 }
 
 static void extract_put_json(lora__buffer *json,
@@ -393,6 +394,15 @@ LORA_PRIVATE lora_status lora__extract_write(lora_adapter **out,
     lora_status status;
 
     TRY_OR_DONE(extract_build(&adapter, job, error));
+    if (job->size != NULL) {
+        lora_adapter *wide = adapter;
+        adapter = NULL;
+        status = lora__extract_fit(&adapter, job, wide, error);
+        lora_adapter_destroy(wide);
+        if (status != LORA_OK) {
+            goto done;
+        }
+    }
     TRY_OR_DONE(extract_report(job, adapter, error));
     *out = adapter;
     return LORA_OK;
