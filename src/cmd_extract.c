@@ -163,15 +163,36 @@ static char *extract_journal_path(const app_state *app)
     return path;
 }
 
+/* What a failure is about: the input that it names, a tensor that the message
+ * says the file of, or else the second input, which did not fit. */
+static const char *
+extract_subject(char **paths, lora_status status, const lora_error *error)
+{
+    for (int i = 0; i < 2; i++) {
+        size_t bytes = strlen(paths[i]);
+        if (say_is_about(error, paths[i]) ||
+            (strncmp(error->subject, paths[i], bytes) == 0 &&
+             error->subject[bytes] == '/')) {
+            return paths[i];
+        }
+    }
+    return status == LORA_ERROR_NONFINITE ? error->subject : paths[1];
+}
+
 static int extract_failed(app_state *app,
                           char **paths,
                           const char *journal,
                           lora_status status,
                           const lora_error *error)
 {
-    int code = say_failure(app, SAY_READING, paths[1], status, error);
+    int about_journal = journal != NULL && say_is_about(error, journal);
+    int code = say_failure(
+        app, about_journal ? SAY_WRITING : SAY_READING,
+        about_journal ? journal : extract_subject(paths, status, error), status,
+        error);
+    /* What is no journal of this call is not told of: nothing was written. */
     if (journal != NULL && system_path_kind(journal) == SYSTEM_FILE &&
-        status != LORA_ERROR_STATE && status != LORA_ERROR_FORMAT) {
+        (!about_journal || error->os_error != 0)) {
         say_note(app, "%s holds what was done: --resume goes on", journal);
     }
     return code;
