@@ -152,11 +152,14 @@ static int extract_read_rank(app_state *app,
     return 0;
 }
 
-/* Where the journal of an output is; freed with free(). */
+/* Where the journal of an output is, beside it; freed with free(). */
 static char *extract_journal_path(const app_state *app)
 {
     static const char ending[] = ".journal";
     size_t bytes = strlen(app->common.output);
+    while (bytes > 1 && app->common.output[bytes - 1] == '/') {
+        bytes--; /* a folder */
+    }
     char *path = app_alloc(bytes + sizeof ending, 1);
     memcpy(path, app->common.output, bytes);
     memcpy(path + bytes, ending, sizeof ending);
@@ -179,9 +182,11 @@ extract_subject(char **paths, lora_status status, const lora_error *error)
     return status == LORA_ERROR_NONFINITE ? error->subject : paths[1];
 }
 
+/* `begun`: a journal that is there is of this call. */
 static int extract_failed(app_state *app,
                           char **paths,
                           const char *journal,
+                          int begun,
                           lora_status status,
                           const lora_error *error)
 {
@@ -190,9 +195,12 @@ static int extract_failed(app_state *app,
         app, about_journal ? SAY_WRITING : SAY_READING,
         about_journal ? journal : extract_subject(paths, status, error), status,
         error);
-    /* What is no journal of this call is not told of: nothing was written. */
-    if (journal != NULL && system_path_kind(journal) == SYSTEM_FILE &&
-        (!about_journal || error->os_error != 0)) {
+    if (status == LORA_ERROR_KEY && begun) {
+        (void)remove(journal); /* all is done, and comes to nothing */
+    } else if (journal != NULL && status != LORA_ERROR_KEY &&
+               status != LORA_ERROR_SHAPE &&
+               (about_journal ? error->os_error != 0 : code != EXIT_INPUT) &&
+               system_path_kind(journal) == SYSTEM_FILE) {
         say_note(app, "%s holds what was done: --resume goes on", journal);
     }
     return code;
@@ -207,13 +215,15 @@ static int extract_work(app_state *app,
     lora_report *report = NULL;
     lora_error error;
     uint64_t bytes = 0;
+    int begun = options->journal != NULL &&
+                system_path_kind(options->journal) == SYSTEM_NOTHING;
     lora_error_init(&error, sizeof error);
     lora_status status =
         lora_adapter_extract(&adapter, &report, app->context, paths[0],
                              paths[1], rule, options, &error);
     int code = status == LORA_OK ? output_edit_metadata(app, &adapter)
                                  : extract_failed(app, paths, options->journal,
-                                                  status, &error);
+                                                  begun, status, &error);
     if (code == 0) {
         code = output_save(app, adapter, paths[1], &bytes);
     }
