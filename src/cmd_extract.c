@@ -152,26 +152,55 @@ static int extract_read_rank(app_state *app,
     return 0;
 }
 
-/* Where the journal of an output is; freed with free(). */
+/* Where the journal of an output is, beside it; freed with free(). */
 static char *extract_journal_path(const app_state *app)
 {
     static const char ending[] = ".journal";
     size_t bytes = strlen(app->common.output);
+    while (bytes > 1 && app->common.output[bytes - 1] == '/') {
+        bytes--; /* a folder */
+    }
     char *path = app_alloc(bytes + sizeof ending, 1);
     memcpy(path, app->common.output, bytes);
     memcpy(path + bytes, ending, sizeof ending);
     return path;
 }
 
+/* What a failure is about: the input that it names, a tensor that the message
+ * says the file of, or else the second input, which did not fit. */
+static const char *
+extract_subject(char **paths, lora_status status, const lora_error *error)
+{
+    for (int i = 0; i < 2; i++) {
+        size_t bytes = strlen(paths[i]);
+        if (say_is_about(error, paths[i]) ||
+            (strncmp(error->subject, paths[i], bytes) == 0 &&
+             error->subject[bytes] == '/')) {
+            return paths[i];
+        }
+    }
+    return status == LORA_ERROR_NONFINITE ? error->subject : paths[1];
+}
+
+/* `begun`: a journal that is there is of this call. */
 static int extract_failed(app_state *app,
                           char **paths,
                           const char *journal,
+                          int begun,
                           lora_status status,
                           const lora_error *error)
 {
-    int code = say_failure(app, SAY_READING, paths[1], status, error);
-    if (journal != NULL && system_path_kind(journal) == SYSTEM_FILE &&
-        status != LORA_ERROR_STATE && status != LORA_ERROR_FORMAT) {
+    int about_journal = journal != NULL && say_is_about(error, journal);
+    int code = say_failure(
+        app, about_journal ? SAY_WRITING : SAY_READING,
+        about_journal ? journal : extract_subject(paths, status, error), status,
+        error);
+    if (status == LORA_ERROR_KEY && begun) {
+        (void)remove(journal); /* all is done, and comes to nothing */
+    } else if (journal != NULL && status != LORA_ERROR_KEY &&
+               status != LORA_ERROR_SHAPE &&
+               (about_journal ? error->os_error != 0 : code != EXIT_INPUT) &&
+               system_path_kind(journal) == SYSTEM_FILE) {
         say_note(app, "%s holds what was done: --resume goes on", journal);
     }
     return code;
@@ -186,13 +215,15 @@ static int extract_work(app_state *app,
     lora_report *report = NULL;
     lora_error error;
     uint64_t bytes = 0;
+    int begun = options->journal != NULL &&
+                system_path_kind(options->journal) == SYSTEM_NOTHING;
     lora_error_init(&error, sizeof error);
     lora_status status =
         lora_adapter_extract(&adapter, &report, app->context, paths[0],
                              paths[1], rule, options, &error);
     int code = status == LORA_OK ? output_edit_metadata(app, &adapter)
                                  : extract_failed(app, paths, options->journal,
-                                                  status, &error);
+                                                  begun, status, &error);
     if (code == 0) {
         code = output_save(app, adapter, paths[1], &bytes);
     }

@@ -100,10 +100,9 @@ int say_exit_code(say_phase phase, lora_status status)
     }
 }
 
-/* 1 if the subject of an error is the file itself; of a long path only the
- * tail is kept. */
-static int say_is_file(const lora_error *error, const char *file)
+int say_is_about(const lora_error *error, const char *file)
 {
+    /* Of a long path only the tail is kept. */
     size_t subject_bytes = strlen(error->subject);
     size_t file_bytes = strlen(file);
     if (subject_bytes + 8 < sizeof error->subject) {
@@ -136,7 +135,7 @@ int say_failure(app_state *app,
                 const lora_error *error)
 {
     char where[400] = "";
-    int about_file = say_is_file(error, file);
+    int about_file = say_is_about(error, file);
     int code = say_exit_code(phase, status);
     if (status == LORA_ERROR_CANCELLED) {
         say_error(app, file, "interrupted, nothing was written");

@@ -30,6 +30,9 @@ int say_failure(app_state *app,
                 lora_status status,
                 const lora_error *error);
 
+/* 1 if the subject of an error is the file itself. */
+int say_is_about(const lora_error *error, const char *file);
+
 /* The exit code alone. */
 int say_exit_code(say_phase phase, lora_status status);
 

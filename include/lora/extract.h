@@ -110,10 +110,12 @@ lora_adapter_extract_options_init(lora_adapter_extract_options *options,
  *          LORA_ERROR_UNSUPPORTED (a kind that the dialect cannot hold, or a
  *          size has no ranks of);
  *          LORA_ERROR_KEY (nothing in common, or nothing changed);
- *          LORA_ERROR_SHAPE (shapes differ); LORA_ERROR_NONFINITE, with the
- *          tensor; LORA_ERROR_STATE (the journal is of other inputs or
- *          options); what opening gives; LORA_ERROR_CONVERGENCE;
- *          LORA_ERROR_IO; LORA_ERROR_MEMORY; LORA_ERROR_CANCELLED.
+ *          LORA_ERROR_SHAPE (shapes differ; the log has a warning for each);
+ *          LORA_ERROR_NONFINITE, with the tensor; LORA_ERROR_STATE (the journal
+ *          is of other inputs or options, or another process is at work on
+ *          it); LORA_ERROR_FORMAT (the journal is none); what opening gives;
+ *          LORA_ERROR_CONVERGENCE; LORA_ERROR_IO; LORA_ERROR_MEMORY;
+ *          LORA_ERROR_CANCELLED.
  *  @threads safe.
  *  @since 0.1
  */

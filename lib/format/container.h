@@ -11,6 +11,7 @@
 #include "core/arena.h"
 #include "core/buffer.h"
 #include "core/map.h"
+#include "platform/file.h"
 
 #include <lora/io.h>
 #include <lora/tensor.h>
@@ -140,6 +141,14 @@ LORA_PRIVATE lora_status lora__reader_open_file(lora_reader *out,
                                                 lora_context *context,
                                                 const char *path,
                                                 int map,
+                                                lora_error *error);
+
+/* One on an open file of so many bytes, which is the reader's from here on; on
+ * failure it stays the caller's. */
+LORA_PRIVATE lora_status lora__reader_take_file(lora_reader *out,
+                                                lora_context *context,
+                                                lora__file file,
+                                                uint64_t bytes,
                                                 lora_error *error);
 LORA_PRIVATE lora_status lora__reader_open_memory(lora_reader *out,
                                                   lora_context *context,

@@ -1,8 +1,6 @@
 /* Readers on files and memory, and reading through any reader. */
 #include "format/container.h"
 
-#include "platform/file.h"
-
 #include <string.h>
 
 typedef struct reader_file {
@@ -78,25 +76,20 @@ reader_file_open(reader_file *r, const char *path, int map, lora_error *error)
     return LORA_OK;
 }
 
-LORA_PRIVATE lora_status lora__reader_open_file(lora_reader *out,
+LORA_PRIVATE lora_status lora__reader_take_file(lora_reader *out,
                                                 lora_context *context,
-                                                const char *path,
-                                                int map,
+                                                lora__file file,
+                                                uint64_t bytes,
                                                 lora_error *error)
 {
     void *memory;
     reader_file *r;
-    lora_status status;
 
     TRY(lora__alloc_zeroed(&memory, context, 1, sizeof *r, error));
     r = memory;
     r->context = context;
-    r->file.handle = -1;
-    status = reader_file_open(r, path, map, error);
-    if (status != LORA_OK) {
-        reader_file_destroy(r);
-        return status;
-    }
+    r->file = file;
+    r->bytes = bytes;
     memset(out, 0, sizeof *out);
     out->struct_size = sizeof *out;
     out->user = r;
@@ -105,6 +98,24 @@ LORA_PRIVATE lora_status lora__reader_open_file(lora_reader *out,
     out->map = reader_file_map;
     out->destroy = reader_file_destroy;
     return LORA_OK;
+}
+
+LORA_PRIVATE lora_status lora__reader_open_file(lora_reader *out,
+                                                lora_context *context,
+                                                const char *path,
+                                                int map,
+                                                lora_error *error)
+{
+    static const lora__file closed = {-1};
+    lora_status status;
+
+    TRY(lora__reader_take_file(out, context, closed, 0, error));
+    status = reader_file_open(out->user, path, map, error);
+    if (status != LORA_OK) {
+        reader_file_destroy(out->user);
+        memset(out, 0, sizeof *out);
+    }
+    return status;
 }
 
 typedef struct reader_memory {

@@ -293,34 +293,73 @@ static int pair_compare_matches(const void *a, const void *b)
 /* Answers ------------------------------------------------------------------
  */
 
-static void pair_put_shape(char out[120], const lora__holding *hold)
+static void pair_put_shape(char out[LORA__PAIR_SHAPE],
+                           const lora__holding *hold)
 {
     size_t used = 0;
 
     out[0] = '\0';
-    for (int32_t d = 0; d < hold->ndim && used < 100; d++) {
-        used += (size_t)snprintf(out + used, 120 - used, "%s%lld",
+    for (int32_t d = 0; d < hold->ndim && used < LORA__PAIR_SHAPE - 20; d++) {
+        used += (size_t)snprintf(out + used, LORA__PAIR_SHAPE - used, "%s%lld",
                                  d == 0 ? "" : "x", (long long)hold->shape[d]);
     }
+}
+
+LORA_PRIVATE void lora__pair_put_shapes(char base[LORA__PAIR_SHAPE],
+                                        char tuned[LORA__PAIR_SHAPE],
+                                        const lora__match *match)
+{
+    pair_put_shape(base, &match->base);
+    pair_put_shape(tuned, &match->tuned);
+}
+
+/* SHAPE where shapes differ, after all that do were told to the log. */
+static lora_status pair_refuse_shapes(const lora__pair *pair, lora_error *error)
+{
+    const lora__match *first = NULL;
+    char base[LORA__PAIR_SHAPE];
+    char tuned[LORA__PAIR_SHAPE];
+    size_t others = pair->counts[LORA__MATCH_SHAPES];
+
+    for (size_t i = pair->count; i-- > 0;) {
+        const lora__match *match = &pair->matches[i];
+
+        if (match->state == LORA__MATCH_SHAPES) {
+            first = match;
+        }
+    }
+    if (first == NULL) {
+        return LORA_OK;
+    }
+    for (size_t i = 0; i < pair->count && others > 1; i++) {
+        const lora__match *match = &pair->matches[i];
+
+        if (match->state == LORA__MATCH_SHAPES) {
+            lora__pair_put_shapes(base, tuned, match);
+            lora__log(
+                pair->base->context, LORA_LOG_WARNING,
+                "%s%s is %s in the base, %s in the tuned model", match->target,
+                match->role == LORA__ROLE_BIAS ? ".bias" : "", base, tuned);
+        }
+    }
+    lora__pair_put_shapes(base, tuned, first);
+    return others == 1
+               ? lora__fail(
+                     error, LORA_ERROR_SHAPE, LORA_NO_OFFSET, first->target,
+                     "%s in the base, %s in the tuned model", base, tuned)
+               : lora__fail(error, LORA_ERROR_SHAPE, LORA_NO_OFFSET,
+                            first->target,
+                            "%s in the base, %s in the tuned model, the first "
+                            "of %llu tensors whose shapes differ",
+                            base, tuned, (unsigned long long)others);
 }
 
 static lora_status pair_check(const pair_job *job, lora_error *error)
 {
     const lora__pair *pair = job->pair;
 
-    for (size_t i = 0; i < pair->count && !job->options->skip_shapes; i++) {
-        const lora__match *match = &pair->matches[i];
-        char base[120];
-        char tuned[120];
-
-        if (match->state != LORA__MATCH_SHAPES) {
-            continue;
-        }
-        pair_put_shape(base, &match->base);
-        pair_put_shape(tuned, &match->tuned);
-        return lora__fail(error, LORA_ERROR_SHAPE, LORA_NO_OFFSET,
-                          match->target,
-                          "%s in the base, %s in the tuned model", base, tuned);
+    if (!job->options->skip_shapes) {
+        TRY(pair_refuse_shapes(pair, error));
     }
     return pair->counts[LORA__MATCH_BOTH] > 0
                ? LORA_OK

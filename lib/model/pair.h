@@ -10,6 +10,9 @@
 
 #include "model/checkpoint.h"
 
+/* Room for a shape as text. */
+#define LORA__PAIR_SHAPE 120
+
 typedef enum lora__match_state {
     LORA__MATCH_BOTH = 0,   /* the same rows and columns on both sides */
     LORA__MATCH_SHAPES,     /* on both sides, with other shapes */
@@ -53,12 +56,17 @@ typedef struct lora__pair {
 /* Match two checkpoints, which must outlive the pair. Patterns are those of
  * lora__tensor_matches, on either side; what they leave out is not listed.
  * SHAPE, with the first such target, where shapes differ and that is not
- * allowed; KEY where nothing matches. */
+ * allowed, and then all of them go to the log; KEY where nothing matches. */
 LORA_PRIVATE lora_status lora__pair_create(lora__pair *out,
                                            const lora__checkpoint *base,
                                            const lora__checkpoint *tuned,
                                            const lora__pair_options *options,
                                            lora_error *error);
+
+/* The shapes of both sides, as text. */
+LORA_PRIVATE void lora__pair_put_shapes(char base[LORA__PAIR_SHAPE],
+                                        char tuned[LORA__PAIR_SHAPE],
+                                        const lora__match *match);
 
 /* A zeroed pair may be destroyed. */
 LORA_PRIVATE void lora__pair_destroy(lora__pair *pair);

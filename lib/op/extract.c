@@ -170,11 +170,13 @@ static lora_status extract_hash_checkpoint(lora__sha256 *sha,
     return LORA_OK;
 }
 
-/* Everything that decides which bytes come out. */
+/* Everything that decides which bytes come out. What is left out or refused
+ * does not: a journal that met a bad tensor goes on with SKIP_BAD. */
 static lora_status
 extract_identity(uint8_t out[32], const lora__extract *job, lora_error *error)
 {
     const lora_adapter_extract_options *o = &job->options;
+    uint32_t exact = o->flags & LORA_EXTRACT_EXACT;
     lora__sha256 sha;
 
     lora__sha256_init(&sha, lora__context_get(job->context)->cpu);
@@ -201,7 +203,7 @@ extract_identity(uint8_t out[32], const lora__extract *job, lora_error *error)
     lora__sha256_update(&sha, &o->counting, sizeof o->counting);
     lora__sha256_update(&sha, &o->split, sizeof o->split);
     lora__sha256_update(&sha, &o->lokr_factor, sizeof o->lokr_factor);
-    lora__sha256_update(&sha, &o->flags, sizeof o->flags);
+    lora__sha256_update(&sha, &exact, sizeof exact);
     TRY(extract_hash_checkpoint(&sha, job->pair.base, error));
     TRY(extract_hash_checkpoint(&sha, job->pair.tuned, error));
     lora__sha256_finish(&sha, out);
@@ -270,6 +272,7 @@ static lora_status extract_recall(lora__extract *job,
                                   const lora__journal_record *record,
                                   lora_error *error)
 {
+    int skip_bad = (job->options.flags & LORA_EXTRACT_SKIP_BAD) != 0;
     lora__extracted head;
     lora__extracted *out;
     size_t bytes;
@@ -281,7 +284,8 @@ static lora_status extract_recall(lora__extract *job,
                            error));
     out = &job->results[record->index];
     if (out->state != LORA__EXTRACT_PENDING ||
-        !extract_record_fits(&head, record->bytes)) {
+        !extract_record_fits(&head, record->bytes) ||
+        (head.state == LORA__EXTRACT_BAD && !skip_bad)) {
         return LORA_OK;
     }
     head.sigma = NULL;
@@ -309,7 +313,6 @@ static lora_status extract_open_journal(lora__extract *job, lora_error *error)
     if (job->options.journal == NULL) {
         return LORA_OK;
     }
-    job->options.flags &= ~(uint32_t)LORA_EXTRACT_RESUME;
     TRY(extract_identity(identity, job, error));
     TRY(lora__journal_open(&job->journal, job->context, job->options.journal,
                            identity, resume, error));

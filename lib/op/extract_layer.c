@@ -15,6 +15,13 @@
 /* So many numbers are made f64 at a time. */
 #define EXTRACT_WIDE 512
 
+/* One of the two, to those who read messages. */
+typedef struct extract_side {
+    const lora__checkpoint *c;
+    const lora__holding *holding;
+    const char *name;
+} extract_side;
+
 /* ---- the difference ---------------------------------------------------- */
 
 static lora_dtype
@@ -24,8 +31,9 @@ extract_dtype(const lora__extract *job, const lora__holding *holding, int tuned)
     return c->tensors[holding->tensor].entry->dtype;
 }
 
-/* 1 if all values are finite. In blocks that compilers make vectors of: a
- * number is finite if its exponent is not all ones. */
+/* 1 if all values are finite, and so those that they are the difference of. In
+ * blocks that compilers make vectors of: a number is finite if its exponent is
+ * not all ones. */
 static int extract_is_finite(const float *values, size_t count)
 {
     enum { BLOCK = 16 };
@@ -53,23 +61,48 @@ static int extract_is_finite(const float *values, size_t count)
     return 1;
 }
 
-/* NONFINITE, with the tensor, where a value is not finite. */
-static lora_status extract_check_values(const lora__checkpoint *c,
-                                        const lora__holding *holding,
-                                        const float *values,
-                                        size_t first,
-                                        size_t count,
+/* NONFINITE if a tensor, as it is stored, has values that are not finite. */
+static lora_status extract_check_tensor(const extract_side *side,
                                         lora_error *error)
 {
-    const lora__entry *entry = c->tensors[holding->tensor].entry;
+    const lora__tensor *t = &side->c->tensors[side->holding->tensor];
     lora__values found;
 
-    if (extract_is_finite(values, count)) {
-        return LORA_OK;
+    TRY(lora__values_look_at(&found, t->container, t->index, error));
+    return found.bad == 0
+               ? LORA_OK
+               : lora__fail(error, LORA_ERROR_NONFINITE, t->entry->offset,
+                            t->name,
+                            "%llu of %llu values are NaN or infinite, the "
+                            "first is element %llu; in %s, %s",
+                            (unsigned long long)found.bad,
+                            (unsigned long long)t->entry->elements,
+                            (unsigned long long)found.first_bad, side->name,
+                            t->container->path);
+}
+
+/* Why the difference is not finite: NONFINITE, or what reading gives. */
+static lora_status extract_say_nonfinite(const lora__extract_work *w,
+                                         const float *diff,
+                                         size_t first,
+                                         lora_error *error)
+{
+    const lora__pair *pair = &w->job->pair;
+    const extract_side base = {pair->base, &w->match->base, "the base"};
+    const extract_side tuned = {pair->tuned, &w->match->tuned,
+                                "the tuned model"};
+    size_t i = 0;
+
+    TRY(extract_check_tensor(&base, error));
+    TRY(extract_check_tensor(&tuned, error));
+    while (isfinite(diff[i])) {
+        i++;
     }
-    memset(&found, 0, sizeof found);
-    lora__values_add(&found, values, count, first);
-    return lora__values_check(&found, entry, error);
+    return lora__fail(error, LORA_ERROR_NONFINITE, LORA_NO_OFFSET,
+                      tuned.c->tensors[tuned.holding->tensor].name,
+                      "the difference from the base is too large for F32, "
+                      "first of element %llu",
+                      (unsigned long long)(first + i));
 }
 
 /* Some rows: tuned less base, in place of tuned. */
@@ -91,16 +124,14 @@ static lora_status extract_read_rows(lora__extract_work *w,
                                    error));
     TRY(lora__checkpoint_read_rows(base, pair->base, of_base, row, rows,
                                    error));
-    TRY(extract_check_values(pair->tuned, of_tuned, diff, row * w->cols, count,
-                             error));
-    TRY(extract_check_values(pair->base, of_base, base, row * w->cols, count,
-                             error));
     if (noise->columns > 0) {
         lora__noise_add(noise, noise_of_tuned ? diff : base, rows);
     }
     w->changed |= memcmp(diff, base, count * sizeof *base) != 0;
     w->job->kernels->axpy_f32(diff, base, -1.0f, count);
-    return LORA_OK;
+    return extract_is_finite(diff, count)
+               ? LORA_OK
+               : extract_say_nonfinite(w, diff, row * w->cols, error);
 }
 
 /* Read the difference, and the floor of rounding that it has. */

@@ -293,6 +293,8 @@ extract_add_problem(lora__extract *job, size_t index, lora_error *error)
     const lora__match *match = &job->pair.matches[index];
     const char *code = NULL;
     const char *why = "";
+    char base[LORA__PAIR_SHAPE] = "";
+    char tuned[LORA__PAIR_SHAPE] = "";
 
     switch (match->state) {
     case LORA__MATCH_BOTH:
@@ -307,7 +309,8 @@ extract_add_problem(lora__extract *job, size_t index, lora_error *error)
         break;
     case LORA__MATCH_SHAPES:
         code = "shapes_differ";
-        why = "has another shape in the other checkpoint, so it is left out";
+        why = "left out, as its shapes differ: ";
+        lora__pair_put_shapes(base, tuned, match);
         break;
     case LORA__MATCH_BASE_ONLY:
         code = "only_in_base";
@@ -324,8 +327,9 @@ extract_add_problem(lora__extract *job, size_t index, lora_error *error)
                ? LORA_OK
                : lora__problems_add(
                      &job->report->problems, LORA_SEVERITY_WARNING, LORA_OK,
-                     code, match->target, error, "%s%s",
-                     match->role == LORA__ROLE_BIAS ? "its bias " : "", why);
+                     code, match->target, error, "%s%s%s%s%s",
+                     match->role == LORA__ROLE_BIAS ? "its bias " : "", why,
+                     base, *base != '\0' ? " in the base, tuned " : "", tuned);
 }
 
 static void extract_put_totals(lora__extract *job,

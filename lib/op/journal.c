@@ -150,42 +150,65 @@ journal_begin(lora__journal *j, const uint8_t *job, lora_error *error)
                       "cannot write", error);
 }
 
-/* A file that is there: that of this job, or of another one. */
-static lora_status journal_take(lora__journal *j,
-                                uint64_t bytes,
-                                const uint8_t *job,
-                                int resume,
-                                lora_error *error)
+/* Which job a file that is there belongs to. One that was ended within its
+ * first write holds nothing: *out_whole is 0. */
+static lora_status journal_read_head(uint8_t out_job[JOURNAL_JOB],
+                                     int *out_whole,
+                                     const lora__journal *j,
+                                     lora_error *error)
 {
+    enum { MAGIC = sizeof JOURNAL_MAGIC - 1 };
     unsigned char head[JOURNAL_HEAD];
-    const unsigned char *theirs = head + sizeof JOURNAL_MAGIC - 1;
     size_t got = 0;
 
     TRY(journal_os(j, lora__file_read_at(j->file, 0, head, sizeof head, &got),
                    "cannot read", error));
-    /* One that was ended within its first write holds nothing. */
-    if (got < sizeof head && memcmp(head, JOURNAL_MAGIC,
-                                    got < sizeof JOURNAL_MAGIC - 1
-                                        ? got
-                                        : sizeof JOURNAL_MAGIC - 1) == 0) {
-        return journal_begin(j, job, error);
-    }
-    if (got < sizeof head ||
-        memcmp(head, JOURNAL_MAGIC, sizeof JOURNAL_MAGIC - 1) != 0) {
+    if (memcmp(head, JOURNAL_MAGIC, got < MAGIC ? got : MAGIC) != 0) {
         return lora__fail(error, LORA_ERROR_FORMAT, 0, j->path,
                           "there is a file in the journal's place that is "
                           "none");
     }
-    if (!resume) {
-        return journal_begin(j, job, error);
+    *out_whole = got == sizeof head;
+    if (*out_whole) {
+        memcpy(out_job, head + MAGIC, JOURNAL_JOB);
     }
+    return LORA_OK;
+}
+
+/* Go on with a file of so many bytes. */
+static lora_status journal_resume(lora__journal *j,
+                                  uint64_t bytes,
+                                  const uint8_t *theirs,
+                                  const uint8_t *job,
+                                  lora_error *error)
+{
     if (memcmp(theirs, job, JOURNAL_JOB) != 0) {
         return lora__fail(error, LORA_ERROR_STATE, LORA_NO_OFFSET, j->path,
                           "a journal of other inputs or options: nothing to "
                           "resume");
     }
-    j->end = sizeof head;
+    j->end = JOURNAL_HEAD;
     return journal_scan(j, bytes, error);
+}
+
+/* The file for writing, closed if there is none, and from here on nobody
+ * else's. */
+static lora_status
+journal_hold(lora__journal *j, uint64_t *out_bytes, lora_error *error)
+{
+    if (!lora__path_exists(j->path)) {
+        return LORA_OK;
+    }
+    TRY(journal_os(j, lora__file_open_update(&j->file, out_bytes, j->path),
+                   "cannot open", error));
+    if (j->file.handle == -1) {
+        return lora__fail(error, LORA_ERROR_IO, LORA_NO_OFFSET, j->path,
+                          "a link or no file: not a place for a journal");
+    }
+    return lora__file_lock(j->file)
+               ? LORA_OK
+               : lora__fail(error, LORA_ERROR_STATE, LORA_NO_OFFSET, j->path,
+                            "another process is at work on this journal");
 }
 
 static lora_status journal_open_file(lora__journal *j,
@@ -193,29 +216,25 @@ static lora_status journal_open_file(lora__journal *j,
                                      int resume,
                                      lora_error *error)
 {
+    uint8_t theirs[JOURNAL_JOB];
     uint64_t bytes = 0;
+    int whole = 0;
 
-    if (lora__path_exists(j->path)) {
-        TRY(journal_os(j, lora__file_open_update(&j->file, &bytes, j->path),
-                       "cannot open", error));
-        if (j->file.handle == -1) {
-            return lora__fail(error, LORA_ERROR_IO, LORA_NO_OFFSET, j->path,
-                              "a link or no file: not a place for a journal");
+    TRY(journal_hold(j, &bytes, error));
+    if (j->file.handle != -1) {
+        TRY(journal_read_head(theirs, &whole, j, error));
+        if (resume) {
+            return whole ? journal_resume(j, bytes, theirs, job, error)
+                         : journal_begin(j, job, error);
         }
-        if (!resume) {
-            /* Old records would follow the new head. */
-            TRY(journal_take(j, bytes, job, 0, error));
-            (void)lora__file_close(&j->file);
-            lora__path_remove(j->path);
-        } else {
-            return journal_take(j, bytes, job, 1, error);
-        }
+        /* Another file, as old records would follow the new head. */
+        (void)lora__file_close(&j->file);
+        lora__path_remove(j->path);
     }
     TRY(journal_os(j, lora__file_create(&j->file, j->path), "cannot create",
                    error));
     TRY(journal_os(j, lora__file_close(&j->file), "cannot create", error));
-    TRY(journal_os(j, lora__file_open_update(&j->file, &bytes, j->path),
-                   "cannot open", error));
+    TRY(journal_hold(j, &bytes, error));
     return journal_begin(j, job, error);
 }
 
@@ -353,22 +372,21 @@ LORA_PRIVATE lora_status lora__journal_append(uint64_t *out_offset,
 }
 
 LORA_PRIVATE lora_status lora__journal_container(lora__container **out,
-                                                 const lora__journal *journal,
+                                                 lora__journal *journal,
                                                  lora_error *error)
 {
     lora_status status;
 
     TRY(lora__container_create(out, journal->context, "journal", journal->path,
                                error));
-    status = lora__reader_open_file(&(*out)->reader, journal->context,
-                                    journal->path, 0, error);
-    if (status == LORA_OK) {
-        status = (*out)->reader.size((*out)->reader.user, &(*out)->file_bytes);
-    }
+    status = lora__reader_take_file(&(*out)->reader, journal->context,
+                                    journal->file, journal->end, error);
     if (status != LORA_OK) {
-        memset(&(*out)->reader, 0, sizeof(*out)->reader);
         lora__container_release(*out);
         *out = NULL;
+        return status;
     }
-    return status;
+    (*out)->file_bytes = journal->end;
+    journal->file.handle = -1;
+    return LORA_OK;
 }

@@ -22,9 +22,9 @@ typedef struct lora__journal_record {
 
 /* Open or begin a journal. `job` says which job it is: everything its result
  * depends on. With `resume` 1 the records of an earlier call are kept, if there
- * are any; STATE if they are of another job, FORMAT if the file is no journal.
- * With 0 a journal that is there is begun anew, and a file that is none is
- * refused (FORMAT). Links and special files are refused (IO). */
+ * are any; STATE if they are of another job. With 0 a journal that is there is
+ * begun anew. Refused are a file that is no journal (FORMAT), links and special
+ * files (IO), and a journal that another process has open (STATE). */
 LORA_PRIVATE lora_status lora__journal_open(lora__journal **out,
                                             lora_context *context,
                                             const char *path,
@@ -58,10 +58,10 @@ LORA_PRIVATE lora_status lora__journal_append(uint64_t *out_offset,
                                               size_t count,
                                               lora_error *error);
 
-/* A container without entries whose reader is the journal's file, which
- * outlives the journal: entries with offsets in the file may be added. */
+/* A container without entries that takes the journal's file over: nothing more
+ * is appended, and entries with offsets in the file may be added. */
 LORA_PRIVATE lora_status lora__journal_container(lora__container **out,
-                                                 const lora__journal *journal,
+                                                 lora__journal *journal,
                                                  lora_error *error);
 
 /* Closing NULL does nothing. The file stays. */

@@ -55,6 +55,11 @@ LORA_PRIVATE int32_t lora__file_write_at(lora__file file,
                                          const void *data,
                                          size_t bytes);
 
+/* Keep other processes from locking the file until it is closed; 0 if one has
+ * it. Everybody gets a file whose file system knows no locks, and a process is
+ * not kept out by its own. */
+LORA_PRIVATE int lora__file_lock(lora__file file);
+
 /* Bytes to the disk. */
 LORA_PRIVATE int32_t lora__file_flush(lora__file file);
 

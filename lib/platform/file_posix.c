@@ -216,6 +216,17 @@ LORA_PRIVATE int32_t lora__file_write_at(lora__file file,
     return 0;
 }
 
+LORA_PRIVATE int lora__file_lock(lora__file file)
+{
+    struct flock lock;
+
+    memset(&lock, 0, sizeof lock);
+    lock.l_type = F_WRLCK;
+    lock.l_whence = SEEK_SET;
+    return fcntl((int)file.handle, F_SETLK, &lock) == 0 ||
+           (errno != EACCES && errno != EAGAIN);
+}
+
 LORA_PRIVATE int32_t lora__file_flush(lora__file file)
 {
     int result;

@@ -258,6 +258,13 @@ LORA_PRIVATE int32_t lora__file_write_at(lora__file file,
     return 0;
 }
 
+/* Files open for writing are locked: nobody else may open them so. */
+LORA_PRIVATE int lora__file_lock(lora__file file)
+{
+    (void)file;
+    return 1;
+}
+
 LORA_PRIVATE int32_t lora__file_flush(lora__file file)
 {
     return FlushFileBuffers(file_handle(file)) ? 0 : file_last_error();

@@ -11,7 +11,7 @@ int main(void)
 
 #else
 
-#include "api/folder.h"
+#include "api/pair.h"
 
 #define ROOM 512 /* bytes: no struct is larger */
 #define LATER 24 /* bytes that a later release might have appended */
@@ -71,6 +71,24 @@ static lora_status use_resize(const void *options, lora_error *error)
     lora_status status =
         lora_adapter_resize(&out, &report, adapter, &rule, options, error);
 
+    if (status != LORA_OK) {
+        assert_null(report);
+    }
+    lora_report_destroy(report);
+    return end_adapter(out, status);
+}
+
+static lora_status use_extract(const void *options, lora_error *error)
+{
+    const lora_rank_rule rule = {LORA_RANK_FIXED, 1, 0.0};
+    lora_adapter *out = JUNK(lora_adapter);
+    lora_report *report = JUNK(lora_report);
+    lora_status status;
+
+    pair_make();
+    status = lora_adapter_extract(&out, &report, context, PAIR_BASE, PAIR_TUNED,
+                                  &rule, options, error);
+    folder_count(1);
     if (status != LORA_OK) {
         assert_null(report);
     }
@@ -158,6 +176,7 @@ INIT(adapter_check)
 INIT(adapter_fix)
 INIT(adapter_convert)
 INIT(adapter_resize)
+INIT(adapter_extract)
 INIT(metadata_edit)
 
 static const struct {
@@ -180,6 +199,8 @@ static const struct {
      use_convert},
     {"resize", sizeof(lora_adapter_resize_options), init_adapter_resize,
      use_resize},
+    {"extract", sizeof(lora_adapter_extract_options), init_adapter_extract,
+     use_extract},
     {"edit", sizeof(lora_metadata_edit_options), init_metadata_edit, use_edit},
 };
 

@@ -14,6 +14,7 @@ int main(void)
 
 #include "torture/works.h"
 
+#include "api/pair.h"
 #include "api/reader.h"
 
 #include <signal.h>
@@ -317,6 +318,158 @@ static void test_full_disk(void **state)
     lora_adapter_destroy(adapter);
 }
 
+/* ---- extraction -------------------------------------------------------- */
+
+static lora_status
+extract(lora_adapter **out, uint32_t flags, lora_error *error)
+{
+    const lora_rank_rule rule = {LORA_RANK_FIXED, 2, 0.0};
+    lora_adapter_extract_options options;
+    lora_status status;
+
+    lora_adapter_extract_options_init(&options, sizeof options);
+    options.journal = in_folder("journal");
+    options.flags = flags;
+    *out = JUNK(lora_adapter);
+    error_dirty(error);
+    status = lora_adapter_extract(out, NULL, context, PAIR_BASE, PAIR_TUNED,
+                                  &rule, &options, error);
+    assert_true((status == LORA_OK) == (*out != NULL));
+    return status;
+}
+
+/* What a journal of everything gives, and its bytes; free() them. */
+static unsigned char *whole_journal(lora_adapter **out, size_t *out_bytes)
+{
+    static unsigned char journal[1 << 16];
+    lora_error error;
+    FILE *file;
+    unsigned char *bytes;
+
+    pair_make();
+    assert_int_equal(extract(out, 0, &error), LORA_OK);
+    file = fopen(in_folder("journal"), "rb");
+    assert_non_null(file);
+    *out_bytes = fread(journal, 1, sizeof journal, file);
+    assert_true(*out_bytes > 1000 && *out_bytes < sizeof journal);
+    fclose(file);
+    bytes = malloc(*out_bytes);
+    assert_non_null(bytes);
+    memcpy(bytes, journal, *out_bytes);
+    return bytes;
+}
+
+/* Cut at every length: what is not whole is done again. */
+static void test_journal_cut(void **state)
+{
+    lora_adapter *want;
+    lora_adapter *got;
+    lora_error error;
+    size_t bytes;
+    unsigned char *journal = whole_journal(&want, &bytes);
+
+    (void)state;
+    for (size_t cut = 0; cut <= bytes; cut++) {
+        folder_put("journal", journal, cut);
+        assert_int_equal(extract(&got, LORA_EXTRACT_RESUME, &error), LORA_OK);
+        assert_same_file(got, want);
+        lora_adapter_destroy(got);
+    }
+    lora_adapter_destroy(want);
+    free(journal);
+}
+
+/* Every byte wrong: of the head refused, and nothing is overwritten; of a
+ * record found out. */
+static void test_journal_wrong(void **state)
+{
+    enum { MAGIC = 8, HEAD = MAGIC + 32 };
+    lora_adapter *want;
+    lora_adapter *got;
+    lora_error error;
+    size_t bytes;
+    unsigned char *journal = whole_journal(&want, &bytes);
+
+    (void)state;
+    for (size_t at = 0; at < bytes; at++) {
+        lora_status status;
+        journal[at] ^= 0x41;
+        folder_put("journal", journal, bytes);
+        status = extract(&got, LORA_EXTRACT_RESUME, &error);
+        assert_error(&error, status,
+                     at < MAGIC  ? LORA_ERROR_FORMAT
+                     : at < HEAD ? LORA_ERROR_STATE
+                                 : LORA_OK,
+                     ANY_OFFSET, at < HEAD ? in_folder("journal") : NULL);
+        if (status == LORA_OK) {
+            assert_same_file(got, want);
+        } else {
+            folder_check("journal", journal, bytes);
+        }
+        lora_adapter_destroy(got);
+        journal[at] ^= 0x41;
+    }
+    lora_adapter_destroy(want);
+    free(journal);
+}
+
+/* A disk that has room for so many bytes of the journal: what is in it counts
+ * once there is more. */
+static void test_journal_full(void **state)
+{
+    lora_adapter *want;
+    lora_adapter *got;
+    struct rlimit before;
+    lora_error error;
+    size_t bytes;
+
+    (void)state;
+    free(whole_journal(&want, &bytes));
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    signal(SIGXFSZ, SIG_IGN);
+    for (size_t room = 0; room < bytes; room += 61) {
+        struct rlimit limit = {room, before.rlim_max};
+        lora_status status;
+        assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+        status = extract(&got, 0, &error);
+        assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+        assert_error(&error, status, LORA_ERROR_IO, LORA_NO_OFFSET,
+                     in_folder("journal"));
+        assert_int_equal(error.os_error, EFBIG);
+        assert_int_equal(extract(&got, LORA_EXTRACT_RESUME, &error), LORA_OK);
+        assert_same_file(got, want);
+        lora_adapter_destroy(got);
+    }
+    signal(SIGXFSZ, SIG_DFL);
+    lora_adapter_destroy(want);
+}
+
+/* A checkpoint cut at every length. */
+static void test_checkpoint_cut(void **state)
+{
+    unsigned char file[1 << 14];
+    lora_adapter *got;
+    lora_error error;
+    FILE *whole;
+    size_t bytes;
+
+    (void)state;
+    pair_make();
+    whole = fopen(PAIR_TUNED, "rb");
+    assert_non_null(whole);
+    bytes = fread(file, 1, sizeof file, whole);
+    assert_true(bytes < sizeof file);
+    fclose(whole);
+    for (size_t cut = 0; cut < bytes; cut++) {
+        lora_status status;
+        folder_put("tuned.safetensors", file, cut);
+        status = extract(&got, 0, &error);
+        assert_true(status == LORA_ERROR_TRUNCATED ||
+                    status == LORA_ERROR_FORMAT);
+        assert_error(&error, status, status, ANY_OFFSET, NULL);
+    }
+}
+
 /* ---- paths ------------------------------------------------------------- */
 
 static void expect_path(const char *path, int os_error)
@@ -434,12 +587,14 @@ static int end(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_nth_read),     TEST(test_short_reads),
-        TEST(test_lies),         TEST(test_changing),
-        TEST(test_cut_anywhere), TEST(test_wrong_anywhere),
-        TEST(test_nth_write),    TEST(test_full_disk),
-        TEST(test_paths),        TEST(test_no_permission),
-        TEST(test_not_utf8),
+        TEST(test_nth_read),       TEST(test_short_reads),
+        TEST(test_lies),           TEST(test_changing),
+        TEST(test_cut_anywhere),   TEST(test_wrong_anywhere),
+        TEST(test_nth_write),      TEST(test_full_disk),
+        TEST(test_paths),          TEST(test_no_permission),
+        TEST(test_not_utf8),       TEST(test_journal_cut),
+        TEST(test_journal_wrong),  TEST(test_journal_full),
+        TEST(test_checkpoint_cut),
     };
 
     return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -16,7 +16,7 @@ int main(void)
 
 #else
 
-#include "api/folder.h"
+#include "api/pair.h"
 
 #include "api/reader.h"
 
@@ -179,6 +179,9 @@ static void put_files(int count)
         put_half("1.safetensors", "lora_down");
         put_half("2.safetensors", "lora_up");
         folder_put("x.safetensors.index.json", SHARDS, sizeof SHARDS - 1);
+    }
+    if (count > 6) {
+        pair_make();
     }
 }
 
@@ -386,6 +389,33 @@ static lora_status resize(const call *job, lora_error *error)
                                  error);
     end_report(report, status);
     return end_adapter(out, status);
+}
+
+/* With a journal (flag 1), and with one that is whole (flag 2); what is left
+ * of it does no harm to the next call, and is gone after this one. */
+static lora_status extract(const call *job, lora_error *error)
+{
+    const lora_rank_override override = {"*to_q", {LORA_RANK_FIXED, 2, 0.0}};
+    lora_adapter *out = JUNK(lora_adapter);
+    lora_report *report = JUNK(lora_report);
+    lora_adapter_extract_options options;
+    lora_status status;
+
+    lora_adapter_extract_options_init(&options, sizeof options);
+    options.overrides = &override;
+    options.override_count = 1;
+    options.dtype = job->dtype;
+    options.dialect = job->dialect;
+    options.journal = job->flag > 0 ? in_folder("journal") : NULL;
+    options.flags = job->flag > 1 ? LORA_EXTRACT_RESUME : 0;
+    status = lora_adapter_extract(&out, &report, context, PAIR_BASE, PAIR_TUNED,
+                                  &job->rule, &options, error);
+    end_report(report, status);
+    end_adapter(out, status);
+    if (job->flag != 2 || status == LORA_OK) {
+        (void)remove(in_folder("journal"));
+    }
+    return status;
 }
 
 /* The same from spectra. */
@@ -693,6 +723,12 @@ static const call jobs[] = {
     {"size", image_sample, 0, resize, NULL, RULE(SIZE, 1e5), 0, 0, 0},
     {"core", image_sample, 0, resize, NULL, FIXED(1), 0, 2, 0},
     {"spectra", image_sample, 0, decompose, NULL, FIXED(1), 0, 0, 0},
+    {"extract", image_half, 8, extract, NULL, FIXED(1), 0, 0, 0},
+    {"extract f32", image_half, 8, extract, "kohya", RULE(ENERGY, 0.9),
+     LORA_DTYPE_F32, 0, 0},
+    {"extract all", image_half, 8, extract, NULL, RULE(KNEE, 0.0), 0, 0, 0},
+    {"extract journal", image_half, 8, extract, NULL, FIXED(1), 0, 1, 0},
+    {"extract resume", image_half, 8, extract, NULL, FIXED(1), 0, 2, 0},
     {"build", image_sample, 0, build, NULL, NONE, 0, 0, 0},
     {"edit", image_sample, 0, build, NULL, NONE, 0, 1, 0},
     {"save", image_sample, 0, save_file, NULL, NONE, 0, 0, 0},
