@@ -37,6 +37,7 @@ sys.dont_write_bytecode = True
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 sys.path.insert(0, str(HERE.parent))
+import curves  # noqa: E402
 import dense  # noqa: E402
 import kernels  # noqa: E402
 import resize  # noqa: E402
@@ -188,7 +189,7 @@ def extract_command(args, paths, out, rank):
     return command + (["--threads", args.threads] if args.threads else [])
 
 
-def curves(args, folder, out):
+def cost(args, folder, out):
     """CPU seconds by the number of layers, and by the rank; of a tenth of the
     layers."""
     result = {"layers": [], "rank": []}
@@ -206,39 +207,11 @@ def curves(args, folder, out):
     return result
 
 
-def draw(path, found):
-    """Two curves, axes from 0."""
-    parts = ['<svg xmlns="http://www.w3.org/2000/svg" width="760" height="300" '
-             'font-family="sans-serif" font-size="12">'
-             '<rect width="760" height="300" fill="#fff"/>']
-    for k, (what, points) in enumerate(found.items()):
-        left, top, width, height = 60 + 380 * k, 40, 290, 200
-        most_x = max(x for x, _ in points)
-        most_y = max(y for _, y in points)
-        at = [(left + width * x / most_x, top + height * (1 - y / most_y))
-              for x, y in points]
-        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
-        parts.append(
-            f'<text x="{left}" y="24">CPU seconds by {what}</text>'
-            f'<path d="M{left} {top}v{height}h{width}" fill="none" '
-            f'stroke="#888"/><polyline points="{left},{top + height} {line}" '
-            'fill="none" stroke="#36c" stroke-dasharray="3 3"/>')
-        for (x, y), (value, seconds) in zip(at, points):
-            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" '
-                         f'fill="#36c"/><text x="{x - 8:.1f}" '
-                         f'y="{top + height + 18}">{value}</text>'
-                         f'<text x="{x - 30:.1f}" y="{y - 8:.1f}">'
-                         f'{seconds:.2f}</text>')
-    path.write_text("".join(parts) + "</svg>\n")
-
-
 # The report -----------------------------------------------------------------
 
 def parse():
     parser = resize.parser_for(__doc__, 3, "extract")
     parser.add_argument("--layers", type=float, default=1.0)
-    parser.add_argument("--no-curves", action="store_true",
-                        help="leave out cost against size")
     return parser.parse_args()
 
 
@@ -268,12 +241,9 @@ def main():
     resize.table(rows, lora.row())
     print(f"memory: RssAnon peak {peak / 1024:.1f} MiB, allocator peak "
           f"{resize.allocator_peak(talk)}")
-    found = {} if args.no_curves else curves(args, folder, out)
-    for what, points in found.items():
-        print(f"CPU seconds by {what}: " + ", ".join(
-            f"{x}: {y:.2f}" for x, y in points))
+    found = {} if args.no_curves else cost(args, folder, out)
     if found:
-        draw(folder / "extract.svg", found)
+        curves.show(folder / "extract.svg", found)
     if args.json:
         args.json.write_text(json.dumps(
             {"layers": len(layers), "rows": rows, "rss_anon_kb": peak,
