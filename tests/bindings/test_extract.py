@@ -81,6 +81,8 @@ def try_settings():
             ({"cumulative": 0.8}, ["--cumulative", 0.8]),
             ({"effective": True}, ["--effective"]),
             ({"knee": True, "max_rank": 5}, ["--knee", "--max-rank", 5]),
+            ({"size": 30000}, ["--size", 30000]),
+            ({"global_threshold": 0.02}, ["--global-threshold", 0.02]),
             ({"energy": 0.5, "min_rank": 3}, ["--energy", 0.5,
                                               "--min-rank", 3]),
             ({"rank": 4, "conv_rank": 2}, ["--rank", 4, "--conv-rank", 2]),
@@ -141,6 +143,7 @@ def try_journal():
 
 def try_refusals():
     for settings in ({}, {"rank": 4, "energy": 0.9},
+                     {"global_threshold": 1.0, "conv_rank": 3},
                      {"rank": "auto", "knee": True}, {"rank": 4, "kind": "x"},
                      {"rank": 4, "count": "x"}, {"rank": 4, "split": "x"},
                      {"rank": 4, "dialect": "x"},

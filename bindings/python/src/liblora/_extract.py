@@ -35,7 +35,9 @@ def extract(base: Path, tuned: Path, *, rank: Union[int, str, None] = None,
             energy: Optional[float] = None, ratio: Optional[float] = None,
             threshold: Optional[float] = None,
             cumulative: Optional[float] = None, effective: bool = False,
-            knee: bool = False, conv_rank: Optional[int] = None,
+            knee: bool = False, size: Optional[int] = None,
+            global_threshold: Optional[float] = None,
+            conv_rank: Optional[int] = None,
             max_rank: Optional[int] = None, min_rank: Optional[int] = None,
             module_rank: Optional[Mapping[str, int]] = None,
             kind: str = "locon", factor: Optional[int] = None,
@@ -52,8 +54,8 @@ def extract(base: Path, tuned: Path, *, rank: Union[int, str, None] = None,
     of the result says what it keeps.
 
     One rule, as of Adapter.resize(): rank, energy, ratio, threshold,
-    cumulative, effective or knee. rank="auto" keeps what is more than rounding
-    noise. Beside it:
+    cumulative, effective, knee, size or global_threshold. rank="auto" keeps
+    what is more than rounding noise. Beside it:
 
     conv_rank   the rank of k x k convolutions
     max_rank, min_rank  bounds, whatever the rule
@@ -78,11 +80,13 @@ def extract(base: Path, tuned: Path, *, rank: Union[int, str, None] = None,
     context = _core.settle(context, progress)
     given = {"rank": None if rank == "auto" else rank, "energy": energy,
              "ratio": ratio, "threshold": threshold, "cumulative": cumulative,
-             "effective": effective, "knee": knee}
+             "effective": effective, "knee": knee, "size": size,
+             "global_threshold": global_threshold}
     rule = _resize.rule_of(given)
     if (rule is None) != (rank == "auto") and not (
             rule is None and kind in _WITHOUT_RANK):
         raise _resize.one_of(given)
+    _resize.check_global(global_threshold, conv_rank, module_rank)
     overrides = _resize.overrides_of(module_rank)
     wanted, unwanted = _patterns(include), _patterns(exclude)
     settings = options(

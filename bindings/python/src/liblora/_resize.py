@@ -56,6 +56,14 @@ def one_of(given: dict[str, Any]) -> _errors.LoraError:
                         f"give one of {', '.join(given)}")
 
 
+def check_global(threshold: Optional[float], conv_rank: Optional[int],
+                 module_rank: Optional[Mapping[str, int]]) -> None:
+    """The rule for all layers goes with none for some."""
+    if threshold is not None and (conv_rank or module_rank):
+        raise _errors.make(_ffi.LORA_ERROR_ARGUMENT,
+                           "global_threshold is for all layers")
+
+
 def overrides_of(module_rank: Optional[Mapping[str, int]]) -> Any:
     rows = [_ffi.lora_rank_override(text(pattern), fixed(k))
             for pattern, k in (module_rank or {}).items()]
@@ -94,9 +102,7 @@ def arguments(*, rank: Optional[int] = None,
         if not (conv_rank or max_rank or module_rank):
             raise one_of(given)
         rule = fixed(_ANY_RANK)
-    if global_threshold is not None and (conv_rank or module_rank):
-        raise _errors.make(_ffi.LORA_ERROR_ARGUMENT,
-                           "global_threshold is for all layers")
+    check_global(global_threshold, conv_rank, module_rank)
     overrides = overrides_of(module_rank)
     settings = options(
         _ffi.lora_adapter_resize_options,
