@@ -27,7 +27,7 @@ static const opt_spec extract_options[] = {
      offsetof(extract_settings, rank), 0, 0, 0},
     RANKS_OPTIONS,
     {"kind", 0, OPT_CHOICE, "locon|lora|tucker|lokr|full",
-     "what layers become; lora leaves k x k convolutions out (locon)",
+     "what layers become (locon); lora: no k x k",
      offsetof(extract_settings, kind), 0, 0, 0},
     {"factor", 0, OPT_COUNT, "F", "of LoKr: split dimensions by F",
      offsetof(extract_settings, factor), 1, RANKS_MOST, 0},
@@ -41,8 +41,7 @@ static const opt_spec extract_options[] = {
      offsetof(extract_settings, exact), 0, 0, 0},
     {"resume", 0, OPT_FLAG, NULL, "go on where an earlier call ended",
      offsetof(extract_settings, resume), 0, 0, 0},
-    {"skip-shapes", 0, OPT_FLAG, NULL,
-     "leave out layers whose shapes differ, instead of refusing",
+    {"skip-shapes", 0, OPT_FLAG, NULL, "leave out layers whose shapes differ",
      offsetof(extract_settings, skip_shapes), 0, 0, 0},
     {NULL, 0, OPT_FLAG, NULL, NULL, 0, 0, 0, 0},
 };
@@ -143,8 +142,8 @@ static int extract_read_rank(app_state *app,
     if (text == NULL || *out_auto) {
         return 0;
     }
-    if (!opt_read_count(&ranks->rank, text) || ranks->rank < 1 ||
-        ranks->rank > RANKS_MOST) {
+    if (!opt_read_count(&ranks->rules.rank, text) || ranks->rules.rank < 1 ||
+        ranks->rules.rank > RANKS_MOST) {
         return say_usage(app, "--rank",
                          "\"%s\" is not a rank from 1 to %d, nor auto", text,
                          RANKS_MOST);

@@ -2,78 +2,32 @@
 #include "cmd.h"
 #include "input.h"
 #include "output.h"
+#include "ranks.h"
 #include "say.h"
 #include "text.h"
 
-#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define RESIZE_RANK_MOST 65536
-
-/* Of the choices of --split. */
-enum { RESIZE_SPLIT_UP = 2 };
-
-/* Of these one is given. They come first in the settings, so that an offset
- * tells whether an option is one of them. */
-typedef struct resize_rules {
-    uint64_t rank, size;
-    opt_real energy, ratio, threshold, global_threshold, cumulative;
-    int effective, knee;
-} resize_rules;
-
 typedef struct resize_settings {
-    resize_rules rules;
-    uint64_t conv_rank, max_rank, min_rank;
-    opt_list module_ranks, outputs;
-    int pad, keep_core, kohya_count, lycoris_count, split;
+    ranks_settings ranks;
+    opt_list outputs;
+    int pad, keep_core;
 } resize_settings;
 
 static const opt_spec resize_options[] = {
     {"output", 'o', OPT_LIST, "FILE[@RULE]",
      "where it goes; @rank=8: by that rule (repeatable)",
      offsetof(resize_settings, outputs), 0, 0, 0},
-    {"rank", 0, OPT_COUNT, "K", "at most K",
-     offsetof(resize_settings, rules.rank), 1, RESIZE_RANK_MOST, 0},
-    {"energy", 0, OPT_REAL, "E", "keep the share E of the squared values",
-     offsetof(resize_settings, rules.energy), 0, 1, 0},
-    {"ratio", 0, OPT_REAL, "P", "drop values below the largest divided by P",
-     offsetof(resize_settings, rules.ratio), 1, 1e300, 0},
-    {"threshold", 0, OPT_REAL, "T", "drop values up to T",
-     offsetof(resize_settings, rules.threshold), 0, 1e300, 0},
-    {"cumulative", 0, OPT_REAL, "C", "keep the share C of the sum of values",
-     offsetof(resize_settings, rules.cumulative), 0, 1, 0},
-    {"effective", 0, OPT_FLAG, NULL, "keep exp(entropy) of the values",
-     offsetof(resize_settings, rules.effective), 0, 0, 0},
-    {"knee", 0, OPT_FLAG, NULL, "keep values up to the bend of their curve",
-     offsetof(resize_settings, rules.knee), 0, 0, 0},
-    {"global-threshold", 0, OPT_REAL, "T",
-     "drop values up to T, the same in all layers",
-     offsetof(resize_settings, rules.global_threshold), 0, 1e300, 0},
-    {"size", 0, OPT_SIZE, "SIZE", "a file of at most SIZE: 40MB, 40MiB",
-     offsetof(resize_settings, rules.size), 1, 9e15, 0},
-    {"conv-rank", 0, OPT_COUNT, "K", "rank of k x k convolutions",
-     offsetof(resize_settings, conv_rank), 1, RESIZE_RANK_MOST, 0},
-    {"max-rank", 0, OPT_COUNT, "K", "never above K, whatever the rule",
-     offsetof(resize_settings, max_rank), 1, RESIZE_RANK_MOST, 0},
-    {"min-rank", 0, OPT_COUNT, "K", "never below K, whatever the rule",
-     offsetof(resize_settings, min_rank), 1, RESIZE_RANK_MOST, 0},
-    {"module-rank", 0, OPT_LIST, "PATTERN=K",
-     "rank of the modules that match (repeatable)",
-     offsetof(resize_settings, module_ranks), 0, 0, 0},
+    RANKS_OPTION(
+        "rank", OPT_COUNT, "K", "at most K", rules.rank, 1, RANKS_MOST),
+    RANKS_OPTIONS,
     {"pad", 0, OPT_FLAG, NULL, "fill up with zeros to just --rank",
      offsetof(resize_settings, pad), 0, 0, 0},
     {"keep-core", 0, OPT_FLAG, NULL, "keep the cores of Tucker modules",
      offsetof(resize_settings, keep_core), 0, 0, 0},
-    {"kohya-count", 0, OPT_FLAG, NULL, "count ranks as kohya's resize_lora",
-     offsetof(resize_settings, kohya_count), 0, 0, 0},
-    {"lycoris-count", 0, OPT_FLAG, NULL, "count them as LyCORIS",
-     offsetof(resize_settings, lycoris_count), 0, 0, 0},
-    {"split", 0, OPT_CHOICE, "even|up",
-     "which factors the values go into (even)",
-     offsetof(resize_settings, split), 0, 0, 0},
     {NULL, 0, OPT_FLAG, NULL, NULL, 0, 0, 0, 0},
 };
 
@@ -87,96 +41,32 @@ typedef struct resize_totals {
     size_t count, lowered;
 } resize_totals;
 
-static lora_rank_rule resize_fixed(uint64_t rank)
-{
-    lora_rank_rule rule = {LORA_RANK_FIXED, (int32_t)rank, 0.0};
-    return rule;
-}
-
-/* The rule that was given, and how many were. */
-static int resize_find_rule(const resize_rules *rules, lora_rank_rule *out)
-{
-    const struct {
-        lora_rank_rule_kind kind;
-        int given;
-        double value;
-    } all[] = {
-        {LORA_RANK_FIXED, rules->rank != 0, 0.0},
-        {LORA_RANK_ENERGY, rules->energy.given, rules->energy.value},
-        {LORA_RANK_RATIO, rules->ratio.given, rules->ratio.value},
-        {LORA_RANK_THRESHOLD, rules->threshold.given, rules->threshold.value},
-        {LORA_RANK_THRESHOLD, rules->global_threshold.given,
-         rules->global_threshold.value},
-        {LORA_RANK_CUMULATIVE, rules->cumulative.given,
-         rules->cumulative.value},
-        {LORA_RANK_EFFECTIVE, rules->effective, 0.0},
-        {LORA_RANK_KNEE, rules->knee, 0.0},
-        {LORA_RANK_SIZE, rules->size != 0, (double)rules->size},
-    };
-    int given = 0;
-    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
-        if (all[i].given) {
-            out->kind = all[i].kind;
-            out->rank = (int32_t)rules->rank;
-            out->value = all[i].value;
-            given++;
-        }
-    }
-    return given;
-}
-
 /* Refuse what contradicts a rule. */
-static int resize_check_rule(app_state *app,
-                             const resize_settings *own,
-                             const resize_rules *rules)
+static int resize_check_rules(app_state *app,
+                              const resize_settings *own,
+                              const ranks_rules *rules)
 {
     if (own->pad && rules->rank == 0) {
         return say_usage(app, "--pad", "needs --rank");
     }
-    if (rules->global_threshold.given &&
-        (own->conv_rank != 0 || own->module_ranks.count != 0)) {
-        return say_usage(app, "--global-threshold",
-                         "is for all layers, --threshold leaves out those of "
-                         "--conv-rank and --module-rank");
-    }
-    return 0;
+    return ranks_check_rules(app, &own->ranks, rules);
 }
 
-/* The main rule from the options; 0, or EXIT_USAGE after a message. */
+/* The main rule; 0, or EXIT_USAGE after a message. */
 static int resize_pick_rule(app_state *app,
                             const resize_settings *own,
+                            const ranks_choice *choice,
                             lora_rank_rule *out)
 {
-    *out = resize_fixed(RESIZE_RANK_MOST);
-    int given = resize_find_rule(&own->rules, out);
-    if (given > 1) {
-        return say_usage(app, NULL,
-                         "give one of --rank, --energy, --ratio, --threshold, "
-                         "--global-threshold, --cumulative, --effective, "
-                         "--knee, --size; --max-rank and --min-rank go with "
-                         "any");
-    }
-    if (given == 0 && own->conv_rank == 0 && own->max_rank == 0 &&
-        own->module_ranks.count == 0) {
+    *out = choice->rule;
+    if (!choice->given && choice->conv_rule == NULL &&
+        own->ranks.max_rank == 0 && choice->override_count == 0) {
         return say_usage(app, NULL,
                          "to what rank? Give --rank K, --energy E, --ratio P, "
                          "--threshold T, --cumulative C, --effective, --knee "
                          "or --size SIZE");
     }
-    return resize_check_rule(app, own, &own->rules);
-}
-
-/* Options of one run that go together. */
-static int resize_check_settings(app_state *app, const resize_settings *own)
-{
-    if (own->kohya_count && own->lycoris_count) {
-        return say_usage(app, "--lycoris-count",
-                         "does not go with --kohya-count");
-    }
-    if (own->max_rank != 0 && own->min_rank > own->max_rank) {
-        return say_usage(app, "--min-rank", "is above --max-rank");
-    }
-    return 0;
+    return resize_check_rules(app, own, &own->ranks.rules);
 }
 
 /* One file to write, and the rule for it. */
@@ -189,8 +79,7 @@ typedef struct resize_target {
 static const opt_spec *resize_rule_option(const char *name, size_t bytes)
 {
     for (const opt_spec *spec = resize_options; spec->name != NULL; spec++) {
-        if (spec->offset < sizeof(resize_rules) &&
-            strlen(spec->name) == bytes &&
+        if (spec->offset < sizeof(ranks_rules) && strlen(spec->name) == bytes &&
             memcmp(spec->name, name, bytes) == 0) {
             return spec;
         }
@@ -202,6 +91,7 @@ static const opt_spec *resize_rule_option(const char *name, size_t bytes)
  * behind an '@' and begins with no such name belongs to the file's. */
 static int resize_read_target(app_state *app,
                               const resize_settings *own,
+                              const ranks_choice *choice,
                               const char *text,
                               resize_target *out)
 {
@@ -217,7 +107,7 @@ static int resize_read_target(app_state *app,
         return say_usage(app, "--output", "needs a value that is not empty");
     }
     if (spec == NULL) {
-        code = resize_pick_rule(app, own, &out->rule);
+        code = resize_pick_rule(app, own, choice, &out->rule);
     } else if ((spec->kind == OPT_FLAG) != (value == NULL)) {
         return say_usage(app, "--output", "\"%s\" is not FILE@%s%s%s", text,
                          spec->name, spec->kind == OPT_FLAG ? "" : "=",
@@ -225,9 +115,9 @@ static int resize_read_target(app_state *app,
     } else {
         memset(&other, 0, sizeof other);
         code = opt_store(app, spec, (char *)&other + spec->offset, value);
-        resize_find_rule(&other.rules, &out->rule);
+        ranks_find_rule(&other.ranks.rules, &out->rule);
         if (code == 0) {
-            code = resize_check_rule(app, own, &other.rules);
+            code = resize_check_rules(app, own, &other.ranks.rules);
         }
     }
     if (code == 0) {
@@ -236,28 +126,6 @@ static int resize_read_target(app_state *app,
         out->path[path_bytes] = '\0';
     }
     return code;
-}
-
-/* Read one PATTERN=K; the pattern is copied. The last '=' counts. */
-static int
-resize_read_override(app_state *app, const char *text, lora_rank_override *out)
-{
-    uint64_t rank = 0;
-    const char *equals = strrchr(text, '=');
-    if (equals == NULL || equals == text ||
-        !opt_read_count(&rank, equals + 1) || rank < 1 ||
-        rank > RESIZE_RANK_MOST) {
-        return say_usage(app, "--module-rank",
-                         "\"%s\" is not PATTERN=K with K from 1 to %d", text,
-                         RESIZE_RANK_MOST);
-    }
-    size_t bytes = (size_t)(equals - text);
-    char *pattern = app_alloc(bytes + 1, 1);
-    memcpy(pattern, text, bytes);
-    pattern[bytes] = '\0';
-    out->pattern = pattern;
-    out->rule = resize_fixed(rank);
-    return 0;
 }
 
 static lora_status
@@ -543,14 +411,15 @@ resize_all(resize_job *job, const resize_target *targets, size_t count)
 /* Read what is to be written and check that it can be. */
 static int resize_read_targets(app_state *app,
                                const resize_settings *own,
+                               const ranks_choice *choice,
                                resize_target *targets,
                                size_t count)
 {
-    int code = resize_check_settings(app, own);
+    int code = 0;
     int needed = own->outputs.count == 0;
     for (size_t i = 0; code == 0 && i < own->outputs.count; i++) {
         const char *text = own->outputs.items[i];
-        code = resize_read_target(app, own, text, &targets[i]);
+        code = resize_read_target(app, own, choice, text, &targets[i]);
         needed |=
             targets[i].path != NULL && strlen(targets[i].path) == strlen(text);
         for (size_t j = 0; code == 0 && j < i; j++) {
@@ -560,11 +429,9 @@ static int resize_read_targets(app_state *app,
             }
         }
     }
-    lora_rank_rule unused;
     if (code == 0 && own->outputs.count == 0) {
-        code = resize_pick_rule(app, own, &targets[0].rule);
-    } else if (code == 0 && !needed &&
-               resize_find_rule(&own->rules, &unused) != 0) {
+        code = resize_pick_rule(app, own, choice, &targets[0].rule);
+    } else if (code == 0 && !needed && choice->given) {
         code = say_usage(app, "--output",
                          "every file has a rule of its own, so leave out the "
                          "general one");
@@ -580,45 +447,34 @@ static int
 resize_run(app_state *app, int count, char **paths, const void *settings)
 {
     const resize_settings *own = settings;
-    size_t override_count = own->module_ranks.count;
     size_t target_count = own->outputs.count > 0 ? own->outputs.count : 1;
-    lora_rank_override *overrides =
-        app_alloc(override_count, sizeof *overrides);
     resize_target *targets = app_alloc(target_count, sizeof *targets);
-    lora_rank_rule conv_rule = resize_fixed(own->conv_rank);
+    ranks_choice choice;
     resize_job job;
     (void)count;
-    int code = resize_read_targets(app, own, targets, target_count);
-    for (size_t i = 0; code == 0 && i < override_count; i++) {
-        code = resize_read_override(app, own->module_ranks.items[i],
-                                    &overrides[i]);
+    int code = ranks_read(app, &own->ranks, &choice);
+    if (code == 0) {
+        code = resize_read_targets(app, own, &choice, targets, target_count);
     }
     if (code == 0) {
         memset(&job, 0, sizeof job);
         job.app = app;
         job.input = paths[0];
         lora_adapter_resize_options_init(&job.options, sizeof job.options);
-        job.options.conv_rule = own->conv_rank != 0 ? &conv_rule : NULL;
-        job.options.overrides = overrides;
-        job.options.override_count = override_count;
-        job.options.max_rank = (int32_t)own->max_rank;
-        job.options.min_rank = (int32_t)own->min_rank;
+        job.options.conv_rule = choice.conv_rule;
+        job.options.overrides = choice.overrides;
+        job.options.override_count = choice.override_count;
+        job.options.max_rank = (int32_t)own->ranks.max_rank;
+        job.options.min_rank = (int32_t)own->ranks.min_rank;
         job.options.pad = own->pad != 0;
         job.options.keep_core = own->keep_core != 0;
-        job.options.counting = own->kohya_count     ? LORA_COUNT_KOHYA
-                               : own->lycoris_count ? LORA_COUNT_LYCORIS
-                                                    : LORA_COUNT_EXACT;
-        job.options.split =
-            own->split == RESIZE_SPLIT_UP ? LORA_SPLIT_UP : LORA_SPLIT_EVEN;
+        job.options.counting = choice.counting;
+        job.options.split = choice.split;
         job.options.dtype = output_dtype(app);
         job.options.skip_bad = app->common.skip_bad != 0;
         code = resize_all(&job, targets, target_count);
     }
-    for (size_t i = 0; i < override_count; i++) {
-        char *pattern = (char *)(uintptr_t)overrides[i].pattern;
-        free(pattern);
-    }
-    free(overrides);
+    ranks_release(&choice);
     for (size_t i = 0; i < target_count; i++) {
         free(targets[i].path);
     }

@@ -15,30 +15,30 @@ static lora_rank_rule ranks_fixed(uint64_t rank)
     return rule;
 }
 
-/* The rule that was given, and how many were. */
-static int ranks_find_rule(const ranks_settings *own, lora_rank_rule *out)
+int ranks_find_rule(const ranks_rules *rules, lora_rank_rule *out)
 {
     const struct {
         lora_rank_rule_kind kind;
         int given;
         double value;
     } all[] = {
-        {LORA_RANK_FIXED, own->rank != 0, 0.0},
-        {LORA_RANK_ENERGY, own->energy.given, own->energy.value},
-        {LORA_RANK_RATIO, own->ratio.given, own->ratio.value},
-        {LORA_RANK_THRESHOLD, own->threshold.given, own->threshold.value},
-        {LORA_RANK_THRESHOLD, own->global_threshold.given,
-         own->global_threshold.value},
-        {LORA_RANK_CUMULATIVE, own->cumulative.given, own->cumulative.value},
-        {LORA_RANK_EFFECTIVE, own->effective, 0.0},
-        {LORA_RANK_KNEE, own->knee, 0.0},
-        {LORA_RANK_SIZE, own->size != 0, (double)own->size},
+        {LORA_RANK_FIXED, rules->rank != 0, 0.0},
+        {LORA_RANK_ENERGY, rules->energy.given, rules->energy.value},
+        {LORA_RANK_RATIO, rules->ratio.given, rules->ratio.value},
+        {LORA_RANK_THRESHOLD, rules->threshold.given, rules->threshold.value},
+        {LORA_RANK_THRESHOLD, rules->global_threshold.given,
+         rules->global_threshold.value},
+        {LORA_RANK_CUMULATIVE, rules->cumulative.given,
+         rules->cumulative.value},
+        {LORA_RANK_EFFECTIVE, rules->effective, 0.0},
+        {LORA_RANK_KNEE, rules->knee, 0.0},
+        {LORA_RANK_SIZE, rules->size != 0, (double)rules->size},
     };
     int given = 0;
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         if (all[i].given) {
             out->kind = all[i].kind;
-            out->rank = (int32_t)own->rank;
+            out->rank = (int32_t)rules->rank;
             out->value = all[i].value;
             given++;
         }
@@ -67,11 +67,24 @@ ranks_read_override(app_state *app, const char *text, lora_rank_override *out)
     return 0;
 }
 
+int ranks_check_rules(app_state *app,
+                      const ranks_settings *own,
+                      const ranks_rules *rules)
+{
+    if (rules->global_threshold.given &&
+        (own->conv_rank != 0 || own->module_ranks.count != 0)) {
+        return say_usage(app, "--global-threshold",
+                         "is for all layers, --threshold leaves out those of "
+                         "--conv-rank and --module-rank");
+    }
+    return 0;
+}
+
 int ranks_read(app_state *app, const ranks_settings *own, ranks_choice *out)
 {
     memset(out, 0, sizeof *out);
     out->rule = ranks_fixed(RANKS_MOST);
-    out->given = ranks_find_rule(own, &out->rule);
+    out->given = ranks_find_rule(&own->rules, &out->rule);
     if (out->given > 1) {
         return say_usage(app, NULL,
                          "give one of --rank, --energy, --ratio, --threshold, "
@@ -79,11 +92,13 @@ int ranks_read(app_state *app, const ranks_settings *own, ranks_choice *out)
                          "--knee, --size; --max-rank and --min-rank go with "
                          "any");
     }
-    if (own->global_threshold.given &&
-        (own->conv_rank != 0 || own->module_ranks.count != 0)) {
-        return say_usage(app, "--global-threshold",
-                         "is for all layers, --threshold leaves out those of "
-                         "--conv-rank and --module-rank");
+    int code = ranks_check_rules(app, own, &own->rules);
+    if (code != 0) {
+        return code;
+    }
+    if (own->kohya_count && own->lycoris_count) {
+        return say_usage(app, "--lycoris-count",
+                         "does not go with --kohya-count");
     }
     if (own->max_rank != 0 && own->min_rank > own->max_rank) {
         return say_usage(app, "--min-rank", "is above --max-rank");
@@ -92,8 +107,8 @@ int ranks_read(app_state *app, const ranks_settings *own, ranks_choice *out)
     out->conv_rule = own->conv_rank != 0 ? &out->conv : NULL;
     out->overrides = app_alloc(own->module_ranks.count, sizeof *out->overrides);
     for (size_t i = 0; i < own->module_ranks.count; i++) {
-        int code = ranks_read_override(app, own->module_ranks.items[i],
-                                       &out->overrides[i]);
+        code = ranks_read_override(app, own->module_ranks.items[i],
+                                   &out->overrides[i]);
         if (code != 0) {
             return code;
         }

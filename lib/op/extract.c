@@ -98,6 +98,10 @@ static lora_status extract_check(lora__extract *job, lora_error *error)
     job->form = lora__extract_form_of(o->kind);
     CHECK_ARG(job->form != NULL, error);
     TRY(extract_check_size(job, error));
+    CHECK_ARG(o->counting >= LORA_COUNT_EXACT &&
+                  o->counting <= LORA_COUNT_LYCORIS,
+              error);
+    CHECK_ARG(o->split == LORA_SPLIT_EVEN || o->split == LORA_SPLIT_UP, error);
     CHECK_ARG((o->flags & ~(uint32_t)15) == 0, error);
     CHECK_ARG((o->flags & LORA_EXTRACT_RESUME) == 0 || o->journal != NULL,
               error);

@@ -229,8 +229,14 @@ static void extract_put_row(lora_report_module *row,
     row->rank_out = result->rank;
     row->energy = extract_kept(result);
     row->error = result->error;
-    row->spectral =
-        rank > 0 && rank < result->sigma_count ? result->sigma[rank] : 0.0;
+    row->frobenius = row->energy > 0.0 ? sqrt(row->energy) : 0.0;
+    if (rank > 0 && rank <= result->sigma_count && result->sigma[0] > 0.0) {
+        double ratio = result->norm / result->sigma[0];
+        row->spectral = rank < result->sigma_count ? result->sigma[rank] : 0.0;
+        row->largest = result->sigma[0];
+        row->least = result->sigma[rank - 1];
+        row->stable_rank = ratio * ratio;
+    }
 }
 
 static void extract_put_json(lora__buffer *json,

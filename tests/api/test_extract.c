@@ -90,6 +90,9 @@ static void test_numbers(void **state)
         assert_int_equal(m.rank_out, 1);
         assert_true(fabs(m.sigma[0] - sqrt(squares)) < 1e-5);
         assert_true(fabs(m.energy - 1.0) < 1e-6);
+        assert_true(m.frobenius == sqrt(m.energy));
+        assert_true(m.largest == m.sigma[0] && m.least == m.sigma[0]);
+        assert_true(fabs(m.stable_rank - 1.0) < 1e-6);
     }
     lora_report_destroy(report);
     lora_adapter_destroy(adapter);
@@ -143,6 +146,7 @@ static void test_arguments(void **state)
 static void test_options(void **state)
 {
     static const lora_rank_rule odd = {LORA_RANK_ENERGY, 0, 1.5};
+    static const lora_rank_rule size = {LORA_RANK_SIZE, 0, 1e6};
     static const lora_rank_override unnamed = {NULL, {LORA_RANK_FIXED, 1, 0.0}};
     static const lora_rank_override wrong = {"*", {LORA_RANK_FIXED, 0, 0.0}};
     static const char *const nothing[1] = {NULL};
@@ -150,6 +154,9 @@ static void test_options(void **state)
     (void)state;
     REFUSE(LORA_ERROR_ARGUMENT, options.kind = -1);
     REFUSE(LORA_ERROR_ARGUMENT, options.kind = LORA_EXTRACT_FULL + 1);
+    REFUSE(LORA_ERROR_ARGUMENT, options.counting = LORA_COUNT_LYCORIS + 1);
+    REFUSE(LORA_ERROR_ARGUMENT, options.split = -1);
+    REFUSE(LORA_ERROR_ARGUMENT, options.conv_rule = &size);
     REFUSE(LORA_ERROR_ARGUMENT, options.flags = 16);
     REFUSE(LORA_ERROR_ARGUMENT, options.flags = LORA_EXTRACT_RESUME);
     REFUSE(LORA_ERROR_ARGUMENT, options.dialect = "none such");

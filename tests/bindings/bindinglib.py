@@ -25,7 +25,7 @@ PROJECTION = UNET + "proj_in"
 CONVOLUTION = "lora_unet_down_blocks_0_resnets_0_conv1"
 
 
-def raises(kind, action, *arguments, **more):
+def raises(kind, action, /, *arguments, **more):
     """The exception that a call must raise."""
     try:
         action(*arguments, **more)

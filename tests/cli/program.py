@@ -14,11 +14,13 @@ import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
+import models  # noqa: E402
 import support  # noqa: E402
 from support import OK, equal, require  # noqa: E402
 
 ADAPTER = "portrait.safetensors"
 OTHER = "ink.safetensors"
+BEFORE, AFTER = "before.safetensors", "after.safetensors"
 
 OUT = ["-o", "result.safetensors"]
 
@@ -31,6 +33,7 @@ BASE = {
     "meta": ["meta", ADAPTER, "--set", "key=value", *OUT],
     "convert": ["convert", ADAPTER, *OUT],
     "resize": ["resize", ADAPTER, *OUT, "--rank", "4"],
+    "extract": ["extract", BEFORE, AFTER, *OUT, "--rank", "4"],
     "delta": ["delta", "half.safetensors", "--skip-bad", *OUT],
     "plot": ["plot", ADAPTER, *OUT],
     "demo": ["demo", "--json", "fresh"],
@@ -98,6 +101,7 @@ class Cli:
                 [[[[1.0, 2.0]], [[3.0, 4.0]]], [[[5.0, 6.0]], [[7.0, 8.0]]]]),
             "lora_unet_a.lora_up.weight": support.tensor(
                 [[[[1.0]], [[2.0]]], [[[3.0]], [[4.0]]]])})
+        self.make_models()
         (self.folder / "folder").mkdir()
         peft = self.folder / "peft"
         peft.mkdir()
@@ -108,6 +112,17 @@ class Cli:
                             (self.folder / "config.json", 10)):
             path.write_text(json.dumps({"peft_type": "LORA", "r": 2,
                                         "lora_alpha": alpha}))
+
+    def make_models(self):
+        """A base and a fine-tune of it, and what does not fit the base."""
+        model = models.Model(width=96, context=12, blocks=1)
+        first = next(iter(model.tuned))
+        model.write_single(self.folder / BEFORE, model.base)
+        model.write_single(self.folder / AFTER, model.tuned)
+        bad = {**model.tuned, first: model.tuned[first] * float("nan")}
+        model.write_single(self.folder / "after-nan.safetensors", bad)
+        bad[first] = model.tuned[first][1:]
+        model.write_single(self.folder / "after-shape.safetensors", bad)
 
     def names(self):
         return sorted(os.listdir(self.folder))

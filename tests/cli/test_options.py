@@ -9,9 +9,9 @@ import shutil
 import subprocess
 import sys
 
-from program import (ADAPTER, BASE, HERE, OUT, Cli, environment, help_options,
-                     help_verbs, support)
-from support import FAILED, USAGE, equal, require
+from program import (ADAPTER, AFTER, BASE, BEFORE, HERE, OUT, Cli, environment,
+                     help_options, help_verbs, support)
+from support import FAILED, MISMATCH, USAGE, equal, require
 
 MANUAL = HERE.parent.parent / "src" / "man" / "lora.1"
 
@@ -129,6 +129,7 @@ COMMON = {
     "no-metadata": ([], ["--no-metadata"]),
 }
 
+MADE = ["extract", BEFORE, AFTER, *OUT]
 FIX = ["check", ADAPTER, "--fix"]
 
 OWN = {
@@ -152,6 +153,22 @@ OWN = {
     ("resize", "module-rank"): ([], ["--module-rank", "*attn1*=1"]),
     ("resize", "pad"): (["--rank", "12"], ["--pad"]),
     ("resize", "split"): (["--rank", "3"], ["--split", "up"]),
+    ("extract", "rank"): ([], ["--rank", "3"]),
+    ("extract", "conv-rank"): ([], ["--conv-rank", "1"]),
+    ("extract", "max-rank"): ([], ["--max-rank", "2"]),
+    ("extract", "min-rank"): (["--rank", "1"], ["--min-rank", "3"]),
+    ("extract", "module-rank"): ([], ["--module-rank", "*attn1*=1"]),
+    ("extract", "split"): ([], ["--split", "up"]),
+    ("extract", "kind"): ([], ["--kind", "lora"]),
+    ("extract", "factor"): (["--kind", "lokr", "--dialect", "kohya"],
+                            ["--factor", "2"]),
+    ("extract", "include"): ([], ["--include", "*attn1*"]),
+    ("extract", "exclude"): ([], ["--exclude", "*attn1*"]),
+    ("extract", "clamp"): ([], ["--clamp", "0.9"]),
+    ("extract", "exact"): (["--rank", "1"], ["--exact"]),
+    ("extract", "no-metadata"): (["--dialect", "kohya"], ["--no-metadata"]),
+    ("extract", "seed"): (["--rank", "1"], ["--seed", "3"]),
+    ("extract", "dialect"): ([], ["--dialect", "kohya"]),
     ("delta", "names"): ([ADAPTER], None),
     ("delta", "strength"): ([], ["--strength", "0.5"]),
     ("delta", "dtype"): ([], ["--dtype", "f64"]),
@@ -190,6 +207,28 @@ PAIRS = {
                               ["resize", ADAPTER, *OUT, "--effective"]),
     ("resize", "knee"): (["resize", ADAPTER, *OUT, "--rank", "3"],
                          ["resize", ADAPTER, *OUT, "--knee"]),
+    **{("extract", rule): ([*MADE, f"--{rule}", one],
+                           [*MADE, f"--{rule}", other])
+       for rule, one, other in (
+           ("energy", "0.5", "0.99"), ("ratio", "2", "20"),
+           ("threshold", "1", "0.1"), ("cumulative", "0.5", "0.9"),
+           ("global-threshold", "1", "0.1"), ("size", "40K", "50K"))},
+    ("extract", "effective"): ([*MADE, "--rank", "1"], [*MADE, "--effective"]),
+    ("extract", "knee"): ([*MADE, "--rank", "1"], [*MADE, "--knee"]),
+    ("extract", "kohya-count"): (
+        [*MADE, "--energy", "0.9"],
+        [*MADE, "--energy", "0.9", "--kohya-count"]),
+    ("extract", "lycoris-count"): (
+        [*MADE, "--cumulative", "0.7"],
+        [*MADE, "--cumulative", "0.7", "--lycoris-count"]),
+    ("extract", "skip-bad"): (
+        ["extract", BEFORE, "after-nan.safetensors", *OUT, "--rank", "1"],
+        ["extract", BEFORE, "after-nan.safetensors", *OUT, "--rank", "1",
+         "--skip-bad"]),
+    ("extract", "skip-shapes"): (
+        ["extract", BEFORE, "after-shape.safetensors", *OUT, "--rank", "1"],
+        ["extract", BEFORE, "after-shape.safetensors", *OUT, "--rank", "1",
+         "--skip-shapes"]),
     ("delta", "names"): (
         ["delta", "small.safetensors", *OUT, "--names", "stored"],
         ["delta", "small.safetensors", *OUT, "--names", "canonical"]),
@@ -235,7 +274,7 @@ CONFIG = {
 TERMINAL = {"no-progress", "no-color"}
 
 # Taken so that one set of options suits every verb; nothing to change there.
-NOTHING = {(verb, "seed") for verb in BASE if verb != "demo"}
+NOTHING = {(verb, "seed") for verb in BASE if verb not in ("demo", "extract")}
 NOTHING |= {(verb, word) for verb in ("help", "completion")
             for word in ("quiet", "verbose")} | {("version", "verbose")}
 
@@ -261,6 +300,9 @@ def check_option(cli, verb, name):
     if name == "force":
         check_force(cli, verb)
         return
+    if name == "resume":
+        check_resume(cli)
+        return
     if (verb, name) == ("demo", "seed"):
         check_seed(cli)
         return
@@ -283,6 +325,19 @@ def check_force(cli, verb):
     require("--force" in cli.run(*args, code=FAILED).err, "hint at --force")
     cli.run(*args, "--force")
     shutil.rmtree(cli.folder / "fresh", ignore_errors=True)
+
+
+def check_resume(cli):
+    """A journal of another call is refused, and begun anew without it."""
+    journal = cli.folder / "result.safetensors.journal"
+    (cli.folder / "result.safetensors").unlink(missing_ok=True)
+    run = cli.run("extract", BEFORE, "after-nan.safetensors", *OUT, "--rank",
+                  "1", code=MISMATCH)
+    require("--resume" in run.err and journal.exists(), run.err)
+    require("nothing to resume" in cli.run(*MADE, "--rank", "2", "--resume",
+                                           code=FAILED).err, "refused")
+    cli.run(*MADE, "--rank", "2")
+    require(not journal.exists(), "the journal is still there")
 
 
 def check_seed(cli):

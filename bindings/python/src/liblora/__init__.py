@@ -21,6 +21,7 @@ from ._errors import (ArgumentError, Cancelled, ConvergenceError, DTypeError,
                       LoraError, MissingFileError, NonFiniteError, OptionError,
                       OutOfMemoryError, RangeError, ShapeError, StateError,
                       ThreadError, TruncatedError, UnsupportedError)
+from ._extract import extract
 from ._files import edit_metadata, hashes
 from ._library import lib as _lib
 from ._report import Report
@@ -34,7 +35,7 @@ __all__ = [
     "LoraError", "MissingFileError", "NonFiniteError", "OptionError",
     "OutOfMemoryError", "RangeError", "Report", "ShapeError", "Spectra",
     "StateError", "ThreadError", "TruncatedError", "UnsupportedError", "build_info",
-    "edit_metadata", "hashes", "library_version", "open", "supports",
+    "edit_metadata", "extract", "hashes", "library_version", "open", "supports",
 ]
 
 

@@ -507,16 +507,6 @@ def _read_config(config: Any) -> Optional[bytes]:
         return file.read()
 
 
-def _settle(context: Optional[Context], progress: Union[bool, Progress, None]
-            ) -> Context:
-    if not progress:
-        return context or _core.default_context()
-    if context is not None:
-        raise _errors.make(_ffi.LORA_ERROR_ARGUMENT,
-                           "progress belongs to the context: give one of them")
-    return Context(progress=progress)
-
-
 def open(source: Any, *, context: Optional[Context] = None,
          config: Any = None, map: bool = False,
          progress: Union[bool, Progress, None] = None) -> Adapter:
@@ -531,7 +521,7 @@ def open(source: Any, *, context: Optional[Context] = None,
               works; another program must not truncate it meanwhile
     progress  for a context of its own
     """
-    context = _settle(context, progress)
+    context = _core.settle(context, progress)
     settings = options(_ffi.lora_adapter_open_options,
                        flags=_ffi.LORA_OPEN_MAP if map else 0)
     configured = _read_config(config)

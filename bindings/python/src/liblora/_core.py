@@ -59,7 +59,7 @@ class Handle:
 _error_records: list[_ffi.lora_error] = []
 
 
-def options(kind: Any, **fields: Any) -> Any:
+def options(kind: Any, /, **fields: Any) -> Any:
     """A struct that begins with its size; zero means default throughout."""
     if not fields:
         return kind(ctypes.sizeof(kind))
@@ -406,3 +406,14 @@ if hasattr(os, "register_at_fork"):
 def default_context() -> Context:
     """The context of everything that is made without one."""
     return Context()
+
+
+def settle(context: Optional[Context], progress: Union[bool, Progress, None]
+           ) -> Context:
+    """The context to use, or a new one that tells progress."""
+    if not progress:
+        return context or default_context()
+    if context is not None:
+        raise _errors.make(_ffi.LORA_ERROR_ARGUMENT,
+                           "progress belongs to the context: give one of them")
+    return Context(progress=progress)

@@ -85,6 +85,15 @@ LORA_COUNT_KOHYA = 1
 LORA_COUNT_LYCORIS = 2
 LORA_SPLIT_EVEN = 0
 LORA_SPLIT_UP = 1
+LORA_EXTRACT_LOCON = 0
+LORA_EXTRACT_LORA = 1
+LORA_EXTRACT_TUCKER = 2
+LORA_EXTRACT_LOKR = 3
+LORA_EXTRACT_FULL = 4
+LORA_EXTRACT_EXACT = 1
+LORA_EXTRACT_SKIP_SHAPES = 2
+LORA_EXTRACT_SKIP_BAD = 4
+LORA_EXTRACT_RESUME = 8
 
 
 lora_status = c_int32
@@ -438,6 +447,34 @@ class lora_spectra(Structure):
     """Opaque."""
 
 
+lora_extract_kind = c_int32
+
+
+class lora_adapter_extract_options(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("conv_rule", POINTER(lora_rank_rule)),
+        ("overrides", POINTER(lora_rank_override)),
+        ("override_count", c_size_t),
+        ("include", POINTER(c_char_p)),
+        ("include_count", c_size_t),
+        ("exclude", POINTER(c_char_p)),
+        ("exclude_count", c_size_t),
+        ("dialect", c_char_p),
+        ("journal", c_char_p),
+        ("seed", c_uint64),
+        ("clamp", c_double),
+        ("max_rank", c_int32),
+        ("min_rank", c_int32),
+        ("dtype", lora_dtype),
+        ("kind", lora_extract_kind),
+        ("counting", lora_rank_counting),
+        ("split", lora_rank_split),
+        ("lokr_factor", c_int32),
+        ("flags", c_uint32),
+    ]
+
+
 class lora_adapter_check_options(Structure):
     _fields_ = [
         ("struct_size", c_size_t),
@@ -691,6 +728,13 @@ FUNCTIONS: dict[str, Any] = {
          POINTER(lora_error)]),
     "lora_spectra_destroy":
         (None, [POINTER(lora_spectra)]),
+    "lora_adapter_extract_options_init":
+        (None, [POINTER(lora_adapter_extract_options), c_size_t]),
+    "lora_adapter_extract":
+        (lora_status, [POINTER(POINTER(lora_adapter)),
+         POINTER(POINTER(lora_report)), POINTER(lora_context), c_char_p,
+         c_char_p, POINTER(lora_rank_rule),
+         POINTER(lora_adapter_extract_options), POINTER(lora_error)]),
     "lora_adapter_check_options_init":
         (None, [POINTER(lora_adapter_check_options), c_size_t]),
     "lora_adapter_check":

@@ -1,4 +1,4 @@
-"""What resize() takes, as C takes it."""
+"""What resize() and extract() take of ranks, as C takes it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any, Mapping, Optional
 from . import _arrays, _errors, _ffi
 from ._core import options, text
 
-# The rules of resize(), in the order of its parameters.
-_RULES = {
+# The rules, in the order of parameters.
+RULES = {
     "rank": _ffi.LORA_RANK_FIXED,
     "energy": _ffi.LORA_RANK_ENERGY,
     "ratio": _ffi.LORA_RANK_RATIO,
@@ -21,39 +21,56 @@ _RULES = {
     "global_threshold": _ffi.LORA_RANK_THRESHOLD,
 }
 
-_COUNTS = {
+COUNTS = {
     "exact": _ffi.LORA_COUNT_EXACT,
     "kohya": _ffi.LORA_COUNT_KOHYA,
     "lycoris": _ffi.LORA_COUNT_LYCORIS,
 }
 
-_SPLITS = {"even": _ffi.LORA_SPLIT_EVEN, "up": _ffi.LORA_SPLIT_UP}
+SPLITS = {"even": _ffi.LORA_SPLIT_EVEN, "up": _ffi.LORA_SPLIT_UP}
 
 # More than a layer has: the rule that keeps all.
 _ANY_RANK = 65536
 
 
-def _fixed(rank: int) -> _ffi.lora_rank_rule:
+def fixed(rank: int) -> _ffi.lora_rank_rule:
     return _ffi.lora_rank_rule(_ffi.LORA_RANK_FIXED, rank, 0.0)
 
 
-def _rule(given: dict[str, Any], default: bool) -> _ffi.lora_rank_rule:
-    """The one rule that was given; without one, where that is in order, the
-    rule that keeps all."""
-    names = [name for name in _RULES
+def rule_of(given: dict[str, Any]) -> Optional[_ffi.lora_rank_rule]:
+    """The one rule that was given, of those that there are, or None."""
+    names = [name for name in given
              if given[name] is not None and given[name] is not False]
-    if not names and default:
-        return _fixed(_ANY_RANK)
+    if not names:
+        return None
     if len(names) != 1:
-        raise _errors.make(_ffi.LORA_ERROR_ARGUMENT,
-                           f"give one of {', '.join(_RULES)}")
+        raise one_of(given)
     value = given[names[0]]
     if names[0] == "rank":
-        return _fixed(value)
-    return _ffi.lora_rank_rule(_RULES[names[0]], 0, float(value))
+        return fixed(value)
+    return _ffi.lora_rank_rule(RULES[names[0]], 0, float(value))
 
 
-def _choice(choices: dict[str, int], name: str, given: str) -> int:
+def one_of(given: dict[str, Any]) -> _errors.LoraError:
+    return _errors.make(_ffi.LORA_ERROR_ARGUMENT,
+                        f"give one of {', '.join(given)}")
+
+
+def check_global(threshold: Optional[float], conv_rank: Optional[int],
+                 module_rank: Optional[Mapping[str, int]]) -> None:
+    """The rule for all layers goes with none for some."""
+    if threshold is not None and (conv_rank or module_rank):
+        raise _errors.make(_ffi.LORA_ERROR_ARGUMENT,
+                           "global_threshold is for all layers")
+
+
+def overrides_of(module_rank: Optional[Mapping[str, int]]) -> Any:
+    rows = [_ffi.lora_rank_override(text(pattern), fixed(k))
+            for pattern, k in (module_rank or {}).items()]
+    return (_ffi.lora_rank_override * len(rows))(*rows)
+
+
+def choice(choices: dict[str, int], name: str, given: str) -> int:
     """The number of one of some words."""
     if given not in choices:
         raise _errors.make(_ffi.LORA_ERROR_ARGUMENT,
@@ -76,25 +93,26 @@ def arguments(*, rank: Optional[int] = None,
               ) -> tuple[_ffi.lora_rank_rule,
                          _ffi.lora_adapter_resize_options]:
     """The rule and the options; see Adapter.resize()."""
-    alone = bool(conv_rank or max_rank or module_rank)
-    rule = _rule({"rank": rank, "energy": energy, "ratio": ratio,
-                  "threshold": threshold, "cumulative": cumulative,
-                  "effective": effective, "knee": knee, "size": size,
-                  "global_threshold": global_threshold}, alone)
-    if global_threshold is not None and (conv_rank or module_rank):
-        raise _errors.make(_ffi.LORA_ERROR_ARGUMENT,
-                           "global_threshold is for all layers")
-    overrides = [_ffi.lora_rank_override(text(pattern), _fixed(k))
-                 for pattern, k in (module_rank or {}).items()]
+    given = {"rank": rank, "energy": energy, "ratio": ratio,
+             "threshold": threshold, "cumulative": cumulative,
+             "effective": effective, "knee": knee, "size": size,
+             "global_threshold": global_threshold}
+    rule = rule_of(given)
+    if rule is None:
+        if not (conv_rank or max_rank or module_rank):
+            raise one_of(given)
+        rule = fixed(_ANY_RANK)
+    check_global(global_threshold, conv_rank, module_rank)
+    overrides = overrides_of(module_rank)
     settings = options(
         _ffi.lora_adapter_resize_options,
-        overrides=(_ffi.lora_rank_override * len(overrides))(*overrides),
+        overrides=overrides,
         override_count=len(overrides), max_rank=max_rank or 0,
         min_rank=min_rank or 0, pad=pad, keep_core=keep_core,
         skip_bad=skip_bad,
-        counting=_choice(_COUNTS, "count", count),
-        split=_choice(_SPLITS, "split", split),
+        counting=choice(COUNTS, "count", count),
+        split=choice(SPLITS, "split", split),
         dtype=_arrays.dtype_code(dtype))
     if conv_rank is not None:
-        settings.conv_rule = ctypes.pointer(_fixed(conv_rank))
+        settings.conv_rule = ctypes.pointer(fixed(conv_rank))
     return rule, settings

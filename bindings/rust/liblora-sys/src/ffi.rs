@@ -80,6 +80,15 @@ pub const LORA_COUNT_KOHYA: i32 = 1;
 pub const LORA_COUNT_LYCORIS: i32 = 2;
 pub const LORA_SPLIT_EVEN: i32 = 0;
 pub const LORA_SPLIT_UP: i32 = 1;
+pub const LORA_EXTRACT_LOCON: i32 = 0;
+pub const LORA_EXTRACT_LORA: i32 = 1;
+pub const LORA_EXTRACT_TUCKER: i32 = 2;
+pub const LORA_EXTRACT_LOKR: i32 = 3;
+pub const LORA_EXTRACT_FULL: i32 = 4;
+pub const LORA_EXTRACT_EXACT: i32 = 1;
+pub const LORA_EXTRACT_SKIP_SHAPES: i32 = 2;
+pub const LORA_EXTRACT_SKIP_BAD: i32 = 4;
+pub const LORA_EXTRACT_RESUME: i32 = 8;
 
 // lora/status.h
 
@@ -438,6 +447,35 @@ pub struct lora_adapter_resize_options {
 pub struct lora_spectra {
     _data: [u8; 0],
     _marker: PhantomData<(*mut u8, PhantomPinned)>,
+}
+
+// lora/extract.h
+
+pub type lora_extract_kind = i32;
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lora_adapter_extract_options {
+    pub struct_size: usize,
+    pub conv_rule: *const lora_rank_rule,
+    pub overrides: *const lora_rank_override,
+    pub override_count: usize,
+    pub include: *const *const c_char,
+    pub include_count: usize,
+    pub exclude: *const *const c_char,
+    pub exclude_count: usize,
+    pub dialect: *const c_char,
+    pub journal: *const c_char,
+    pub seed: u64,
+    pub clamp: f64,
+    pub max_rank: i32,
+    pub min_rank: i32,
+    pub dtype: lora_dtype,
+    pub kind: lora_extract_kind,
+    pub counting: lora_rank_counting,
+    pub split: lora_rank_split,
+    pub lokr_factor: i32,
+    pub flags: u32,
 }
 
 // lora/check.h
@@ -805,6 +843,21 @@ extern "C" {
         error: *mut lora_error,
     ) -> lora_status;
     pub fn lora_spectra_destroy(spectra: *mut lora_spectra);
+    // lora/extract.h
+    pub fn lora_adapter_extract_options_init(
+        options: *mut lora_adapter_extract_options,
+        size: usize,
+    );
+    pub fn lora_adapter_extract(
+        out: *mut *mut lora_adapter,
+        out_report: *mut *mut lora_report,
+        context: *mut lora_context,
+        base: *const c_char,
+        tuned: *const c_char,
+        rule: *const lora_rank_rule,
+        options: *const lora_adapter_extract_options,
+        error: *mut lora_error,
+    ) -> lora_status;
     // lora/check.h
     pub fn lora_adapter_check_options_init(options: *mut lora_adapter_check_options, size: usize);
     pub fn lora_adapter_check(
@@ -861,6 +914,7 @@ sized! {
     lora_adapter_delta_options,
     lora_adapter_convert_options,
     lora_adapter_resize_options,
+    lora_adapter_extract_options,
     lora_adapter_check_options,
     lora_adapter_fix_options,
     lora_hashes,
@@ -1077,6 +1131,28 @@ layout! {
         counting: 52, 4,
         split: 56, 4,
         keep_core: 60, 4,
+    }
+    lora_adapter_extract_options, 128 {
+        struct_size: 0, 8,
+        conv_rule: 8, 8,
+        overrides: 16, 8,
+        override_count: 24, 8,
+        include: 32, 8,
+        include_count: 40, 8,
+        exclude: 48, 8,
+        exclude_count: 56, 8,
+        dialect: 64, 8,
+        journal: 72, 8,
+        seed: 80, 8,
+        clamp: 88, 8,
+        max_rank: 96, 4,
+        min_rank: 100, 4,
+        dtype: 104, 4,
+        kind: 108, 4,
+        counting: 112, 4,
+        split: 116, 4,
+        lokr_factor: 120, 4,
+        flags: 124, 4,
     }
     lora_adapter_check_options, 16 {
         struct_size: 0, 8,

@@ -1,5 +1,6 @@
 //! Operations: an adapter in, another adapter, a report or a file out.
 
+use std::ffi::CString;
 use std::path::Path;
 use std::ptr::{self, NonNull};
 
@@ -8,7 +9,7 @@ use liblora_sys as sys;
 use crate::codes::Dtype;
 use crate::context::non_null;
 use crate::error::Result;
-use crate::text::{c_path, c_text, c_text_option, pointer};
+use crate::text::{c_path, c_text_option, c_texts, pointer};
 use crate::{Adapter, Report};
 
 /// How many directions a layer keeps, of its singular values, which are those
@@ -35,7 +36,7 @@ pub enum RankRule {
 }
 
 impl RankRule {
-    fn raw(self) -> sys::lora_rank_rule {
+    pub(crate) fn raw(self) -> sys::lora_rank_rule {
         let (kind, rank, value) = match self {
             Self::Fixed(rank) => (sys::LORA_RANK_FIXED, rank, 0.0),
             Self::Energy(value) => (sys::LORA_RANK_ENERGY, 0, value),
@@ -62,6 +63,16 @@ pub enum Counting {
     Lycoris,
 }
 
+impl Counting {
+    pub(crate) fn raw(self) -> sys::lora_rank_counting {
+        match self {
+            Self::Exact => sys::LORA_COUNT_EXACT,
+            Self::Kohya => sys::LORA_COUNT_KOHYA,
+            Self::Lycoris => sys::LORA_COUNT_LYCORIS,
+        }
+    }
+}
+
 /// Where the singular values go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Split {
@@ -70,6 +81,33 @@ pub enum Split {
     Even,
     /// All into up.
     Up,
+}
+
+impl Split {
+    pub(crate) fn raw(self) -> sys::lora_rank_split {
+        match self {
+            Self::Even => sys::LORA_SPLIT_EVEN,
+            Self::Up => sys::LORA_SPLIT_UP,
+        }
+    }
+}
+
+/// Rules by pattern, as C takes them; it reads from the texts.
+pub(crate) struct Overrides {
+    _texts: Vec<CString>,
+    pub(crate) rows: Vec<sys::lora_rank_override>,
+}
+
+impl Overrides {
+    pub(crate) fn new(rules: &[(String, RankRule)]) -> Result<Self> {
+        let texts = c_texts(rules.iter().map(|(pattern, _)| pattern.as_str()))?;
+        let rows = texts.iter().zip(rules);
+        let rows = rows.map(|(pattern, (_, rule))| sys::lora_rank_override {
+            pattern: pattern.as_ptr(),
+            rule: rule.raw(),
+        });
+        Ok(Self { rows: rows.collect(), _texts: texts })
+    }
 }
 
 /// What [`Adapter::resize`] may be told besides its rule.
@@ -136,7 +174,7 @@ pub struct DeltaOptions {
     pub skip_bad: bool,
 }
 
-fn dtype_code(dtype: Option<Dtype>) -> sys::lora_dtype {
+pub(crate) fn dtype_code(dtype: Option<Dtype>) -> sys::lora_dtype {
     dtype.unwrap_or(Dtype::None).raw()
 }
 
@@ -178,33 +216,17 @@ impl<'a> Adapter<'a> {
     ) -> Result<(Self, Report)> {
         let rule = rule.raw();
         let conv_rule = options.conv_rule.map(RankRule::raw);
-        let patterns = options.overrides.iter().map(|(pattern, _)| c_text(pattern));
-        let patterns = patterns.collect::<Result<Vec<_>>>()?;
-        let overrides: Vec<_> = patterns
-            .iter()
-            .zip(&options.overrides)
-            .map(|(pattern, (_, rule))| sys::lora_rank_override {
-                pattern: pattern.as_ptr(),
-                rule: rule.raw(),
-            })
-            .collect();
+        let overrides = Overrides::new(&options.overrides)?;
         let settings = sys::lora_adapter_resize_options {
             conv_rule: conv_rule.as_ref().map_or(ptr::null(), |rule| rule),
-            overrides: overrides.as_ptr(),
-            override_count: overrides.len(),
+            overrides: overrides.rows.as_ptr(),
+            override_count: overrides.rows.len(),
             max_rank: options.max_rank.unwrap_or(0),
             min_rank: options.min_rank.unwrap_or(0),
             pad: options.pad.into(),
             keep_core: options.keep_core.into(),
-            counting: match options.counting {
-                Counting::Exact => sys::LORA_COUNT_EXACT,
-                Counting::Kohya => sys::LORA_COUNT_KOHYA,
-                Counting::Lycoris => sys::LORA_COUNT_LYCORIS,
-            },
-            split: match options.split {
-                Split::Even => sys::LORA_SPLIT_EVEN,
-                Split::Up => sys::LORA_SPLIT_UP,
-            },
+            counting: options.counting.raw(),
+            split: options.split.raw(),
             dtype: dtype_code(options.dtype),
             skip_bad: options.skip_bad.into(),
             ..Default::default()
@@ -224,8 +246,7 @@ impl<'a> Adapter<'a> {
         let strength = options
             .strength
             .map(|s| sys::lora_strength { model: s.model, text_encoder: s.text_encoder });
-        let drops = options.drops.iter().map(|pattern| c_text(pattern));
-        let drops = drops.collect::<Result<Vec<_>>>()?;
+        let drops = c_texts(options.drops.iter().map(String::as_str))?;
         let drops: Vec<_> = drops.iter().map(|pattern| pattern.as_ptr()).collect();
         let settings = sys::lora_adapter_convert_options {
             dialect: pointer(&dialect),

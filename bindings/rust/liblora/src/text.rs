@@ -34,6 +34,10 @@ pub(crate) fn c_text(text: &str) -> Result<CString> {
     CString::new(text).map_err(|_| Error::new(Status::Argument, text, "text with a zero byte"))
 }
 
+pub(crate) fn c_texts<'a>(texts: impl Iterator<Item = &'a str>) -> Result<Vec<CString>> {
+    texts.map(c_text).collect()
+}
+
 pub(crate) fn c_text_option(text: Option<&str>) -> Result<Option<CString>> {
     text.map(c_text).transpose()
 }
