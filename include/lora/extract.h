@@ -18,9 +18,10 @@ typedef int32_t lora_extract_kind;
 enum {
     LORA_EXTRACT_LOCON = 0, /* pairs of factors, k x k convolutions too */
     LORA_EXTRACT_LORA = 1,  /* the same without k x k convolutions */
-    /* k x k convolutions with a core [r, r, k, k] where that is smaller than
-     * without; r is what the rule says of the weight as [out, in k k], as for a
-     * pair, whose error is less. Linear layers as pairs. */
+    /* k x k convolutions with a core [r, r, k, k] where that is smaller than a
+     * pair. r is the larger of what the rule says of the weight as [out, in k
+     * k] and as [in, out k k]; of the first alone without a rule, and where the
+     * number types differ. Linear layers as pairs. */
     LORA_EXTRACT_TUCKER = 2,
     /* The nearest Kronecker product, dimensions divided by lokr_factor. A rule
      * cuts w2 to a rank, by the singular values of w2 times |w1|, where that is
