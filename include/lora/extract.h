@@ -82,8 +82,8 @@ lora_adapter_extract_options_init(lora_adapter_extract_options *options,
  *  left out; where the number types of the two differ, so are layers and
  *  directions that are rounding noise (the bound of algorithms.md 3).
  *
- *  LORA_RANK_SIZE is for the whole file, of pairs of factors, whose ranks are
- *  up to max_rank, or to 128 without one, and are chosen as
+ *  LORA_RANK_SIZE is for the whole file, of pairs of factors and cores, whose
+ *  ranks are up to max_rank, or to 128 without one, and are chosen as
  *  lora_adapter_resize() does. Layers that have a rule of their own keep what
  *  that says; nothing becomes a full difference. All has one type: BF16 where
  *  all of the tuned one that changed has that, if none is asked for.
