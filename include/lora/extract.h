@@ -18,9 +18,10 @@ typedef int32_t lora_extract_kind;
 enum {
     LORA_EXTRACT_LOCON = 0, /* pairs of factors, k x k convolutions too */
     LORA_EXTRACT_LORA = 1,  /* the same without k x k convolutions */
-    /* k x k convolutions with a core [r, r, k, k] where that is smaller than
-     * without; r is what the rule says of the weight as [out, in k k], as for a
-     * pair, whose error is less. Linear layers as pairs. */
+    /* k x k convolutions with a core [r, r, k, k] where that is smaller than a
+     * pair. r is the larger of what the rule says of the weight as [out, in k
+     * k] and as [in, out k k]; of the first alone without a rule, and where the
+     * number types differ. Linear layers as pairs. */
     LORA_EXTRACT_TUCKER = 2,
     /* The nearest Kronecker product, dimensions divided by lokr_factor. A rule
      * cuts w2 to a rank, by the singular values of w2 times |w1|, where that is
@@ -81,8 +82,8 @@ lora_adapter_extract_options_init(lora_adapter_extract_options *options,
  *  left out; where the number types of the two differ, so are layers and
  *  directions that are rounding noise (the bound of algorithms.md 3).
  *
- *  LORA_RANK_SIZE is for the whole file, of pairs of factors, whose ranks are
- *  up to max_rank, or to 128 without one, and are chosen as
+ *  LORA_RANK_SIZE is for the whole file, of pairs of factors and cores, whose
+ *  ranks are up to max_rank, or to 128 without one, and are chosen as
  *  lora_adapter_resize() does. Layers that have a rule of their own keep what
  *  that says; nothing becomes a full difference. All has one type: BF16 where
  *  all of the tuned one that changed has that, if none is asked for.

@@ -60,9 +60,10 @@ static lora_status extract_check_size(lora__extract *job, lora_error *error)
     if (job->rule == NULL || job->rule->kind != LORA_RANK_SIZE) {
         return LORA_OK;
     }
-    if (o->kind != LORA_EXTRACT_LOCON && o->kind != LORA_EXTRACT_LORA) {
+    if (o->kind == LORA_EXTRACT_LOKR || o->kind == LORA_EXTRACT_FULL) {
         return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET, "size",
-                          "a size is for pairs of factors, not for %s",
+                          "a size is for pairs of factors and cores, not for "
+                          "%s",
                           job->form->name);
     }
     CHECK_ARG(o->clamp == 0.0, error);

@@ -25,8 +25,7 @@ budget_index(lora__map *out, const lora_adapter *adapter, lora_error *error)
     return LORA_OK;
 }
 
-/* The module that a layer became in an adapter that is so indexed; NULL: it has
- * no factors there. */
+/* The module that a layer became; NULL: it has no factors. */
 static lora_status budget_find(const lora__module **out,
                                lora__extract *job,
                                size_t index,
@@ -95,25 +94,27 @@ static lora_status budget_keep_own(lora_rank_override *out,
     return LORA_OK;
 }
 
-/* The ranks that were chosen, and what they lose more, into the results. */
+/* The ranks that were chosen, and what they lose more, into the results: what
+ * is lost twice is orthogonal, but beside a core. */
 static lora_status budget_update(lora__extract *job,
-                                 const lora_adapter *adapter,
+                                 const lora_adapter *wide,
+                                 const lora_report *report,
                                  const lora__map *modules,
                                  lora_error *error)
 {
     for (size_t i = 0; i < job->pair.count; i++) {
         lora__extracted *result = &job->results[i];
         const lora__module *module;
-        double lost = result->error * result->error;
-        TRY(budget_find(&module, job, i, adapter, modules, error));
+        const lora_report_module *row;
+        TRY(budget_find(&module, job, i, wide, modules, error));
         if (module == NULL) {
             continue;
         }
-        for (int64_t k = result->rank; k-- > module->rank;) {
-            lost += result->sigma[k] * result->sigma[k];
-        }
-        result->error = sqrt(lost);
-        result->rank = module->rank;
+        row = &report->modules[module - wide->modules];
+        result->error =
+            sqrt(result->error * result->error + row->error * row->error);
+        result->is_estimate |= module->tucker;
+        result->rank = row->rank_out;
     }
     return LORA_OK;
 }
@@ -124,15 +125,14 @@ LORA_PRIVATE lora_status lora__extract_fit(lora_adapter **out,
                                            lora_error *error)
 {
     lora_adapter_resize_options options;
-    lora__map before;
-    lora__map after;
+    lora__map modules;
     lora_adapter *adapter = NULL;
+    lora_report *report = NULL;
     lora_rank_override *own;
     void *memory;
     lora_status status;
 
-    lora__map_init(&before, job->context);
-    lora__map_init(&after, job->context);
+    lora__map_init(&modules, job->context);
     TRY(lora__alloc_zeroed(&memory, job->context, job->pair.count, sizeof *own,
                            error));
     own = memory;
@@ -142,19 +142,19 @@ LORA_PRIVATE lora_status lora__extract_fit(lora_adapter **out,
     options.min_rank = job->options.min_rank;
     options.split = job->options.split;
     options.dtype = budget_dtype(job);
-    TRY_OR_DONE(budget_index(&before, wide, error));
+    options.keep_core = 1;
+    TRY_OR_DONE(budget_index(&modules, wide, error));
     TRY_OR_DONE(budget_keep_own(own, &options.override_count, job, wide,
-                                &before, error));
-    TRY_OR_DONE(
-        lora_adapter_resize(&adapter, NULL, wide, job->size, &options, error));
-    TRY_OR_DONE(budget_index(&after, adapter, error));
-    TRY_OR_DONE(budget_update(job, adapter, &after, error));
+                                &modules, error));
+    TRY_OR_DONE(lora_adapter_resize(&adapter, &report, wide, job->size,
+                                    &options, error));
+    TRY_OR_DONE(budget_update(job, wide, report, &modules, error));
     *out = adapter;
     adapter = NULL;
 done:
     lora_adapter_destroy(adapter);
-    lora__map_destroy(&after);
-    lora__map_destroy(&before);
+    lora_report_destroy(report);
+    lora__map_destroy(&modules);
     lora__free(job->context, own, job->pair.count * sizeof *own, LORA__ALIGN);
     return status;
 }

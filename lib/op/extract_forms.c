@@ -357,7 +357,8 @@ done:
     return status;
 }
 
-/* Three products of the difference with matrices of channels. */
+/* The difference turned and decomposed, and its products with matrices of
+ * channels. */
 static uint64_t forms_core_bytes(const lora__extract *job,
                                  const lora__match *match,
                                  uint64_t rank)
@@ -366,21 +367,73 @@ static uint64_t forms_core_bytes(const lora__extract *job,
     uint64_t kernel = match->base.columns / (channels == 0 ? 1 : channels);
 
     (void)job;
-    return 3 * sizeof(double) * (match->base.rows + channels) * kernel * rank;
+    return match->base.rows * match->base.columns * sizeof(float) +
+           6 * sizeof(double) * (match->base.rows + channels) * kernel * rank;
 }
 
 /* ---- by rank ----------------------------------------------------------- */
 
-/* A core [r, r, K] for the kernel of down [r, in, K] pays where it is smaller;
- * a pair of the same rank is never worse. */
-static int forms_core_pays(const lora__extract_work *w, size_t rank)
+/* Numbers of a pair, and of a pair with a core. */
+static size_t forms_pair_numbers(const lora__extract_work *w, size_t rank)
 {
-    forms_sides sides = forms_sides_of(w);
-    return rank * sides.kernel + sides.in < w->cols;
+    return rank * (w->rows + w->cols);
 }
 
-/* A pair of the rank that the rule says, perhaps with a core, or the difference
- * itself where that is no larger. */
+static size_t forms_core_numbers(const lora__extract_work *w, size_t rank)
+{
+    forms_sides sides = forms_sides_of(w);
+    return rank * (w->rows + sides.in + rank * sides.kernel);
+}
+
+/* What a rule says of the weight turned to [in, out K], if that is more than
+ * `rank`, up to `most`. Where a floor of noise decides, which is that of the
+ * weight as it is, `rank` stays. */
+static lora_status forms_core_rank(size_t *rank,
+                                   const lora__extract_work *w,
+                                   const lora_rank_rule *rule,
+                                   size_t most,
+                                   lora_error *error)
+{
+    forms_sides sides = forms_sides_of(w);
+    size_t wide = w->rows * sides.kernel;
+    size_t bytes = w->rows * w->cols * sizeof(float);
+    lora__dense_input input = {sides.in, wide, NULL};
+    lora__dense dense;
+    float *turned;
+    size_t keep;
+    lora_status status;
+
+    if (rule == NULL || rule->kind == LORA_RANK_FIXED ||
+        lora__extract_has_floor(w)) {
+        return LORA_OK;
+    }
+    memset(&dense, 0, sizeof dense);
+    turned = lora__alloc(w->job->context, bytes, LORA__ALIGN_NUMERIC);
+    if (turned == NULL) {
+        return lora__fail_memory(error, bytes);
+    }
+    for (size_t p = 0; p < w->rows; p++) {
+        for (size_t q = 0; q < sides.in; q++) {
+            memcpy(turned + q * wide + p * sides.kernel,
+                   w->diff + p * w->cols + q * sides.kernel,
+                   sides.kernel * sizeof *turned);
+        }
+    }
+    input.values = turned;
+    TRY_OR_DONE(lora__extract_decompose(&dense, w, &input, rule, error));
+    keep =
+        lora__extract_count(w, &dense, rule, sides.in < wide ? sides.in : wide);
+    keep = keep < most ? keep : most;
+    *rank = *rank < keep ? keep : *rank;
+done:
+    lora__dense_destroy(&dense, w->job->context);
+    lora__free(w->job->context, turned, bytes, LORA__ALIGN_NUMERIC);
+    return status;
+}
+
+/* A pair of the rank that the rule says, or a core where that is wanted and
+ * smaller, as a pair of the same rank is never worse; or the difference itself
+ * where it is no larger. */
 static lora_status
 forms_by_rank(lora__extract_work *w, int core, lora_error *error)
 {
@@ -388,6 +441,7 @@ forms_by_rank(lora__extract_work *w, int core, lora_error *error)
     lora__dense_input input = {w->rows, w->cols, w->diff};
     lora__dense dense;
     size_t keep;
+    size_t inner;
     size_t numbers;
     lora_status status = LORA_OK;
 
@@ -397,16 +451,19 @@ forms_by_rank(lora__extract_work *w, int core, lora_error *error)
         goto done;
     }
     keep = lora__extract_keep(w, &dense, rule);
-    core = core && forms_core_pays(w, keep);
-    numbers = core ? keep * (w->rows + forms_sides_of(w).in +
-                             keep * forms_sides_of(w).kernel)
-                   : keep * (w->rows + w->cols);
+    inner = keep;
+    numbers = forms_pair_numbers(w, keep);
+    if (core) {
+        TRY_OR_DONE(forms_core_rank(&inner, w, rule, w->rows, error));
+        core = forms_core_numbers(w, inner) < numbers;
+        numbers = core ? forms_core_numbers(w, inner) : numbers;
+    }
     if (forms_is_large(w, numbers)) {
         status = forms_full(w, error);
         goto done;
     }
     TRY_OR_DONE(forms_remember(w, &dense, keep, error));
-    status = core ? forms_cut_core(w, keep, error)
+    status = core ? forms_cut_core(w, inner, error)
                   : forms_cut_pair(w, &dense, keep, error);
 done:
     lora__dense_destroy(&dense, w->job->context);

@@ -51,7 +51,7 @@ def spectrum_matrix(random, rows, cols, fall=0.75):
 class Pair:
     """A base, what it was tuned to, and the f64 difference of both."""
 
-    def __init__(self, suite, dtype="F32", unchanged=()):
+    def __init__(self, suite, dtype="F32", unchanged=(), conv=None):
         random = np.random.default_rng(11)
         self.suite = suite
         self.base, self.tuned = (suite.path(f"{part}.safetensors")
@@ -61,6 +61,7 @@ class Pair:
             rows, cols = shape[0], int(np.prod(shape[1:]))
             base = random.standard_normal(shape).astype("f4")
             change = spectrum_matrix(random, rows, cols).reshape(shape)
+            change = conv if key == "conv" and conv is not None else change
             tuned = base + (0 if key in unchanged else change)
             pieces = [support.tensor(a.astype("f4"), t)
                       for a, t in ((base, "F32"), (tuned, dtype))]
@@ -180,15 +181,32 @@ def check_core(pair, rank, dtype, *rule):
                 f"{key}: error {error:g}, least {best:g}")
 
 
-def check_core_rule(pair):
-    """The rank of a core is what the rule says of the pair without one."""
-    rule = ["--energy", 0.9]
-    plain = pair.extract(*rule)[1]
-    rank = of_layer(plain, "conv")["lora_down.weight"].shape[0]
-    sigma = np.linalg.svd(flat(pair.delta["conv"]), compute_uv=False)
-    share = np.cumsum(sigma**2) / np.sum(sigma**2)
-    equal(rank, int(np.argmax(share >= 0.9)) + 1, "rank by numpy")
-    check_core(pair, rank, "f32", *rule)
+def check_core_rule(suite, outer, inner):
+    """The rank of a core is the larger of what the rule says of the weight as
+    [out, in k k] and as [in, out k k]; there is none where a pair is smaller.
+    Whether there is one."""
+    random = np.random.default_rng(3)
+    core = random.standard_normal((8, 8, 3, 3))
+    core *= (outer**np.arange(8))[:, None, None, None]
+    core *= (inner**np.arange(8))[:, None, None]
+    up, down = (np.linalg.qr(random.standard_normal((n, 8)))[0]
+                for n in (32, 24))
+    pair = Pair(suite, conv=np.einsum("pi,ijxy,qj->pqxy", up, core, down))
+    ranks = []
+    for axis in (0, 1):
+        unfolded = flat(np.moveaxis(pair.delta["conv"], axis, 0))
+        sigma = np.linalg.svd(unfolded, compute_uv=False)
+        share = np.cumsum(sigma**2) / np.sum(sigma**2)
+        ranks.append(int(np.argmax(share >= 0.9)) + 1)
+    equal(ranks[0] > ranks[1], outer > inner, "which is larger")
+    if max(ranks) * (32 + 24 + 9 * max(ranks)) < ranks[0] * (32 + 24 * 9):
+        check_core(pair, max(ranks), "f32", "--energy", 0.9)
+        return True
+    _, tensors = pair.extract("--kind", "tucker", "--energy", 0.9)
+    layer = of_layer(tensors, "conv")
+    require("lora_mid.weight" not in layer, "a core larger than a pair")
+    equal(layer["lora_down.weight"].shape, (ranks[0], 24, 3, 3), "down")
+    return False
 
 
 def check_core_too_large(pair):
@@ -357,22 +375,24 @@ def main():
             for rank in (0, 3, 64):  # 64 is more than there is
                 with suite.case(f"lokr {factor}, rank {rank}, {dtype}"):
                     check_lokr(pair, factor, rank, dtype)
-    for check in (check_core_rule, check_core_too_large, check_lokr_rule,
-                  check_full):
+    for check in (check_core_too_large, check_lokr_rule, check_full):
         with suite.case(check.__name__):
             check(pair)
-    with suite.case("exact product"):
-        check_exact_product(suite)
-    with suite.case("no full differences"):
-        check_no_full(suite, pair)
-    for kind in ("locon", "tucker", "lokr"):
-        with suite.case(f"noise and {kind}"):
-            check_noise(suite, kind)
     for kind, dialect in (("tucker", "diffusers"), ("tucker", "peft"),
                           ("lokr", "diffusers"), ("lokr", "peft"),
                           ("full", "diffusers")):
         with suite.case(f"{kind} in {dialect} is refused"):
             check_refused(suite, pair, kind, dialect)
+    with suite.case("exact product"):
+        check_exact_product(suite)
+    with suite.case("no full differences"):
+        check_no_full(suite, pair)
+    for outer, inner, core in ((0.9, 0.7, 1), (0.7, 0.9, 1), (0.6, 0.9, 0)):
+        with suite.case(f"rule of a core, {outer} {inner}"):
+            equal(check_core_rule(suite, outer, inner), bool(core), "a core")
+    for kind in ("locon", "tucker", "lokr"):
+        with suite.case(f"noise and {kind}"):
+            check_noise(suite, kind)
     return suite.finish()
 
 
