@@ -5,6 +5,7 @@
  */
 #include "kernel/variants.h"
 
+#include <float.h>
 #include <math.h>
 
 LORA_PRIVATE void
@@ -57,6 +58,32 @@ lora__ref_dot_f64(const double *a, const double *b, size_t count)
         s0 += a[i] * b[i];
     }
     return (s0 + s1) + (s2 + s3);
+}
+
+LORA_PRIVATE void lora__ref_dots4_f64(double *dots,
+                                      const double *const *x,
+                                      const double *const *y,
+                                      size_t count)
+{
+    for (size_t i = 0; i < 4; i++) {
+        dots[i] = lora__ref_dot_f64(x[i], y[i], count);
+    }
+}
+
+/* The smallest normal number under the root keeps 0 / 0 away and is lost in
+ * every other sum. */
+LORA_PRIVATE void lora__ref_angles4_f64(double *tangent,
+                                        double *cosine,
+                                        const double *d,
+                                        const double *g)
+{
+    for (size_t i = 0; i < 4; i++) {
+        const double root = sqrt(d[i] * d[i] + 4 * g[i] * g[i] + DBL_MIN);
+        const double t = 2 * g[i] / (fabs(d[i]) + root);
+
+        tangent[i] = t;
+        cosine[i] = 1 / sqrt(1 + t * t);
+    }
 }
 
 LORA_PRIVATE void
