@@ -20,6 +20,7 @@
     .dot_f64 = lora__##variant##_dot_f64,                                      \
     .dots4_f64 = lora__##variant##_dots4_f64,                                  \
     .angles4_f64 = lora__##variant##_angles4_f64,                              \
+    .rotate_dot_f64 = lora__##variant##_rotate_dot_f64,                        \
     .rotate_f64 = lora__##variant##_rotate_f64
 
 #define DISPATCH_GEMM(variant)                                                 \

@@ -121,6 +121,14 @@ typedef struct lora__kernels {
 
     /* x' = c x - s y, y' = s x + c y. */
     void (*rotate_f64)(double *x, double *y, double c, double s, size_t count);
+
+    /* The same, and the sum of x'[j] * z[j], where z is another row. */
+    double (*rotate_dot_f64)(double *x,
+                             double *y,
+                             double c,
+                             double s,
+                             const double *z,
+                             size_t count);
 } lora__kernels;
 
 /* The table for a set of CPU features (lora__context_get(c)->cpu). */

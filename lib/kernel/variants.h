@@ -39,6 +39,9 @@
         size_t count);                                                         \
     LORA_PRIVATE void lora__##variant##_angles4_f64(                           \
         double *tangent, double *cosine, const double *d, const double *g);    \
+    LORA_PRIVATE double lora__##variant##_rotate_dot_f64(                      \
+        double *x, double *y, double c, double s, const double *z,             \
+        size_t count);                                                         \
     LORA_PRIVATE void lora__##variant##_rotate_f64(                            \
         double *x, double *y, double c, double s, size_t count)
 

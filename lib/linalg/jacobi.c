@@ -27,7 +27,7 @@
  * under way while those of the next begin. As many as have their rows in a
  * first-level cache of 32 KiB, and no more than this. */
 #define JACOBI_BATCH ((size_t)16)
-#define JACOBI_CACHED ((size_t)1536)
+#define JACOBI_CACHED ((size_t)2048)
 
 /* Rows under rotation. */
 typedef struct jacobi_rows {
@@ -39,6 +39,8 @@ typedef struct jacobi_rows {
     double tolerance;
     size_t rotations;
     size_t batch;
+    double dots[JACOBI_BATCH]; /* of rows of a batch with their next partner */
+    int known[JACOBI_BATCH];
     lora_context *context;
 } jacobi_rows;
 
@@ -52,10 +54,12 @@ typedef struct jacobi_pair {
     double c;
 } jacobi_pair;
 
-/* Rotate rows i and j unless they are orthogonal already. Afterwards row i is
- * not the smaller one. Square norms are brought up to date by what moves, and
- * measured once a sweep: an angle need not be exact, a rotation is. */
-static void jacobi_rotate(jacobi_rows *r, const jacobi_pair *pair)
+/* Rotate rows i and j unless they are orthogonal already; 1 if so, and then
+ * the product of row i and row j + 1, its next partner, if there is one.
+ * Afterwards row i is not the smaller one. Square norms are brought up to date
+ * by what moves, and measured once a sweep: an angle need not be exact, a
+ * rotation is. */
+static int jacobi_rotate(double *next, jacobi_rows *r, const jacobi_pair *pair)
 {
     double *x = r->x + pair->i * r->n;
     double *y = r->x + pair->j * r->n;
@@ -63,29 +67,56 @@ static void jacobi_rotate(jacobi_rows *r, const jacobi_pair *pair)
     double *ny = r->squares + pair->j;
     const double larger = *nx < *ny ? *ny : *nx;
     const double smaller = *nx < *ny ? *nx : *ny;
-    const double c = pair->c;
-    const double s = pair->c * pair->t;
     /* What the larger square norm takes from the smaller. */
     const double gain = pair->dot * pair->t;
+    double c = pair->c;
+    double s = -pair->c * pair->t;
 
     if (pair->dot * pair->dot <= r->tolerance * (larger * smaller)) {
-        return;
+        return 0;
     }
     r->rotations++;
-    if (*nx >= *ny) {
-        r->kernels->rotate_f64(x, y, c, -s, r->n);
-    } else {
-        /* The results exchanged, one of them negated. */
-        r->kernels->rotate_f64(x, y, s, -c, r->n);
+    if (*nx < *ny) { /* the results exchanged, one of them negated */
+        c = -s;
+        s = -pair->c;
     }
     *nx = larger + gain;
     *ny = smaller - gain;
+    if (pair->j + 1 == r->rows) {
+        r->kernels->rotate_f64(x, y, c, s, r->n);
+        return 0;
+    }
+    *next = r->kernels->rotate_dot_f64(x, y, c, s, y + r->n, r->n);
+    return 1;
 }
 
-/* Pairs (i, sum - i), begin <= i < end, which have no row in common. A four
- * that is not full is filled up with the first pair. */
-static void
-jacobi_diagonal(jacobi_rows *r, size_t sum, size_t begin, size_t end)
+/* Dot products of a four of pairs, as far as no rotation found them. */
+static void jacobi_products(double *dot,
+                            jacobi_rows *r,
+                            const double *const *x,
+                            const double *const *y,
+                            size_t slot)
+{
+    int missing = 0;
+
+    for (size_t k = 0; k < 4; k++) {
+        missing |= !r->known[slot + k];
+    }
+    if (missing) {
+        r->kernels->dots4_f64(dot, x, y, r->n);
+        return;
+    }
+    for (size_t k = 0; k < 4; k++) {
+        dot[k] = r->dots[slot + k];
+    }
+}
+
+/* Pairs (i, sum - i), begin <= i < end, which have no row in common, of the
+ * batch that begins with row `first`. Work is done by fours, and what is no
+ * pair stands for the first one. In ascending order, as row i - 1 is done with
+ * row sum - i + 1 when row i meets it. */
+static void jacobi_diagonal(
+    jacobi_rows *r, size_t first, size_t sum, size_t begin, size_t end)
 {
     const double *x[JACOBI_BATCH];
     const double *y[JACOBI_BATCH];
@@ -93,26 +124,30 @@ jacobi_diagonal(jacobi_rows *r, size_t sum, size_t begin, size_t end)
     double d[JACOBI_BATCH];
     double t[JACOBI_BATCH];
     double c[JACOBI_BATCH];
-    const size_t fours = (end - begin + 3) / 4 * 4;
+    const size_t from = (begin - first) / 4 * 4;
+    const size_t to = (end - first + 3) / 4 * 4;
 
-    for (size_t k = 0; k < fours; k++) {
-        const size_t i = begin + k < end ? begin + k : begin;
+    for (size_t k = from; k < to; k++) {
+        const size_t i =
+            first + k >= begin && first + k < end ? first + k : begin;
 
         x[k] = r->x + i * r->n;
         y[k] = r->x + (sum - i) * r->n;
         d[k] = r->squares[i] - r->squares[sum - i];
+        r->known[k] |= i != first + k;
     }
-    for (size_t k = 0; k < fours; k += 4) {
-        r->kernels->dots4_f64(dot + k, x + k, y + k, r->n);
+    for (size_t k = from; k < to; k += 4) {
+        jacobi_products(dot + k, r, x + k, y + k, k);
     }
-    for (size_t k = 0; k < fours; k += 4) {
+    for (size_t k = from; k < to; k += 4) {
         r->kernels->angles4_f64(t + k, c + k, d + k, dot + k);
     }
-    for (size_t i = begin; i < end; i++) {
-        const size_t k = i - begin;
+    for (size_t k = from; k < to; k++) {
+        const size_t i = first + k;
         const jacobi_pair pair = {i, sum - i, dot[k], t[k], c[k]};
 
-        jacobi_rotate(r, &pair);
+        r->known[k] =
+            i >= begin && i < end ? jacobi_rotate(&r->dots[k], r, &pair) : 0;
     }
 }
 
@@ -135,6 +170,7 @@ static lora_status jacobi_sweep(jacobi_rows *r, lora_error *error)
         const size_t last = first + r->batch - 1;
 
         TRY(lora__progress(r->context, NULL, 0, 0, error));
+        memset(r->known, 0, sizeof r->known);
         for (size_t sum = 2 * first + 1; sum < last + r->rows; sum++) {
             /* first <= i <= last and i < sum - i < rows */
             const size_t lowest = sum - (r->rows - 1);
@@ -143,7 +179,7 @@ static lora_status jacobi_sweep(jacobi_rows *r, lora_error *error)
             const size_t end = (sum + 1) / 2 <= last ? (sum + 1) / 2 : last + 1;
 
             if (begin < end) {
-                jacobi_diagonal(r, sum, begin, end);
+                jacobi_diagonal(r, first, sum, begin, end);
             }
         }
     }
@@ -161,8 +197,15 @@ static lora_status jacobi_settle(double *x,
 {
     const lora__kernels *kernels =
         lora__kernels_get(lora__context_get(context)->cpu);
-    jacobi_rows r = {x, squares, rows, n, kernels, 0, 0, 0, context};
+    jacobi_rows r;
 
+    memset(&r, 0, sizeof r);
+    r.x = x;
+    r.squares = squares;
+    r.rows = rows;
+    r.n = n;
+    r.kernels = kernels;
+    r.context = context;
     r.batch = jacobi_batch(n);
     /* A dot product of n terms is off by about eps sqrt(n); squared. */
     r.tolerance = DBL_EPSILON * DBL_EPSILON * ((double)n + 8);

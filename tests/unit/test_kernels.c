@@ -874,7 +874,14 @@ static void dot_and_rotate_are_within_bounds(void **state)
             assert_true(
                 is_product(k->dot_f64(a + 1, a + 1, n), a + 1, 1, a + 1, 1, n));
             check_dots4(k, a, b, n);
-            k->rotate_f64(x + 1, y + 2, c, s, n);
+            if (n % 2 == 0) {
+                k->rotate_f64(x + 1, y + 2, c, s, n);
+            } else {
+                const double dot =
+                    k->rotate_dot_f64(x + 1, y + 2, c, s, b + 1, n);
+
+                assert_true(is_product(dot, x + 1, 1, b + 1, 1, n));
+            }
             assert_true(x[0] == a[0] && x[n + 1] == a[n + 1]);
             assert_true(y[1] == b[1] && y[n + 2] == b[n + 2]);
             for (size_t i = 0; i < n; i++) {

@@ -137,4 +137,11 @@ lora__neon_rotate_f64(double *x, double *y, double c, double s, size_t count)
     }
 }
 
+LORA_PRIVATE double lora__neon_rotate_dot_f64(
+    double *x, double *y, double c, double s, const double *z, size_t count)
+{
+    lora__neon_rotate_f64(x, y, c, s, count);
+    return lora__neon_dot_f64(x, z, count);
+}
+
 #endif

@@ -97,3 +97,10 @@ lora__ref_rotate_f64(double *x, double *y, double c, double s, size_t count)
         y[i] = s * x_i + c * y_i;
     }
 }
+
+LORA_PRIVATE double lora__ref_rotate_dot_f64(
+    double *x, double *y, double c, double s, const double *z, size_t count)
+{
+    lora__ref_rotate_f64(x, y, c, s, count);
+    return lora__ref_dot_f64(x, z, count);
+}

@@ -196,4 +196,50 @@ lora__avx2_rotate_f64(double *x, double *y, double c, double s, size_t count)
     }
 }
 
+/* x' and y' of four, and x' z added to `sum`. */
+#define AVX2_ROTATE_DOT(at, sum)                                               \
+    do {                                                                       \
+        const __m256d x_4 = _mm256_loadu_pd(x + (at));                         \
+        const __m256d y_4 = _mm256_loadu_pd(y + (at));                         \
+        const __m256d new_x =                                                  \
+            _mm256_fnmadd_pd(s_4, y_4, _mm256_mul_pd(c_4, x_4));               \
+                                                                               \
+        _mm256_storeu_pd(x + (at), new_x);                                     \
+        _mm256_storeu_pd(y + (at),                                             \
+                         _mm256_fmadd_pd(s_4, x_4, _mm256_mul_pd(c_4, y_4)));  \
+        (sum) = _mm256_fmadd_pd(new_x, _mm256_loadu_pd(z + (at)), (sum));      \
+    } while (0)
+
+LORA_PRIVATE AVX2_VECTOR double lora__avx2_rotate_dot_f64(
+    double *x, double *y, double c, double s, const double *z, size_t count)
+{
+    const __m256d c_4 = _mm256_set1_pd(c);
+    const __m256d s_4 = _mm256_set1_pd(s);
+    __m256d s0 = _mm256_setzero_pd();
+    __m256d s1 = s0;
+    __m128d half;
+    double sum;
+    size_t i = 0;
+
+    for (; i + 8 <= count; i += 8) {
+        AVX2_ROTATE_DOT(i, s0);
+        AVX2_ROTATE_DOT(i + 4, s1);
+    }
+    for (; i + 4 <= count; i += 4) {
+        AVX2_ROTATE_DOT(i, s0);
+    }
+    s0 = _mm256_add_pd(s0, s1);
+    half = _mm_add_pd(_mm256_castpd256_pd128(s0), _mm256_extractf128_pd(s0, 1));
+    sum = _mm_cvtsd_f64(_mm_add_sd(half, _mm_unpackhi_pd(half, half)));
+    for (; i < count; i++) {
+        const double x_i = x[i];
+        const double y_i = y[i];
+
+        x[i] = fma(-s, y_i, c * x_i);
+        y[i] = fma(s, x_i, c * y_i);
+        sum = fma(x[i], z[i], sum);
+    }
+    return sum;
+}
+
 #endif
