@@ -18,6 +18,9 @@
     .scale_f32 = lora__##variant##_scale_f32,                                  \
     .scale_f64 = lora__##variant##_scale_f64,                                  \
     .dot_f64 = lora__##variant##_dot_f64,                                      \
+    .dots4_f64 = lora__##variant##_dots4_f64,                                  \
+    .angles4_f64 = lora__##variant##_angles4_f64,                              \
+    .rotate_dot_f64 = lora__##variant##_rotate_dot_f64,                        \
     .rotate_f64 = lora__##variant##_rotate_f64
 
 #define DISPATCH_GEMM(variant)                                                 \

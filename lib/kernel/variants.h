@@ -34,6 +34,14 @@
                                                   size_t count);               \
     LORA_PRIVATE double lora__##variant##_dot_f64(                             \
         const double *a, const double *b, size_t count);                       \
+    LORA_PRIVATE void lora__##variant##_dots4_f64(                             \
+        double *dots, const double *const *x, const double *const *y,          \
+        size_t count);                                                         \
+    LORA_PRIVATE void lora__##variant##_angles4_f64(                           \
+        double *tangent, double *cosine, const double *d, const double *g);    \
+    LORA_PRIVATE double lora__##variant##_rotate_dot_f64(                      \
+        double *x, double *y, double c, double s, const double *z,             \
+        size_t count);                                                         \
     LORA_PRIVATE void lora__##variant##_rotate_f64(                            \
         double *x, double *y, double c, double s, size_t count)
 

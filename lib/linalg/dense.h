@@ -58,8 +58,10 @@ typedef struct lora__dense {
 } lora__dense;
 
 /* Dimensions are not 0. NONFINITE if an element is; CANCELLED, also in the
- * midst of it; CONVERGENCE. Takes up to 3 (rows + cols) count doubles, in full
- * up to 3 rows * cols. Destroy with lora__dense_destroy(). */
+ * midst of it; CONVERGENCE. Takes about 2 (rows + cols) count + 10 count^2
+ * doubles, and half as many again where the rank is lower than count; in full
+ * rows * cols + 10 min(rows, cols)^2, and twice that where it is lower.
+ * Destroy with lora__dense_destroy(). */
 LORA_PRIVATE lora_status lora__dense_create(lora__dense *out,
                                             lora_context *context,
                                             const lora__dense_input *input,

@@ -23,8 +23,11 @@
 
 #define JACOBI_SWEEPS 60
 
-/* Pairs at a time: what hides the time of roots and divisions. */
-#define JACOBI_BATCH 4
+/* Pairs at a time, a multiple of four: roots and divisions of one four are
+ * under way while those of the next begin. As many as have their rows in a
+ * first-level cache of 32 KiB, and no more than this. */
+#define JACOBI_BATCH ((size_t)16)
+#define JACOBI_CACHED ((size_t)2048)
 
 /* Rows under rotation. */
 typedef struct jacobi_rows {
@@ -35,75 +38,127 @@ typedef struct jacobi_rows {
     const lora__kernels *kernels;
     double tolerance;
     size_t rotations;
+    size_t batch;
+    double dots[JACOBI_BATCH]; /* of rows of a batch with their next partner */
+    int known[JACOBI_BATCH];
     lora_context *context;
 } jacobi_rows;
 
-/* A rotation x' = c x - s y, y' = s x + c y. */
-typedef struct jacobi_angle {
+/* A pair, and the rotation x' = c x - s y, y' = s x + c y that makes it
+ * orthogonal: |s| / c = |t|, where the sign is left to jacobi_rotate. */
+typedef struct jacobi_pair {
+    size_t i;
+    size_t j;
     double dot;
+    double t;
     double c;
-    double s;
-} jacobi_angle;
+} jacobi_pair;
 
-/* With g = x . y and d = |x|^2 - |y|^2, x' . y' is 0 where
- * tan 2 theta = -2 g / d. With h = sqrt(d^2 + 4 g^2), the smaller of the angles
- * has c^2 = 1/2 + |d| / (2 h) and |s| = |g| / (h c). The sign of s is left to
- * jacobi_rotate. */
-static void jacobi_measure(jacobi_angle *angle, double d)
+/* Rotate rows i and j unless they are orthogonal already; 1 if so, and then
+ * the product of row i and row j + 1, its next partner, if there is one.
+ * Afterwards row i is not the smaller one. Square norms are brought up to date
+ * by what moves, and measured once a sweep: an angle need not be exact, a
+ * rotation is. */
+static int jacobi_rotate(double *next, jacobi_rows *r, const jacobi_pair *pair)
 {
-    const double g = angle->dot;
-    const double inverse = 1 / sqrt(d * d + 4 * g * g + DBL_MIN);
-
-    angle->c = sqrt(0.5 + 0.5 * fabs(d) * inverse);
-    angle->s = g * inverse / angle->c;
-}
-
-/* Rotate rows i and j unless they are orthogonal already. Afterwards row i is
- * not the smaller one. Square norms are brought up to date by what moves, and
- * measured once a sweep: an angle need not be exact, a rotation is. */
-static void
-jacobi_rotate(jacobi_rows *r, size_t i, size_t j, const jacobi_angle *angle)
-{
-    double *x = r->x + i * r->n;
-    double *y = r->x + j * r->n;
-    double *nx = r->squares + i;
-    double *ny = r->squares + j;
+    double *x = r->x + pair->i * r->n;
+    double *y = r->x + pair->j * r->n;
+    double *nx = r->squares + pair->i;
+    double *ny = r->squares + pair->j;
     const double larger = *nx < *ny ? *ny : *nx;
     const double smaller = *nx < *ny ? *nx : *ny;
-    /* What the larger square norm takes from the smaller: g tan theta. */
-    const double gain = angle->dot * angle->s / angle->c;
+    /* What the larger square norm takes from the smaller. */
+    const double gain = pair->dot * pair->t;
+    double c = pair->c;
+    double s = -pair->c * pair->t;
 
-    if (angle->dot * angle->dot <= r->tolerance * (larger * smaller)) {
-        return;
+    if (pair->dot * pair->dot <= r->tolerance * (larger * smaller)) {
+        return 0;
     }
     r->rotations++;
-    if (*nx >= *ny) {
-        r->kernels->rotate_f64(x, y, angle->c, -angle->s, r->n);
-    } else {
-        /* The results exchanged, one of them negated. */
-        r->kernels->rotate_f64(x, y, angle->s, -angle->c, r->n);
+    if (*nx < *ny) { /* the results exchanged, one of them negated */
+        c = -s;
+        s = -pair->c;
     }
     *nx = larger + gain;
     *ny = smaller - gain;
+    if (pair->j + 1 == r->rows) {
+        r->kernels->rotate_f64(x, y, c, s, r->n);
+        return 0;
+    }
+    *next = r->kernels->rotate_dot_f64(x, y, c, s, y + r->n, r->n);
+    return 1;
 }
 
-/* Pairs (i, sum - i), begin <= i < end, which have no row in common. Each
- * step is a loop of its own, so that divisions and roots overlap. */
-static void
-jacobi_diagonal(jacobi_rows *r, size_t sum, size_t begin, size_t end)
+/* Dot products of a four of pairs, as far as no rotation found them. */
+static void jacobi_products(double *dot,
+                            jacobi_rows *r,
+                            const double *const *x,
+                            const double *const *y,
+                            size_t slot)
 {
-    jacobi_angle angle[JACOBI_BATCH];
+    int missing = 0;
 
-    for (size_t i = begin; i < end; i++) {
-        angle[i - begin].dot =
-            r->kernels->dot_f64(r->x + i * r->n, r->x + (sum - i) * r->n, r->n);
+    for (size_t k = 0; k < 4; k++) {
+        missing |= !r->known[slot + k];
     }
-    for (size_t i = begin; i < end; i++) {
-        jacobi_measure(&angle[i - begin], r->squares[i] - r->squares[sum - i]);
+    if (missing) {
+        r->kernels->dots4_f64(dot, x, y, r->n);
+        return;
     }
-    for (size_t i = begin; i < end; i++) {
-        jacobi_rotate(r, i, sum - i, &angle[i - begin]);
+    for (size_t k = 0; k < 4; k++) {
+        dot[k] = r->dots[slot + k];
     }
+}
+
+/* Pairs (i, sum - i), begin <= i < end, which have no row in common, of the
+ * batch that begins with row `first`. Work is done by fours, and what is no
+ * pair stands for the first one. In ascending order, as row i - 1 is done with
+ * row sum - i + 1 when row i meets it. */
+static void jacobi_diagonal(
+    jacobi_rows *r, size_t first, size_t sum, size_t begin, size_t end)
+{
+    const double *x[JACOBI_BATCH];
+    const double *y[JACOBI_BATCH];
+    double dot[JACOBI_BATCH];
+    double d[JACOBI_BATCH];
+    double t[JACOBI_BATCH];
+    double c[JACOBI_BATCH];
+    const size_t from = (begin - first) / 4 * 4;
+    const size_t to = (end - first + 3) / 4 * 4;
+
+    for (size_t k = from; k < to; k++) {
+        const size_t i =
+            first + k >= begin && first + k < end ? first + k : begin;
+
+        x[k] = r->x + i * r->n;
+        y[k] = r->x + (sum - i) * r->n;
+        d[k] = r->squares[i] - r->squares[sum - i];
+        r->known[k] |= i != first + k;
+    }
+    for (size_t k = from; k < to; k += 4) {
+        jacobi_products(dot + k, r, x + k, y + k, k);
+    }
+    for (size_t k = from; k < to; k += 4) {
+        r->kernels->angles4_f64(t + k, c + k, d + k, dot + k);
+    }
+    for (size_t k = from; k < to; k++) {
+        const size_t i = first + k;
+        const jacobi_pair pair = {i, sum - i, dot[k], t[k], c[k]};
+
+        r->known[k] =
+            i >= begin && i < end ? jacobi_rotate(&r->dots[k], r, &pair) : 0;
+    }
+}
+
+static size_t jacobi_batch(size_t n)
+{
+    const size_t fitting = JACOBI_CACHED / n / 4 * 4;
+
+    if (fitting < 4) {
+        return 4;
+    }
+    return fitting < JACOBI_BATCH ? fitting : JACOBI_BATCH;
 }
 
 /* All pairs in the order (0,1) (0,2) ... (1,2) ..., or rather one that gives
@@ -111,11 +166,11 @@ jacobi_diagonal(jacobi_rows *r, size_t sum, size_t begin, size_t end)
  * (i - 1, j) are done. A few i at a time, whose rows stay in the cache. */
 static lora_status jacobi_sweep(jacobi_rows *r, lora_error *error)
 {
-    for (size_t first = 0; first < r->rows; first += JACOBI_BATCH) {
-        const size_t last = first + JACOBI_BATCH - 1;
+    for (size_t first = 0; first < r->rows; first += r->batch) {
+        const size_t last = first + r->batch - 1;
 
         TRY(lora__progress(r->context, NULL, 0, 0, error));
-
+        memset(r->known, 0, sizeof r->known);
         for (size_t sum = 2 * first + 1; sum < last + r->rows; sum++) {
             /* first <= i <= last and i < sum - i < rows */
             const size_t lowest = sum - (r->rows - 1);
@@ -124,7 +179,7 @@ static lora_status jacobi_sweep(jacobi_rows *r, lora_error *error)
             const size_t end = (sum + 1) / 2 <= last ? (sum + 1) / 2 : last + 1;
 
             if (begin < end) {
-                jacobi_diagonal(r, sum, begin, end);
+                jacobi_diagonal(r, first, sum, begin, end);
             }
         }
     }
@@ -142,8 +197,16 @@ static lora_status jacobi_settle(double *x,
 {
     const lora__kernels *kernels =
         lora__kernels_get(lora__context_get(context)->cpu);
-    jacobi_rows r = {x, squares, rows, n, kernels, 0, 0, context};
+    jacobi_rows r;
 
+    memset(&r, 0, sizeof r);
+    r.x = x;
+    r.squares = squares;
+    r.rows = rows;
+    r.n = n;
+    r.kernels = kernels;
+    r.context = context;
+    r.batch = jacobi_batch(n);
     /* A dot product of n terms is off by about eps sqrt(n); squared. */
     r.tolerance = DBL_EPSILON * DBL_EPSILON * ((double)n + 8);
     for (int sweep = 0; sweep < JACOBI_SWEEPS; sweep++) {

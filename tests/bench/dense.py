@@ -15,7 +15,8 @@ For each shape and rank, on a matrix of rank 32 with a tenth of noise:
   floor    what is counted: reading the matrix once, six products with it and
            one SVD of the core, at the speeds that kernels.py measures
 
-With several threads ours is as many matrices side by side, each counted with
+Seconds are of CPU time on one thread, as the machine may be busy, and of the
+clock on the wall on more. With several threads ours is as many matrices side by side, each counted with
 its share; the others are given the threads for one. The rows of the JSON hold
 all numbers, for plots of cost against shape and rank.
 """
@@ -33,6 +34,8 @@ THREADS = sys.argv[sys.argv.index("--threads") + 1] \
 os.environ["OPENBLAS_NUM_THREADS"] = THREADS
 
 import numpy as np  # noqa: E402
+
+now = time.process_time if THREADS == "1" else time.perf_counter
 
 sys.dont_write_bytecode = True
 HERE = pathlib.Path(__file__).resolve().parent
@@ -63,9 +66,9 @@ def median_of(runs, work):
     work()
     times = []
     for _ in range(runs):
-        start = time.perf_counter()
+        start = now()
         work()
-        times.append(time.perf_counter() - start)
+        times.append(now() - start)
     return statistics.median(times)
 
 
@@ -80,9 +83,9 @@ def lowrank_seconds(w, rank, runs):
 
 
 def lapack_seconds(w):
-    start = time.perf_counter()
+    start = now()
     np.linalg.svd(w, full_matrices=False)
-    return time.perf_counter() - start
+    return now() - start
 
 
 def plan(shape, rank):

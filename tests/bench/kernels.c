@@ -7,7 +7,8 @@
  * For each line it prints `NAME A B C SECONDS`, the median of TIMES; 0 where
  * there is no such thing. With more threads than one ours is THREADS
  * independent calls side by side, as modules of an adapter are, divided by
- * THREADS; theirs is one call on THREADS threads. A process of its own each,
+ * THREADS; theirs is one call on THREADS threads. Seconds are of CPU time for
+ * one thread, and of the clock on the wall for more. A process of its own each,
  * as the threads of OpenBLAS stay awake for a while after their work.
  *
  *     gemm_f32 m n k    C[m,n] = A[m,k] B[k,n]            sgemm
@@ -115,11 +116,13 @@ typedef struct task {
     double *kept; /* what operand 0 is set to before each time */
 } task;
 
-static double now(void)
+/* Of the process's CPU for one thread, as the machine may be busy. */
+static double now(int threads)
 {
     struct timespec t;
 
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(threads == 1 ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC,
+                  &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
@@ -363,7 +366,7 @@ static double once(task *t, int mine)
 
     lora_error_init(&error, sizeof error);
     reset(t);
-    start = now();
+    start = now((int)t->copies);
     if (!mine) {
         exists = theirs(t, (int)t->copies);
     } else if (lora__run_jobs(context, NULL, ours, t, t->copies, &error) !=
@@ -371,7 +374,7 @@ static double once(task *t, int mine)
         fprintf(stderr, "%s: %s\n", t->name, error.message);
         exit(1);
     }
-    return exists ? (now() - start) / (mine ? t->copies : 1) : -1;
+    return exists ? (now((int)t->copies) - start) / (mine ? t->copies : 1) : -1;
 }
 
 static void measure(task *t, int mine, size_t times)

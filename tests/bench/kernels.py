@@ -7,6 +7,7 @@ that resizing and extracting have. No test: it prints numbers, and judges none.
 One process has ours and another one theirs, in turn, a few rounds; medians of
 the rounds' medians. Two threads are two calls side by side for ours, which is
 how an adapter's modules are worked on, and one call on two threads for theirs.
+Times are of the CPU on one thread, and of the clock on the wall on more.
 Operands stay in the cache where they fit. kernels.c says what each line is.
 
 Other benches take their rates from here: rates() measures what a plan names.

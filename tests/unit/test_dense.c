@@ -556,6 +556,33 @@ static void test_goals(void **state)
     lora_context_destroy(context);
 }
 
+/* Memory goes with rows + cols, not with their product. */
+static void test_memory_bound(void **state)
+{
+    static const spectrum_fn spectra[] = {slow, low_rank};
+
+    (void)state;
+    for (size_t i = 0; i < 2; i++) {
+        lora_context *context = context_with(0, 0);
+        matrix m = make(300, 1700, spectra[i], 1);
+        const lora__dense_input input = {300, 1700, m.values};
+        const uint64_t live = lora_context_memory_live(context);
+        lora__dense_goal goal = {0};
+        lora__dense dense;
+        uint64_t peak;
+
+        goal.rank = 20;
+        assert_int_equal(
+            lora__dense_create(&dense, context, &input, &goal, NULL), LORA_OK);
+        peak = lora_context_memory_peak(context) - live;
+        assert_int_equal(dense.count, 32);
+        assert_true(peak <= 8 * (3 * 2000 * 32 + 15 * 32 * 32));
+        lora__dense_destroy(&dense, context);
+        drop(&m);
+        lora_context_destroy(context);
+    }
+}
+
 /* Another seed gives another basis, the same one the same bits, with any
  * number of threads and from within a job. */
 typedef struct job {
@@ -707,6 +734,7 @@ int main(void)
         cmocka_unit_test(test_zero),
         cmocka_unit_test(test_nonfinite),
         cmocka_unit_test(test_goals),
+        cmocka_unit_test(test_memory_bound),
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_memory_and_cancelling),
     };

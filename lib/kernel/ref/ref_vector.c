@@ -5,6 +5,7 @@
  */
 #include "kernel/variants.h"
 
+#include <float.h>
 #include <math.h>
 
 LORA_PRIVATE void
@@ -59,6 +60,32 @@ lora__ref_dot_f64(const double *a, const double *b, size_t count)
     return (s0 + s1) + (s2 + s3);
 }
 
+LORA_PRIVATE void lora__ref_dots4_f64(double *dots,
+                                      const double *const *x,
+                                      const double *const *y,
+                                      size_t count)
+{
+    for (size_t i = 0; i < 4; i++) {
+        dots[i] = lora__ref_dot_f64(x[i], y[i], count);
+    }
+}
+
+/* The smallest normal number under the root keeps 0 / 0 away and is lost in
+ * every other sum. */
+LORA_PRIVATE void lora__ref_angles4_f64(double *tangent,
+                                        double *cosine,
+                                        const double *d,
+                                        const double *g)
+{
+    for (size_t i = 0; i < 4; i++) {
+        const double root = sqrt(d[i] * d[i] + 4 * g[i] * g[i] + DBL_MIN);
+        const double t = 2 * g[i] / (fabs(d[i]) + root);
+
+        tangent[i] = t;
+        cosine[i] = 1 / sqrt(1 + t * t);
+    }
+}
+
 LORA_PRIVATE void
 lora__ref_rotate_f64(double *x, double *y, double c, double s, size_t count)
 {
@@ -69,4 +96,11 @@ lora__ref_rotate_f64(double *x, double *y, double c, double s, size_t count)
         x[i] = c * x_i - s * y_i;
         y[i] = s * x_i + c * y_i;
     }
+}
+
+LORA_PRIVATE double lora__ref_rotate_dot_f64(
+    double *x, double *y, double c, double s, const double *z, size_t count)
+{
+    lora__ref_rotate_f64(x, y, c, s, count);
+    return lora__ref_dot_f64(x, z, count);
 }
