@@ -6,9 +6,14 @@
 
 typedef struct progress {
     int enabled;
-    int drawn;       /* a bar stands on the terminal */
-    uint64_t begun;  /* clock in milliseconds */
-    uint64_t redraw; /* earliest time of the next drawing */
+    int drawn;         /* a bar stands on the terminal */
+    uint64_t begun;    /* clock in milliseconds */
+    uint64_t redraw;   /* earliest time of the next drawing */
+    const char *stage; /* the last one, with its total */
+    uint64_t total;
+    uint64_t stage_begun; /* clock when it was first told of */
+    uint64_t stage_first; /* what was done by then */
+    uint64_t done;        /* what is */
 } progress;
 
 /* Decide whether a bar may be drawn: only on a terminal that can. */

@@ -227,7 +227,7 @@ static lora_status edit_copy_data(const edit_job *job,
                               job->path, error));
         TRY(lora__writer_write(writer, chunk, step, error));
         offset += step;
-        TRY(lora__progress(container->context, "save",
+        TRY(lora__progress(container->context, "copy",
                            offset - container->data_offset,
                            end - container->data_offset, error));
     }

@@ -89,17 +89,23 @@ def long_file(path, size):
 
 
 def check_progress(cli):
-    """What is long to hash shows a bar, after a moment, on a terminal; it is
-    gone before the result is printed."""
+    """What is long to hash shows a bar, after a moment, on a terminal, and how
+    long it may take; it is gone before the result is printed."""
     path, size = cli.folder / "long.safetensors", 1 << 29
     try:
         output = ""
-        while " %" not in output:
+        while " left" not in output:
             require(size <= 1 << 35, "no progress bar")
             long_file(path, size)
             _, output = cli.terminal("hash", path)
             size *= 4
         bar, result = output.rsplit("\r\x1b[K", 1)
+        for line in re.findall(r"\r([^\r\x1b]+)\x1b", bar):
+            require(re.fullmatch(
+                r"hash     \[#*\.*\] +\d+ %"
+                r"(  [\d.]+ \w+ of [\d.]+ \w+|  [\d.]+ \w+/s  \d+:\d\d left)+",
+                line)
+                and len(line) < 80, f"a line of it: {line!r}")
         require(" %" in bar and "sha256" in result and " %" not in result,
                 f"the bar stays: {output[-200:]!r}")
         long_file(path, 1 << 29)
