@@ -212,6 +212,8 @@ def cost(args, folder, out):
 def parse():
     parser = resize.parser_for(__doc__, 3, "extract")
     parser.add_argument("--layers", type=float, default=1.0)
+    parser.add_argument("--no-curves", action="store_true",
+                        help="leave out cost against size")
     return parser.parse_args()
 
 

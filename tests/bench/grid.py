@@ -10,7 +10,8 @@ size of Flux's largest (3072 x 15360), in f16, and resized to a quarter of
 their rank. A row of the JSON has the family, layers, rank, the sum over layers
 of rows + cols, bytes, and median, least and greatest seconds of wall clock and
 median of CPU. All are measured in turn, so that a busy moment of the machine
-is no configuration's alone.
+is no configuration's alone. CPU time against layers and against rank is also
+drawn, in FOLDER/bench/resize.svg.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import sys
 sys.dont_write_bytecode = True
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
+import curves  # noqa: E402
 import resize  # noqa: E402
 
 FLUX = [(f"lora_transformer_single_transformer_blocks_{i}_proj_out", 3072,
@@ -35,6 +37,12 @@ GRID = [*(("sdxl", layers, 32) for layers in (50, 100, 200, 400, 800)),
 def pick(family, count):
     layers = FLUX if family == "flux" else list(resize.sdxl_layers())
     return [layers[i * len(layers) // count] for i in range(count)]
+
+
+def points(rows, what, other, value):
+    """[(size, CPU seconds)] of the layers of SDXL."""
+    return sorted((row[what], row["cpu"]) for row in rows
+                  if row["family"] == "sdxl" and row[other] == value)
 
 
 def parse():
@@ -80,6 +88,9 @@ def main():
               f"{row['wall']:9.3f}{row['cpu']:9.3f}"
               f"{1e3 * row['cpu'] / row['layers']:12.2f}")
     out.unlink(missing_ok=True)
+    curves.show(folder.parent / "resize.svg", {
+        "layers, of rank 32": points(rows, "layers", "rank", 32),
+        "rank, of 100 layers": points(rows, "rank", "layers", 100)})
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n")
 

@@ -24,8 +24,7 @@ One run measures, in turn, so that all see the same machine:
 Medians of several runs (dense: one), each with its smallest and largest.
 Memory is the greatest RssAnon of the process, sampled, and the allocator's own
 peak where the program reports it. Last the CPU time of `lora info` on the 722
-layers of the UNet, and cost against the number of layers and against the rank,
-as numbers and as a picture in FOLDER/bench/resize.svg.
+layers of the UNet. How cost grows with layers and rank is `./dev bench grid`.
 """
 
 import argparse
@@ -45,7 +44,6 @@ sys.dont_write_bytecode = True
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 sys.path.insert(0, str(HERE.parent))
-import curves  # noqa: E402
 import kernels  # noqa: E402
 import support  # noqa: E402
 
@@ -329,30 +327,8 @@ def parser_for(doc, runs, verb):
     parser.add_argument("--threads", help=f"for lora {verb}")
     parser.add_argument("--no-dense", action="store_true",
                         help="leave out the slowest part")
-    parser.add_argument("--no-curves", action="store_true",
-                        help="leave out cost against size")
     parser.add_argument("--json", type=pathlib.Path, help="write the numbers")
     return parser
-
-
-def cost(args, folder):
-    """CPU seconds by the number of layers, and by the rank: of layers of 1280 x
-    1280, to a quarter of their rank."""
-    def seconds(count, rank):
-        path, out = folder / "cost.safetensors", folder / "cost-out.safetensors"
-        own_adapter(path, rank, [(f"lora_unet_layer_{i}", 1280, 1280)
-                                 for i in range(count)])
-        times = Times()
-        for _ in range(5):
-            run_process(times, [str(args.lora.resolve()), "resize", path, "-o",
-                                out, "--rank", str(rank // 4), "--force",
-                                "--json", "--no-progress"])
-        path.unlink()
-        out.unlink()
-        return min(times.cpu)
-
-    return {"layers": [(n, seconds(n, RANK_IN)) for n in (50, 100, 200)],
-            "rank": [(r, seconds(50, r)) for r in (16, 32, 64, 128, 256)]}
 
 
 def main():
@@ -402,11 +378,8 @@ def main():
     print(f"info of {modules} modules, ms: user + system {one['cpu']}, user "
           f"alone {one['user']} (mean), wall {one['wall']}; `version`: "
           f"{none['cpu']}, {none['user']}, {none['wall']}")
-    found = {} if args.no_curves else cost(args, folder)
-    if found:
-        curves.show(folder / "resize.svg", found)
     if args.json:
-        numbers = {"curves": found, "layers": len(layers), "rows": rows, "rss_anon_kb": peak,
+        numbers = {"layers": len(layers), "rows": rows, "rss_anon_kb": peak,
                    "allocator": allocator_peak(talk), "info": info}
         args.json.write_text(json.dumps(numbers, indent=1) + "\n")
     copy.unlink(missing_ok=True)
