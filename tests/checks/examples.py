@@ -14,6 +14,7 @@ PADDING = b"\xA5" * 1000
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(checklib.ROOT / "tests"))
+import models  # noqa: E402
 import support  # noqa: E402
 
 
@@ -90,6 +91,28 @@ def try_resize_file(bench, program):
     bench.run("resize_file: refuses to replace", [program, bench.adapters[0],
                                                   out, "2"], code=1)
     bench.run("resize_file: no rank", [program, "a", "b", "0"], code=2)
+
+
+def try_extract_file(bench, program):
+    model = models.Model(width=24, context=16, blocks=1)
+    base = model.write_single(bench.folder / "base.safetensors", model.base)
+    tuned = model.write_single(bench.folder / "tuned.safetensors", model.tuned)
+    out, expected = bench.folder / "extracted", bench.folder / "by-program"
+    command = [program, base, tuned, out, "4"]
+    text = bench.run("extract_file", command)
+    bench.checks.check(text == f"{len(model.layers)} layers, 0 problems\n",
+                       "extract_file: what it says", text)
+    bench.run("lora extract", [bench.lora, "extract", base, tuned, "-o",
+                               expected, "--rank", "4", "--quiet"])
+    bench.same("extract_file: as the program", out, expected)
+    bench.run("extract_file: refuses to replace", command, code=1)
+    journal = bench.folder / "extracted.journal"
+    bench.checks.check(journal.exists(), "extract_file: keeps what is done")
+    out.unlink()
+    bench.run("extract_file: goes on", command)
+    bench.same("extract_file: to the same", out, expected)
+    bench.checks.check(not journal.exists(), "extract_file: no journal left")
+    bench.run("extract_file: no rank", [program, "a", "b", "c", "0"], code=2)
 
 
 def try_progress_cancel(bench, program):
@@ -174,6 +197,7 @@ def main():
     checks = checklib.Checks()
     bench = Bench(checklib.arguments(), checks)
     tried = {"inspect": try_inspect, "resize_file": try_resize_file,
+             "extract_file": try_extract_file,
              "progress_cancel": try_progress_cancel,
              "custom_io": try_custom_io, "arena": try_arena,
              "job_system": try_job_system}
