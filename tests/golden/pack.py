@@ -20,7 +20,8 @@ import zipfile
 HERE = pathlib.Path(__file__).resolve().parent
 
 # Kinds whose weight change the library computes so far, by the case's id.
-KINDS = ("kohya_lora_", "locon_", "full_", "norm_", "peft_lora_")
+KINDS = ("kohya_lora_", "locon_", "full_", "norm_", "peft_lora_", "ia3_",
+         "glora_", "peft_ia3_")
 NOT_YET = ("peft_lora_dora_",)
 NAMES = ("names_sd1_", "names_sdxl_", "names_flux_", "load_cloneofsimo")
 OPERATIONS = ("delta", "patched_weight", "same_as", "load_positional")

@@ -72,6 +72,8 @@ LORA_SEVERITY_ERROR = 3
 LORA_OPEN_MAP = 1
 LORA_PART_WEIGHT = 1
 LORA_PART_BIAS = 2
+LORA_STRENGTH_ORIGIN = 0
+LORA_STRENGTH_INTERPOLATE = 1
 LORA_RANK_FIXED = 1
 LORA_RANK_ENERGY = 2
 LORA_RANK_RATIO = 3
@@ -85,6 +87,15 @@ LORA_COUNT_KOHYA = 1
 LORA_COUNT_LYCORIS = 2
 LORA_SPLIT_EVEN = 0
 LORA_SPLIT_UP = 1
+LORA_EXTRACT_LOCON = 0
+LORA_EXTRACT_LORA = 1
+LORA_EXTRACT_TUCKER = 2
+LORA_EXTRACT_LOKR = 3
+LORA_EXTRACT_FULL = 4
+LORA_EXTRACT_EXACT = 1
+LORA_EXTRACT_SKIP_SHAPES = 2
+LORA_EXTRACT_SKIP_BAD = 4
+LORA_EXTRACT_RESUME = 8
 
 
 lora_status = c_int32
@@ -357,6 +368,9 @@ class lora_adapter_save_options(Structure):
     ]
 
 
+lora_strength_rule = c_int32
+
+
 class lora_adapter_delta_options(Structure):
     _fields_ = [
         ("struct_size", c_size_t),
@@ -364,6 +378,19 @@ class lora_adapter_delta_options(Structure):
         ("canonical", c_uint32),
         ("overwrite", c_uint32),
         ("skip_bad", c_uint32),
+        ("base", c_char_p),
+        ("strength_rule", lora_strength_rule),
+        ("weights", c_uint32),
+        ("dry_run", c_uint32),
+        ("reserved1", c_uint32),
+    ]
+
+
+class lora_adapter_delta_base_options(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("strength_rule", lora_strength_rule),
+        ("weights", c_uint32),
     ]
 
 
@@ -436,6 +463,34 @@ class lora_adapter_resize_options(Structure):
 
 class lora_spectra(Structure):
     """Opaque."""
+
+
+lora_extract_kind = c_int32
+
+
+class lora_adapter_extract_options(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("conv_rule", POINTER(lora_rank_rule)),
+        ("overrides", POINTER(lora_rank_override)),
+        ("override_count", c_size_t),
+        ("include", POINTER(c_char_p)),
+        ("include_count", c_size_t),
+        ("exclude", POINTER(c_char_p)),
+        ("exclude_count", c_size_t),
+        ("dialect", c_char_p),
+        ("journal", c_char_p),
+        ("seed", c_uint64),
+        ("clamp", c_double),
+        ("max_rank", c_int32),
+        ("min_rank", c_int32),
+        ("dtype", lora_dtype),
+        ("kind", lora_extract_kind),
+        ("counting", lora_rank_counting),
+        ("split", lora_rank_split),
+        ("lokr_factor", c_int32),
+        ("flags", c_uint32),
+    ]
 
 
 class lora_adapter_check_options(Structure):
@@ -574,6 +629,8 @@ FUNCTIONS: dict[str, Any] = {
         (None, [POINTER(lora_adapter_save_options), c_size_t]),
     "lora_adapter_delta_options_init":
         (None, [POINTER(lora_adapter_delta_options), c_size_t]),
+    "lora_adapter_delta_base_options_init":
+        (None, [POINTER(lora_adapter_delta_base_options), c_size_t]),
     "lora_adapter_open":
         (lora_status, [POINTER(POINTER(lora_adapter)), POINTER(lora_context),
          c_char_p, POINTER(lora_adapter_open_options), POINTER(lora_error)]),
@@ -634,6 +691,11 @@ FUNCTIONS: dict[str, Any] = {
         (lora_status, [c_void_p, c_size_t, POINTER(lora_adapter), c_size_t,
          lora_part, c_double, lora_dtype, c_int64, c_int64,
          POINTER(lora_error)]),
+    "lora_adapter_delta_base":
+        (lora_status, [c_void_p, c_size_t, POINTER(lora_adapter), c_size_t,
+         lora_part, c_double, lora_dtype, c_int64, c_int64,
+         POINTER(lora_tensor), POINTER(lora_tensor),
+         POINTER(lora_adapter_delta_base_options), POINTER(lora_error)]),
     "lora_adapter_factors":
         (lora_status, [POINTER(c_int64), POINTER(c_int64), POINTER(c_int64),
          POINTER(c_double), c_void_p, c_void_p, lora_dtype,
@@ -691,6 +753,13 @@ FUNCTIONS: dict[str, Any] = {
          POINTER(lora_error)]),
     "lora_spectra_destroy":
         (None, [POINTER(lora_spectra)]),
+    "lora_adapter_extract_options_init":
+        (None, [POINTER(lora_adapter_extract_options), c_size_t]),
+    "lora_adapter_extract":
+        (lora_status, [POINTER(POINTER(lora_adapter)),
+         POINTER(POINTER(lora_report)), POINTER(lora_context), c_char_p,
+         c_char_p, POINTER(lora_rank_rule),
+         POINTER(lora_adapter_extract_options), POINTER(lora_error)]),
     "lora_adapter_check_options_init":
         (None, [POINTER(lora_adapter_check_options), c_size_t]),
     "lora_adapter_check":

@@ -67,6 +67,8 @@ pub const LORA_SEVERITY_ERROR: i32 = 3;
 pub const LORA_OPEN_MAP: i32 = 1;
 pub const LORA_PART_WEIGHT: i32 = 1;
 pub const LORA_PART_BIAS: i32 = 2;
+pub const LORA_STRENGTH_ORIGIN: i32 = 0;
+pub const LORA_STRENGTH_INTERPOLATE: i32 = 1;
 pub const LORA_RANK_FIXED: i32 = 1;
 pub const LORA_RANK_ENERGY: i32 = 2;
 pub const LORA_RANK_RATIO: i32 = 3;
@@ -80,6 +82,15 @@ pub const LORA_COUNT_KOHYA: i32 = 1;
 pub const LORA_COUNT_LYCORIS: i32 = 2;
 pub const LORA_SPLIT_EVEN: i32 = 0;
 pub const LORA_SPLIT_UP: i32 = 1;
+pub const LORA_EXTRACT_LOCON: i32 = 0;
+pub const LORA_EXTRACT_LORA: i32 = 1;
+pub const LORA_EXTRACT_TUCKER: i32 = 2;
+pub const LORA_EXTRACT_LOKR: i32 = 3;
+pub const LORA_EXTRACT_FULL: i32 = 4;
+pub const LORA_EXTRACT_EXACT: i32 = 1;
+pub const LORA_EXTRACT_SKIP_SHAPES: i32 = 2;
+pub const LORA_EXTRACT_SKIP_BAD: i32 = 4;
+pub const LORA_EXTRACT_RESUME: i32 = 8;
 
 // lora/status.h
 
@@ -352,6 +363,8 @@ pub struct lora_adapter_save_options {
     pub reserved1: u32,
 }
 
+pub type lora_strength_rule = i32;
+
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct lora_adapter_delta_options {
@@ -360,6 +373,19 @@ pub struct lora_adapter_delta_options {
     pub canonical: u32,
     pub overwrite: u32,
     pub skip_bad: u32,
+    pub base: *const c_char,
+    pub strength_rule: lora_strength_rule,
+    pub weights: u32,
+    pub dry_run: u32,
+    pub reserved1: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lora_adapter_delta_base_options {
+    pub struct_size: usize,
+    pub strength_rule: lora_strength_rule,
+    pub weights: u32,
 }
 
 // lora/builder.h
@@ -438,6 +464,35 @@ pub struct lora_adapter_resize_options {
 pub struct lora_spectra {
     _data: [u8; 0],
     _marker: PhantomData<(*mut u8, PhantomPinned)>,
+}
+
+// lora/extract.h
+
+pub type lora_extract_kind = i32;
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lora_adapter_extract_options {
+    pub struct_size: usize,
+    pub conv_rule: *const lora_rank_rule,
+    pub overrides: *const lora_rank_override,
+    pub override_count: usize,
+    pub include: *const *const c_char,
+    pub include_count: usize,
+    pub exclude: *const *const c_char,
+    pub exclude_count: usize,
+    pub dialect: *const c_char,
+    pub journal: *const c_char,
+    pub seed: u64,
+    pub clamp: f64,
+    pub max_rank: i32,
+    pub min_rank: i32,
+    pub dtype: lora_dtype,
+    pub kind: lora_extract_kind,
+    pub counting: lora_rank_counting,
+    pub split: lora_rank_split,
+    pub lokr_factor: i32,
+    pub flags: u32,
 }
 
 // lora/check.h
@@ -581,6 +636,10 @@ extern "C" {
     );
     pub fn lora_adapter_save_options_init(options: *mut lora_adapter_save_options, size: usize);
     pub fn lora_adapter_delta_options_init(options: *mut lora_adapter_delta_options, size: usize);
+    pub fn lora_adapter_delta_base_options_init(
+        options: *mut lora_adapter_delta_base_options,
+        size: usize,
+    );
     pub fn lora_adapter_open(
         out: *mut *mut lora_adapter,
         context: *mut lora_context,
@@ -694,6 +753,21 @@ extern "C" {
         row_end: i64,
         error: *mut lora_error,
     ) -> lora_status;
+    pub fn lora_adapter_delta_base(
+        buffer: *mut c_void,
+        bytes: usize,
+        adapter: *const lora_adapter,
+        index: usize,
+        part: lora_part,
+        strength: f64,
+        dtype: lora_dtype,
+        row_begin: i64,
+        row_end: i64,
+        weight: *const lora_tensor,
+        bias: *const lora_tensor,
+        options: *const lora_adapter_delta_base_options,
+        error: *mut lora_error,
+    ) -> lora_status;
     pub fn lora_adapter_factors(
         out_rows: *mut i64,
         out_cols: *mut i64,
@@ -805,6 +879,21 @@ extern "C" {
         error: *mut lora_error,
     ) -> lora_status;
     pub fn lora_spectra_destroy(spectra: *mut lora_spectra);
+    // lora/extract.h
+    pub fn lora_adapter_extract_options_init(
+        options: *mut lora_adapter_extract_options,
+        size: usize,
+    );
+    pub fn lora_adapter_extract(
+        out: *mut *mut lora_adapter,
+        out_report: *mut *mut lora_report,
+        context: *mut lora_context,
+        base: *const c_char,
+        tuned: *const c_char,
+        rule: *const lora_rank_rule,
+        options: *const lora_adapter_extract_options,
+        error: *mut lora_error,
+    ) -> lora_status;
     // lora/check.h
     pub fn lora_adapter_check_options_init(options: *mut lora_adapter_check_options, size: usize);
     pub fn lora_adapter_check(
@@ -859,8 +948,10 @@ sized! {
     lora_adapter_describe_options,
     lora_adapter_save_options,
     lora_adapter_delta_options,
+    lora_adapter_delta_base_options,
     lora_adapter_convert_options,
     lora_adapter_resize_options,
+    lora_adapter_extract_options,
     lora_adapter_check_options,
     lora_adapter_fix_options,
     lora_hashes,
@@ -1032,12 +1123,22 @@ layout! {
         overwrite: 8, 4,
         reserved1: 12, 4,
     }
-    lora_adapter_delta_options, 24 {
+    lora_adapter_delta_options, 48 {
         struct_size: 0, 8,
         dtype: 8, 4,
         canonical: 12, 4,
         overwrite: 16, 4,
         skip_bad: 20, 4,
+        base: 24, 8,
+        strength_rule: 32, 4,
+        weights: 36, 4,
+        dry_run: 40, 4,
+        reserved1: 44, 4,
+    }
+    lora_adapter_delta_base_options, 16 {
+        struct_size: 0, 8,
+        strength_rule: 8, 4,
+        weights: 12, 4,
     }
     lora_strength, 16 {
         model: 0, 8,
@@ -1077,6 +1178,28 @@ layout! {
         counting: 52, 4,
         split: 56, 4,
         keep_core: 60, 4,
+    }
+    lora_adapter_extract_options, 128 {
+        struct_size: 0, 8,
+        conv_rule: 8, 8,
+        overrides: 16, 8,
+        override_count: 24, 8,
+        include: 32, 8,
+        include_count: 40, 8,
+        exclude: 48, 8,
+        exclude_count: 56, 8,
+        dialect: 64, 8,
+        journal: 72, 8,
+        seed: 80, 8,
+        clamp: 88, 8,
+        max_rank: 96, 4,
+        min_rank: 100, 4,
+        dtype: 104, 4,
+        kind: 108, 4,
+        counting: 112, 4,
+        split: 116, 4,
+        lokr_factor: 120, 4,
+        flags: 124, 4,
     }
     lora_adapter_check_options, 16 {
         struct_size: 0, 8,
