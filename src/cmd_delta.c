@@ -15,6 +15,7 @@ typedef struct delta_settings {
     const char *base;
     int weights;
     int rule; /* 1: origin, 2: interpolate */
+    int dora; /* 1: origin, 2: lycoris, 3: peft */
 } delta_settings;
 
 static const opt_spec delta_options[] = {
@@ -25,6 +26,9 @@ static const opt_spec delta_options[] = {
     {"strength-rule", 0, OPT_CHOICE, "origin|interpolate",
      "what a strength means where a change is not in proportion (origin)",
      offsetof(delta_settings, rule), 0, 0, 0},
+    {"dora", 0, OPT_CHOICE, "origin|lycoris|peft",
+     "whose rules DoRA follows (origin: by the tensor's name)",
+     offsetof(delta_settings, dora), 0, 0, 0},
     {"base", 0, OPT_TEXT, "BASE", "the model that the adapter is for",
      offsetof(delta_settings, base), 0, 0, 0},
     {"weights", 0, OPT_FLAG, NULL, "the changed weights; needs --base",
@@ -95,6 +99,9 @@ static void delta_fill(lora_adapter_delta_options *options,
     options->base = own->base;
     options->strength_rule =
         own->rule == 2 ? LORA_STRENGTH_INTERPOLATE : LORA_STRENGTH_ORIGIN;
+    options->dora_rule = own->dora == 3   ? LORA_DORA_PEFT
+                         : own->dora == 2 ? LORA_DORA_LYCORIS
+                                          : LORA_DORA_ORIGIN;
     options->weights = own->weights != 0;
     options->dry_run = app->common.dry_run != 0;
 }

@@ -137,6 +137,17 @@ enum {
     LORA_STRENGTH_INTERPOLATE = 1 /* W + strength * (W' - W), W' at 1 */
 };
 
+/* Whose DoRA it is: they differ in what a strength other than 1 means, in the
+ * norm of a convolution's weight and in what stands where a norm is 0. */
+typedef int32_t lora_dora_rule;
+
+enum {
+    LORA_DORA_ORIGIN = 0,  /* PEFT's for its lora_magnitude_vector, LyCORIS' for
+                            * dora_scale */
+    LORA_DORA_LYCORIS = 1, /* W' = V (m (g / |V| - 1) + 1), V = W + dW */
+    LORA_DORA_PEFT = 2     /* W' = V g / |V|, V = W + m dW */
+};
+
 typedef struct lora_adapter_delta_options {
     size_t struct_size;
     lora_dtype dtype;   /* F32 (default) or F64 */
@@ -150,13 +161,15 @@ typedef struct lora_adapter_delta_options {
                        * base */
     uint32_t dry_run; /* 1: compute everything and write nothing; path is not
                        * used */
-    uint32_t reserved1;
+    lora_dora_rule dora_rule;
 } lora_adapter_delta_options;
 
 typedef struct lora_adapter_delta_base_options {
     size_t struct_size;
     lora_strength_rule strength_rule;
+    lora_dora_rule dora_rule;
     uint32_t weights; /* 1: W' instead of W' - W */
+    uint32_t reserved1;
 } lora_adapter_delta_base_options;
 
 /** Fill options with defaults.

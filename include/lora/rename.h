@@ -89,6 +89,7 @@
 #define lora_context_options_init LORA__RENAME(LORA_NAMESPACE, lora_context_options_init)
 #define lora_context_retain LORA__RENAME(LORA_NAMESPACE, lora_context_retain)
 #define lora_cpu LORA__RENAME(LORA_NAMESPACE, lora_cpu)
+#define lora_dora_rule LORA__RENAME(LORA_NAMESPACE, lora_dora_rule)
 #define lora_dtype LORA__RENAME(LORA_NAMESPACE, lora_dtype)
 #define lora_dtype_bits LORA__RENAME(LORA_NAMESPACE, lora_dtype_bits)
 #define lora_dtype_from_name LORA__RENAME(LORA_NAMESPACE, lora_dtype_from_name)

@@ -1,5 +1,6 @@
 /* The base's tensors, as kinds see them: rows of numbers, some at a time. */
 #include "adapter/kind.h"
+#include "core/text.h"
 
 #include <string.h>
 
@@ -14,7 +15,8 @@ static int32_t base_ndim(const int64_t *shape, int32_t ndim)
     return ndim;
 }
 
-/* A kernel of one element may be there or not, on either side. */
+/* A kernel of one element may be there or not, on either side; one that the
+ * module's factors cannot tell is in its columns. */
 static lora_status base_agree(const lora__module *module,
                               const int64_t *shape,
                               int32_t ndim,
@@ -27,15 +29,19 @@ static lora_status base_agree(const lora__module *module,
     for (int32_t i = 0; i < own && same; i++) {
         same = shape[i] == tensor->shape[i];
     }
-    return same
-               ? LORA_OK
-               : lora__fail(
-                     error, LORA_ERROR_SHAPE, LORA_NO_OFFSET, module->name,
-                     "%s of the base has another shape: %lld x %lld "
-                     "..., not %lld x %lld ...",
-                     tensor->name, (long long)tensor->shape[0],
-                     (long long)(tensor->ndim > 1 ? tensor->shape[1] : 1),
-                     (long long)shape[0], (long long)(ndim > 1 ? shape[1] : 1));
+    same =
+        same || (own == 2 && tensor->ndim > 2 && shape[0] == tensor->shape[0] &&
+                 (uint64_t)shape[1] == tensor->step);
+    if (!same) {
+        char is[LORA__TEXT_SHAPE];
+        char wanted[LORA__TEXT_SHAPE];
+        lora__text_put_shape(is, tensor->shape, tensor->ndim);
+        lora__text_put_shape(wanted, shape, ndim);
+        return lora__fail(error, LORA_ERROR_SHAPE, LORA_NO_OFFSET, module->name,
+                          "%s of the base is %s, not %s", tensor->name, is,
+                          wanted);
+    }
+    return LORA_OK;
 }
 
 LORA_PRIVATE lora_status lora__base_shape(int64_t shape[LORA_MAX_DIMS],

@@ -51,7 +51,17 @@ typedef struct lora__base {
     const lora__base_tensor *bias;
 } lora__base;
 
-enum { LORA__MAX_BLOCKS = 8 };
+/* Blocks of numbers: kinds have the first ones, what is around a kind the
+ * last. */
+enum { LORA__BLOCK_DORA = 8, LORA__MAX_BLOCKS };
+
+/* How the norms of DoRA are made. */
+typedef struct lora__dora {
+    int32_t peft;    /* 1: PEFT's rule, else LyCORIS' */
+    int32_t inputs;  /* 1: a norm for each input, else for each row */
+    size_t count;    /* of norms */
+    double strength; /* LyCORIS' m */
+} lora__dora;
 
 /* What computing rows of a dense change needs, made once for many rows.
  *
@@ -75,10 +85,12 @@ typedef struct lora__rows {
                                      * lora__rows_destroy() */
     size_t block_bytes[LORA__MAX_BLOCKS];
     lora_part part;
-    const lora__base_tensor *base; /* of the part; NULL: it is not used */
-    size_t grain;                  /* rows of the base that go together, 1 at
-                                    * least; set by `prepare` */
-    unsigned char *base_rows;      /* [base_begin, base_end), in dtype */
+    const lora__base_tensor *base;   /* of the part; NULL: it is not used */
+    const lora__base_tensor *weight; /* of the base, whatever the part; may be
+                                      * NULL */
+    size_t grain;                    /* rows of the base that go together, 1 at
+                                      * least; set by `prepare` */
+    unsigned char *base_rows;        /* [base_begin, base_end), in dtype */
     size_t base_bytes;
     size_t base_begin;
     size_t base_end;
@@ -86,6 +98,8 @@ typedef struct lora__rows {
                        * kind that is not linear in it interpolates */
     int32_t weights;  /* 1: W' is wanted, not W' - W */
     int32_t own_rows; /* 1: the part's change is `rows` of the kind */
+    int32_t has_dora; /* 1: with DoRA around it */
+    lora__dora dora;
 } lora__rows;
 
 /* How rows are to be computed. */
@@ -94,6 +108,7 @@ typedef struct lora__rows_how {
     lora_dtype dtype; /* F32 or F64 */
     double strength;
     lora_strength_rule rule;
+    lora_dora_rule dora;
     int32_t weights;        /* 1: W' instead of W' - W */
     const lora__base *base; /* NULL: there is none */
 } lora__rows_how;
@@ -135,6 +150,9 @@ struct lora__kind {
     /* 1: the change at strength m is not m times that at 1, but what the
      * kind computes, unless the caller has it interpolated. */
     int32_t nonlinear;
+
+    /* 1: the weight's columns are what a layer gives, as an embedding's. */
+    int32_t columns;
 
     /* How well the module's roles and shapes fit: 0 not at all; the highest
      * wins. */
@@ -251,9 +269,22 @@ LORA_PRIVATE lora_status lora__rows_want(lora__rows *state,
                                          size_t end,
                                          lora_error *error);
 
+/* The rows of a module with DoRA; see kinds/dora.c. */
+LORA_PRIVATE lora_status lora__dora_prepare(lora__rows *state,
+                                            const lora_adapter *adapter,
+                                            const lora__module *module,
+                                            lora_dora_rule rule,
+                                            lora_error *error);
+LORA_PRIVATE void lora__dora_rows(const lora__rows *state,
+                                  const lora__module *module,
+                                  size_t begin,
+                                  size_t end,
+                                  void *out);
+
 /* OPTION for a number that names no rule. */
-LORA_PRIVATE lora_status lora__strength_rule_check(lora_strength_rule rule,
-                                                   lora_error *error);
+LORA_PRIVATE lora_status lora__rules_check(lora_strength_rule rule,
+                                           lora_dora_rule dora,
+                                           lora_error *error);
 
 /* The shape of a part: the base's if there is one, else the module's. SHAPE
  * where they differ in more than dimensions of 1 at the end. */

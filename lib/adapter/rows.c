@@ -275,16 +275,16 @@ static lora_status rows_check(const lora__module *module,
                           module->name, "changes no %s",
                           part == LORA_PART_BIAS ? "bias" : "weight");
     }
-    if (own && (module->kind->prepare == NULL || module->dora)) {
+    if (own && module->kind->prepare == NULL) {
         return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
-                          module->name,
-                          "%s%s cannot be computed in this version",
-                          module->kind->id, module->dora ? " with DoRA" : "");
+                          module->name, "%s cannot be computed in this version",
+                          module->kind->id);
     }
     if ((module->needs & part) != 0 && how->base == NULL) {
-        return lora__fail(
-            error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET, module->name,
-            "%s needs the base weight, which was not given", module->kind->id);
+        return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
+                          module->name,
+                          "%s%s needs the base weight, which was not given",
+                          module->kind->id, module->dora ? " with DoRA" : "");
     }
     return LORA_OK;
 }
@@ -338,20 +338,26 @@ LORA_PRIVATE lora_status lora__rows_create_how(lora__rows *out,
     out->grain = 1;
     out->multiplier = how->strength;
     out->after = 1.0;
-    if (module->kind->nonlinear && how->rule == LORA_STRENGTH_INTERPOLATE) {
+    out->has_dora = module->dora && how->part == LORA_PART_WEIGHT;
+    if ((module->kind->nonlinear || out->has_dora) &&
+        how->rule == LORA_STRENGTH_INTERPOLATE) {
         out->multiplier = 1.0;
         out->after = how->strength;
     }
     out->own_rows =
         how->part == LORA_PART_WEIGHT || (module->needs & how->part) != 0;
     out->base = rows_base(module, how);
+    out->weight = how->base == NULL ? NULL : how->base->weight;
     out->rows = (size_t)shape[0];
     out->cols = 1;
     for (int32_t i = 1; i < ndim; i++) {
         out->cols *= (size_t)shape[i];
     }
-    status = out->own_rows ? module->kind->prepare(out, adapter, module, error)
-                           : rows_prepare_bias(out, adapter, module, error);
+    status = out->has_dora
+                 ? lora__dora_prepare(out, adapter, module, how->dora, error)
+             : out->own_rows
+                 ? module->kind->prepare(out, adapter, module, error)
+                 : rows_prepare_bias(out, adapter, module, error);
     if (status != LORA_OK) {
         lora__rows_destroy(out);
     }
@@ -419,7 +425,9 @@ LORA_PRIVATE lora_status lora__rows_read(lora__rows *state,
     if (state->base != NULL) {
         TRY(rows_bring(state, begin, end, error));
     }
-    if (state->own_rows) {
+    if (state->has_dora) {
+        lora__dora_rows(state, module, begin, end, out);
+    } else if (state->own_rows) {
         module->kind->rows(state, module, begin, end, out);
     } else {
         rows_bias(state, module, begin, end, out);
@@ -445,13 +453,18 @@ LORA_PRIVATE void lora__rows_destroy(lora__rows *state)
 
 /* ---- public calls ------------------------------------------------------ */
 
-LORA_PRIVATE lora_status lora__strength_rule_check(lora_strength_rule rule,
-                                                   lora_error *error)
+LORA_PRIVATE lora_status lora__rules_check(lora_strength_rule rule,
+                                           lora_dora_rule dora,
+                                           lora_error *error)
 {
-    return rule == LORA_STRENGTH_ORIGIN || rule == LORA_STRENGTH_INTERPOLATE
+    if (rule != LORA_STRENGTH_ORIGIN && rule != LORA_STRENGTH_INTERPOLATE) {
+        return lora__fail(error, LORA_ERROR_OPTION, LORA_NO_OFFSET,
+                          "strength_rule", "no such rule");
+    }
+    return dora >= LORA_DORA_ORIGIN && dora <= LORA_DORA_PEFT
                ? LORA_OK
                : lora__fail(error, LORA_ERROR_OPTION, LORA_NO_OFFSET,
-                            "strength_rule", "no such rule");
+                            "dora_rule", "no such rule");
 }
 
 static lora_status rows_module(const lora__module **out,
@@ -572,9 +585,10 @@ lora_adapter_delta_base(void *buffer,
     TRY(rows_module(&module, adapter, index, dtype, error));
     TRY(lora__options_read(
         &own, sizeof own,
-        LORA__SIZE_TO(lora_adapter_delta_base_options, weights), options,
+        LORA__SIZE_TO(lora_adapter_delta_base_options, reserved1), options,
         error));
-    TRY(lora__strength_rule_check(own.strength_rule, error));
+    TRY(lora__options_reserved(own.reserved1, error));
+    TRY(lora__rules_check(own.strength_rule, own.dora_rule, error));
     if (weight != NULL) {
         TRY(lora__base_view(&tensors[0], adapter->context, weight, "weight",
                             error));
@@ -589,6 +603,7 @@ lora_adapter_delta_base(void *buffer,
     how.dtype = dtype;
     how.strength = strength;
     how.rule = own.strength_rule;
+    how.dora = own.dora_rule;
     how.weights = own.weights != 0;
     how.base = &base;
     return rows_answer(buffer, bytes, adapter, module, &how, row_begin, row_end,

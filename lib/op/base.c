@@ -82,6 +82,18 @@ static lora_status base_find_part(int *found,
     return LORA_OK;
 }
 
+static lora_status base_check_dtype(const lora__tensor *tensor,
+                                    const lora__module *module,
+                                    lora_error *error)
+{
+    return lora__dtype_is_float(tensor->entry->dtype)
+               ? LORA_OK
+               : lora__fail(error, LORA_ERROR_DTYPE, LORA_NO_OFFSET,
+                            module->name, "%s of the base is %s, no float",
+                            tensor->name,
+                            lora_dtype_name(tensor->entry->dtype));
+}
+
 LORA_PRIVATE lora_status lora__base_find(lora__found_base *out,
                                          const lora__checkpoint *checkpoint,
                                          const lora__module *module,
@@ -103,6 +115,8 @@ LORA_PRIVATE lora_status lora__base_find(lora__found_base *out,
         if (!found) {
             continue;
         }
+        TRY_OR_DONE(base_check_dtype(&checkpoint->tensors[hold->tensor], module,
+                                     error));
         tensor->name = checkpoint->tensors[hold->tensor].name;
         tensor->ndim = hold->ndim;
         memcpy(tensor->shape, hold->shape, sizeof tensor->shape);

@@ -144,6 +144,7 @@ delta_how(lora__rows_how *how, const delta_job *job, const delta_item *item)
     how->dtype = job->dtype;
     how->strength = job->strength;
     how->rule = job->options.strength_rule;
+    how->dora = job->options.dora_rule;
     how->weights = job->options.weights != 0;
 }
 
@@ -155,6 +156,9 @@ static lora_status delta_find(lora__found_base *found,
                               lora_error *error)
 {
     if (job->base == NULL) {
+        return LORA_OK;
+    }
+    if (!how->weights && module->needs == 0) {
         return LORA_OK;
     }
     how->base = &found->base;
@@ -207,7 +211,8 @@ delta_add_module(delta_job *job, size_t index, lora_error *error)
         if ((module->changes & parts[i]) != 0) {
             status = delta_add_part(job, index, parts[i], error);
         }
-        if ((status == LORA_ERROR_KEY || status == LORA_ERROR_SHAPE) &&
+        if ((status == LORA_ERROR_KEY || status == LORA_ERROR_SHAPE ||
+             status == LORA_ERROR_DTYPE) &&
             job->base != NULL && job->options.skip_bad) {
             lora__error_begin(error);
             job->count = before;
@@ -419,8 +424,8 @@ delta_save(delta_job *job, const char *path, lora_error *error)
 
 static lora_status delta_check(delta_job *job, lora_error *error)
 {
-    TRY(lora__options_reserved(job->options.reserved1, error));
-    TRY(lora__strength_rule_check(job->options.strength_rule, error));
+    TRY(lora__rules_check(job->options.strength_rule, job->options.dora_rule,
+                          error));
     if (job->options.weights && job->options.base == NULL) {
         return lora__fail(error, LORA_ERROR_ARGUMENT, LORA_NO_OFFSET, "weights",
                           "changed weights need a base");
@@ -447,7 +452,7 @@ lora_adapter_save_delta(const lora_adapter *adapter,
     CHECK_ARG(adapter != NULL, error);
     memset(&job, 0, sizeof job);
     TRY(lora__options_read(&job.options, sizeof job.options,
-                           LORA__SIZE_TO(lora_adapter_delta_options, reserved1),
+                           LORA__SIZE_TO(lora_adapter_delta_options, dora_rule),
                            options, error));
     CHECK_ARG(path != NULL || job.options.dry_run, error);
     job.adapter = adapter;

@@ -189,6 +189,94 @@ static void test_bias(void **state)
     image_free(&im);
 }
 
+/* A pair whose change is 0, with magnitudes of rows under either name, and of
+ * inputs. */
+static void image_dora(image *im)
+{
+    static const float up[2] = {0.0f, 0.0f};
+    static const float down[2] = {1.0f, 1.0f};
+    static const float magnitudes[2] = {10.0f, 2.0f};
+
+    image_begin(im, NULL);
+    image_f32(im, "base_model.model.p.lora_A.weight", "1,2", down, 2);
+    image_f32(im, "base_model.model.p.lora_B.weight", "2,1", up, 2);
+    image_f32(im, "base_model.model.p.lora_magnitude_vector", "2", magnitudes,
+              2);
+    image_f32(im, "lora_unet_i.dora_scale", "1,2", magnitudes, 2);
+    image_f32(im, "lora_unet_i.lora_down.weight", "1,2", down, 2);
+    image_f32(im, "lora_unet_i.lora_up.weight", "2,1", up, 2);
+    image_f32(im, "lora_unet_o.dora_scale", "2,1", magnitudes, 2);
+    image_f32(im, "lora_unet_o.lora_down.weight", "1,2", down, 2);
+    image_f32(im, "lora_unet_o.lora_up.weight", "2,1", up, 2);
+    image_end(im);
+}
+
+static void expect_dora(const lora_adapter *adapter,
+                        char letter,
+                        double strength,
+                        lora_strength_rule rule,
+                        lora_dora_rule dora,
+                        const double base[4],
+                        const double want[4])
+{
+    const lora_tensor weight =
+        view(base, 4 * sizeof *base, LORA_DTYPE_F64, 2, 2);
+    lora_adapter_delta_base_options options;
+    lora_error error;
+    double got[4];
+
+    lora_adapter_delta_base_options_init(&options, sizeof options);
+    options.strength_rule = rule;
+    options.dora_rule = dora;
+    options.weights = 1;
+    CHECK(LORA_OK, LORA_NO_OFFSET, "",
+          lora_adapter_delta_base(got, sizeof got, adapter,
+                                  module_of(adapter, letter), LORA_PART_WEIGHT,
+                                  strength, LORA_DTYPE_F64, 0, 2, &weight, NULL,
+                                  &options, &error));
+    for (int i = 0; i < 4; i++) {
+        assert_true(got[i] - want[i] < 1e-14 && want[i] - got[i] < 1e-14);
+    }
+}
+
+static void test_dora(void **state)
+{
+    enum {
+        OWN = LORA_DORA_ORIGIN,
+        LYCORIS = LORA_DORA_LYCORIS,
+        PEFT = LORA_DORA_PEFT,
+        ORIGIN = LORA_STRENGTH_ORIGIN,
+        BETWEEN = LORA_STRENGTH_INTERPOLATE
+    };
+    static const double base[4] = {3.0, 4.0, 0.0, 2.0};
+    static const double whole[4] = {6.0, 8.0, 0.0, 2.0};
+    static const double half[4] = {4.5, 6.0, 0.0, 2.0};
+    static const double inputs[4] = {/* 2 / sqrt(20) for the second */
+                                     10.0, 1.7888543819998317, 0.0,
+                                     0.8944271909999159};
+    static const double dead[4] = {0.0, 0.0, 0.0, 2.0};
+    lora_adapter *adapter;
+    image im;
+
+    (void)state;
+    image_dora(&im);
+    adapter = open_image(context, &im);
+    expect_dora(adapter, 'o', 1.0, ORIGIN, OWN, base, whole);
+    expect_dora(adapter, 'o', 0.5, ORIGIN, OWN, base, half);
+    expect_dora(adapter, 'o', 0.5, BETWEEN, OWN, base, half);
+    expect_dora(adapter, 'o', 0.5, ORIGIN, PEFT, base, whole);
+    expect_dora(adapter, 'o', 0.5, BETWEEN, PEFT, base, half);
+    expect_dora(adapter, 'o', 0.0, BETWEEN, OWN, base, base);
+    expect_dora(adapter, 'p', 1.0, ORIGIN, OWN, base, whole);
+    expect_dora(adapter, 'p', 0.5, ORIGIN, OWN, base, whole);
+    expect_dora(adapter, 'p', 0.5, ORIGIN, LYCORIS, base, half);
+    expect_dora(adapter, 'i', 1.0, ORIGIN, OWN, base, inputs);
+    expect_dora(adapter, 'o', 1.0, ORIGIN, OWN, dead, dead);
+    expect_dora(adapter, 'p', 1.0, ORIGIN, OWN, dead, dead);
+    lora_adapter_destroy(adapter);
+    image_free(&im);
+}
+
 static const lora_adapter *refused;
 
 static lora_status refuse(char letter,
@@ -255,6 +343,10 @@ static void test_refused(void **state)
     CHECK(LORA_ERROR_OPTION, LORA_NO_OFFSET, NULL,
           refuse('b', &good, &options, &error));
     options.strength_rule = LORA_STRENGTH_INTERPOLATE;
+    options.dora_rule = 3;
+    CHECK(LORA_ERROR_OPTION, LORA_NO_OFFSET, NULL,
+          refuse('b', &good, &options, &error));
+    options.dora_rule = 0;
     CHECK(LORA_OK, LORA_NO_OFFSET, "", refuse('b', &good, &options, &error));
     /* What does not need the weight does without, but not to change it. */
     CHECK(LORA_OK, LORA_NO_OFFSET, "", refuse('c', NULL, NULL, &error));
@@ -295,6 +387,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_changes),
         cmocka_unit_test(test_bias),
+        cmocka_unit_test(test_dora),
         cmocka_unit_test(test_refused),
     };
 

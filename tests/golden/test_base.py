@@ -18,7 +18,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "bindings")]
 import bindinglib  # noqa: E402
 import support  # noqa: E402
-from support import equal  # noqa: E402
+import test_kinds  # noqa: E402
+from support import FAILED, MISMATCH, USAGE, equal, require, tensor  # noqa: E402
 
 
 def arrays(path):
@@ -34,6 +35,7 @@ class Module:
         self.case, self.config, self.target = case, config, target
         self.info = case["params"]["modules"][target]
         prefix = self.info["prefix"] + "."
+        self.tensors, self.prefix = tensors, self.info["prefix"]
         self.own = {name[len(prefix):]: t.array().astype(np.float64)
                     for name, t in tensors.items() if name.startswith(prefix)}
         self.weight = base[target + ".weight"].astype(np.float64)
@@ -81,8 +83,48 @@ def norm(m, strength):
             m.bias + strength * m.own["b_norm"])
 
 
+def norms(v, axis):
+    """Of slices along an axis, in the shape that divides them."""
+    others = tuple(i for i in range(v.ndim) if i != axis)
+    return np.sqrt(np.square(v).sum(axis=others, keepdims=True))
+
+
+def dora_lycoris(weight, change, magnitude, axis, strength):
+    v = weight + change
+    shape = [1] * v.ndim
+    shape[axis] = -1
+    ratio = magnitude.reshape(shape) / norms(v, axis)
+    return v * (strength * (ratio - 1) + 1)
+
+
+def dora_peft(weight, change, magnitude, axis, strength):
+    v = weight + strength * change
+    shape = [1] * v.ndim
+    shape[axis] = -1
+    return v * magnitude.reshape(shape) / norms(v, axis)
+
+
+def dora(m, strength, rule=dora_lycoris):
+    change = support.module_delta(m.tensors, m.prefix)[0]
+    axis = 0 if m.case["params"]["options"]["wd_on_out"] else 1
+    return rule(m.weight, change.reshape(m.weight.shape), m.own["dora_scale"],
+                axis, strength), m.bias
+
+
+def peft_dora(m, strength, rule=dora_peft):
+    magnitude = m.own["lora_magnitude_vector"]
+    if m.info["type"] == "embedding":
+        a, b = m.own["lora_embedding_A"], m.own["lora_embedding_B"]
+        change, axis = (b @ a).T, 1
+    else:
+        a, b = m.own["lora_A.weight"], m.own["lora_B.weight"]
+        change, axis = support.lora_delta(a, b)[0].reshape(m.weight.shape), 0
+    scale = test_kinds.peft_scale(m.config, m.target, a.shape[0])
+    return rule(m.weight, scale * change, magnitude, axis, strength), m.bias
+
+
 FORMULAS = {"ia3": ia3, "peft_ia3": peft_ia3, "glora": glora, "full": full,
-            "norm": norm}
+            "norm": norm, "dora": dora, "peft_lora_dora": peft_dora}
 
 
 def formula_of(case):
@@ -172,6 +214,184 @@ def test_library(suite, liblora, case):
                                       f"{m.target}.{part} at {strength}")
 
 
+def delta(suite, case, *more):
+    """W' of the modules, by the program."""
+    out = suite.path("out.safetensors")
+    suite.run("delta", case.path, "-o", out, "--base", case.base_path,
+              "--force", "--weights", *case.more, *more)
+    got = arrays(out)
+    return {m: got[f"{m.prefix}.weight"] for m in case.modules}
+
+
+def test_interpolated(suite, case):
+    """The share of the way from the weight to what the origin makes of it."""
+    for strength in (0.0, 0.25, -0.5, 2.0):
+        got = delta(suite, case, "--strength", strength, "--strength-rule",
+                    "interpolate")
+        for m, value in got.items():
+            whole = case.expected[m.target + ".weight@1"]
+            want = m.weight + strength * (whole - m.weight)
+            room = (case.bound(whole) * max(1, abs(strength)) +
+                    1e-6 * np.abs(want))
+            support.close(value, want, room, f"{m.target} at {strength}")
+
+
+def test_dora_rules(suite, case):
+    """The rules of either origin, asked for by name."""
+    form = formula_of(case.case)
+    for name, rule in (("lycoris", dora_lycoris), ("peft", dora_peft)):
+        for strength in (0.0, 0.5, -0.7):
+            got = delta(suite, case, "--strength", strength, "--dora", name)
+            for m, value in got.items():
+                want = form(m, strength, rule)[0]
+                support.close(value, want, case.bound(want),
+                              f"{m.target} at {strength} as {name}")
+
+
+# Names, and what is refused -------------------------------------------------
+
+KOHYA = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+TARGET = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+PEFT = "base_model.model.blk.to_q"
+
+
+def ia3_file(suite, module, count=3):
+    path = suite.path("ia3.safetensors")
+    support.write_file(path, {
+        module + ".weight": tensor(np.arange(count) - 1.0, "F32"),
+        module + ".on_input": tensor(np.int64(1), "I64")})
+    return path
+
+
+def base_file(suite, tensors):
+    path = suite.path("base.safetensors")
+    support.write_file(path, tensors)
+    return path
+
+
+def changed(suite, path, base, *more, code=support.OK):
+    out = suite.path("out.safetensors")
+    out.unlink(missing_ok=True)
+    run = suite.run("delta", path, "-o", out, "--base", base, *more, code=code)
+    if code != support.OK:
+        require(not out.exists(), "an output was left")
+        equal(len(run.err.splitlines()), 1, "lines")
+        return run.err
+    return arrays(out)
+
+
+def test_names(suite):
+    weight = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    want = weight * [-1.0, 0.0, 1.0]
+    for module, names in ((KOHYA, (KOHYA, TARGET)),
+                          (PEFT, (PEFT, "blk.to_q"))):
+        path = ia3_file(suite, module)
+        for name in names:
+            base = base_file(suite, {
+                name + ".weight": tensor(weight, "BF16"),
+                "other.weight": tensor(np.ones((2, 3)), "F32")})
+            got = changed(suite, path, base)
+            equal(set(got), {module}, f"tensors, the base having {name}")
+            equal(got[module].tolist(), want.tolist(), name)
+            got = changed(suite, path, base, "--weights", "--names",
+                          "canonical")
+            (_, value), = got.items()
+            equal(value.tolist(), (weight + want).tolist(), name)
+
+
+def test_layouts(suite):
+    """A base as its authors name and fuse it, and the adapter the other way."""
+    rng = np.random.default_rng(5)
+    name = "transformer.transformer_blocks.0.attn.to_k"
+    whole = rng.standard_normal((3 * 3072, 4))
+    base = base_file(suite, {
+        "model.diffusion_model.double_blocks.0.img_attn.qkv.weight":
+            tensor(whole, "F32")})
+    module = "lora_transformer_transformer_blocks_0_attn_to_k"
+    path = suite.path("ia3.safetensors")
+    for stored in (name, module):
+        support.write_file(path, {
+            stored + ".weight": tensor(np.array([1.0, 2.0, 0.5, 3.0]), "F32"),
+            stored + ".on_input": tensor(np.int64(1), "I64")})
+        info = suite.json("info", path, "--modules")["modules"][0]
+        if info["target"] != name:
+            continue
+        got = changed(suite, path, base)
+        equal(got[stored].tolist(),
+              (whole.astype(np.float32)[3072:6144] *
+               np.array([1.0, 2.0, 0.5, 3.0], np.float32)).tolist(), stored)
+        return
+    support.skip("no spelling of the layer was known")
+
+
+def test_refused(suite):
+    path = ia3_file(suite, KOHYA)
+    weight = tensor(np.ones((2, 3)), "F32")
+    out = suite.path("refused.safetensors")
+    run = suite.run("delta", path, "-o", out, code=FAILED)
+    require(KOHYA in run.err and "base" in run.err, f"no reason: {run}")
+    suite.run("delta", path, "-o", out, "--weights", code=USAGE)
+    suite.run("delta", path, "-o", out, "--base", suite.path("nowhere"),
+              code=support.UNREADABLE)
+    for what, tensors in {
+            "no such weight": {"other.weight": weight},
+            "too many columns": {KOHYA + ".weight":
+                                 tensor(np.ones((2, 4)), "F32")},
+            "a vector": {KOHYA + ".weight": tensor(np.ones(3), "F32")},
+            "nothing": {KOHYA + ".weight": tensor(np.ones((0, 3)), "F32")},
+            "integers": {KOHYA + ".weight": tensor(np.ones((2, 3)), "I32")},
+    }.items():
+        base = base_file(suite, tensors)
+        said = changed(suite, path, base, code=MISMATCH)
+        require(KOHYA in said, f"{what}: {said}")
+        said = changed(suite, path, base, "--dry-run", code=MISMATCH)
+        require(KOHYA in said, f"{what}, tried: {said}")
+
+
+def test_skipped(suite):
+    """With --skip-bad modules that the base does not fit are left out."""
+    path = suite.path("two.safetensors")
+    support.write_file(path, {
+        name + suffix: data for name, count in ((KOHYA, 3), (PEFT, 5))
+        for suffix, data in (
+            (".weight", tensor(np.ones(count), "F32")),
+            (".on_input", tensor(np.int64(1), "I64")))})
+    weight = tensor(np.ones((2, 3)), "F32")
+    for base in ({KOHYA + ".weight": weight},
+                 {KOHYA + ".weight": weight, PEFT + ".weight": weight}):
+        base = base_file(suite, base)
+        said = changed(suite, path, base, code=MISMATCH)
+        require(PEFT in said, said)
+        equal(set(changed(suite, path, base, "--skip-bad")), {KOHYA}, "left")
+
+
+def test_ia3_sides(suite):
+    """PEFT's vector of a convolution says which side it is of by its length;
+    where both are as long only the configuration does."""
+    name = "base_model.model.conv"
+    path = suite.path("peft.safetensors")
+    support.write_file(path, {
+        name + ".ia3_l": tensor(np.array([2.0, 0.5]).reshape(1, 2, 1, 1),
+                                "F32")})
+    rng = np.random.default_rng(1)
+    for shape, axis in (((2, 3, 3, 3), 0), ((3, 2, 3, 3), 1), ((2, 2, 1, 1), None)):
+        weight = rng.standard_normal(shape).astype(np.float32)
+        bias = np.arange(shape[0]) + 1.0
+        base = base_file(suite, {"conv.weight": tensor(weight, "F32"),
+                                 "conv.bias": tensor(bias, "F32")})
+        if axis is None:
+            said = changed(suite, path, base, code=FAILED)
+            require("feedforward_modules" in said, said)
+            continue
+        got = changed(suite, path, base, "--weights")
+        factor = np.array([2.0, 0.5], np.float32)
+        want = weight * factor.reshape((-1, 1, 1, 1) if axis == 0 else
+                                       (1, -1, 1, 1))
+        support.close(got[name + ".weight"], want, 1e-6 * np.abs(want), "W'")
+        want = bias * factor if axis == 0 else bias
+        support.close(got[name + ".bias"], want, 1e-6 * np.abs(want), "b'")
+
+
 def main():
     suite = support.Suite(__doc__.splitlines()[0])
     liblora = bindinglib.load(suite)
@@ -186,6 +406,15 @@ def main():
             test_program(suite, case)
         with suite.case(entry["id"] + ", by the library"):
             test_library(suite, liblora, case)
+        if "dora" in entry["id"]:
+            with suite.case(entry["id"] + ", interpolated"):
+                test_interpolated(suite, case)
+            with suite.case(entry["id"] + ", by rule"):
+                test_dora_rules(suite, case)
+    for test in (test_names, test_layouts, test_refused, test_skipped,
+                 test_ia3_sides):
+        with suite.case(test.__name__[5:]):
+            test(suite)
     return suite.finish()
 
 

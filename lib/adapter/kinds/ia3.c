@@ -15,6 +15,8 @@
 #include "adapter/config.h"
 #include "adapter/kinds/common.h"
 
+#include <string.h>
+
 static int ia3_kind_claim(const lora_adapter *adapter,
                           const lora__module *module)
 {
@@ -76,8 +78,8 @@ static lora_status ia3_kind_parse(lora__opening *opening, lora__module *module)
 
 enum { IA3_BLOCK_VECTOR };
 
-/* The side, and that the vector is as long as that. A weight that PEFT knows
- * to be stored [in, out] has them swapped. */
+/* What the file says of the side, or the base's shape if that can. A weight
+ * that PEFT knows to be stored [in, out] has the sides swapped. */
 static lora_status ia3_kind_side(ia3_side *out,
                                  const lora__rows *state,
                                  const lora_adapter *adapter,
@@ -86,40 +88,64 @@ static lora_status ia3_kind_side(ia3_side *out,
                                  lora_error *error)
 {
     const lora__member *member = lora__module_find(module, LORA__ROLE_ON_INPUT);
-    int matrix = state->part == LORA_PART_WEIGHT;
-    uint64_t inputs = matrix ? (uint64_t)state->base->shape[1] : 0;
-    uint64_t rows = state->rows;
+    const lora__base_tensor *weight = state->weight;
+    int square = weight != NULL && weight->shape[0] == weight->shape[1];
     double on_input = 0.0;
 
     if (member != NULL) {
         TRY(lora__adapter_read_scalar(&on_input, adapter, member->entry,
                                       error));
         *out = on_input != 0.0 ? IA3_INPUTS : IA3_ROWS;
-    } else {
-        *out = ia3_kind_peft_side(adapter, module);
+        return LORA_OK;
     }
-    if (*out == IA3_NOT_TOLD && (!matrix || inputs != rows)) {
-        *out = entry->elements == rows ? IA3_ROWS : IA3_INPUTS;
-    }
-    if (*out == IA3_NOT_TOLD) {
+    *out = ia3_kind_peft_side(adapter, module);
+    if (*out == IA3_NOT_TOLD && (weight == NULL || square)) {
         return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
                           module->name,
-                          "ia3 of as many inputs as outputs: only the "
-                          "feedforward_modules of an adapter_config.json tell "
-                          "which it scales");
+                          "whether ia3_l scales inputs or outputs is told by "
+                          "the feedforward_modules of an adapter_config.json, "
+                          "or a weight that is not square");
     }
-    if (member == NULL && matrix && state->base->ndim == 2 && !module->known &&
+    if (*out == IA3_NOT_TOLD) {
+        *out = entry->elements == (uint64_t)weight->shape[0] ? IA3_ROWS
+                                                             : IA3_INPUTS;
+    }
+    if (weight != NULL && weight->ndim == 2 && !module->known &&
         lora__config_transposed(adapter->config, module->target)) {
         *out = *out == IA3_ROWS ? IA3_INPUTS : IA3_ROWS;
     }
-    return entry->elements == (*out == IA3_ROWS ? rows : inputs)
+    return LORA_OK;
+}
+
+/* A vector that is as long as what it scales: the rows of the part, or the
+ * inputs, which a bias has none of. */
+static lora_status ia3_kind_check(const lora__rows *state,
+                                  const lora__module *module,
+                                  const lora__entry *entry,
+                                  ia3_side side,
+                                  lora_error *error)
+{
+    uint64_t inputs =
+        state->weight == NULL ? 0 : (uint64_t)state->weight->shape[1];
+    int matrix = state->part == LORA_PART_WEIGHT;
+    uint64_t wanted;
+
+    if (matrix && state->base->ndim < 2) {
+        return lora__fail(error, LORA_ERROR_SHAPE, LORA_NO_OFFSET, module->name,
+                          "the base's weight is a vector");
+    }
+    if (side == IA3_INPUTS && !matrix) {
+        return LORA_OK;
+    }
+    wanted = side == IA3_ROWS ? state->rows : inputs;
+    return entry->elements == wanted
                ? LORA_OK
-               : lora__fail(
-                     error, LORA_ERROR_SHAPE, LORA_NO_OFFSET, module->name,
-                     "%llu factors for a weight of %llu rows and %llu "
-                     "inputs",
-                     (unsigned long long)entry->elements,
-                     (unsigned long long)rows, (unsigned long long)inputs);
+               : lora__fail(error, LORA_ERROR_SHAPE, LORA_NO_OFFSET,
+                            module->name,
+                            "%llu factors for %llu %s of the base",
+                            (unsigned long long)entry->elements,
+                            (unsigned long long)wanted,
+                            side == IA3_ROWS ? "rows" : "inputs");
 }
 
 static lora_status ia3_kind_prepare(lora__rows *state,
@@ -132,19 +158,22 @@ static lora_status ia3_kind_prepare(lora__rows *state,
         lora__module_find(module, peft ? LORA__ROLE_IA3 : LORA__ROLE_WEIGHT);
     const lora__entry *entry = &adapter->container->entries[member->entry];
     ia3_side side;
+    void *vector;
 
-    if (state->part == LORA_PART_WEIGHT && state->base->ndim < 2) {
-        return lora__fail(error, LORA_ERROR_SHAPE, LORA_NO_OFFSET, module->name,
-                          "the base's weight is a vector");
-    }
     TRY(ia3_kind_side(&side, state, adapter, module, entry, error));
+    TRY(ia3_kind_check(state, module, entry, side, error));
+    if (side == IA3_INPUTS && state->part == LORA_PART_BIAS) {
+        TRY(lora__rows_block(state, IA3_BLOCK_VECTOR, state->rows, error));
+        memset(state->blocks[IA3_BLOCK_VECTOR], 0,
+               state->block_bytes[IA3_BLOCK_VECTOR]);
+        return LORA_OK; /* stays as it is */
+    }
     TRY(lora__rows_load(state, IA3_BLOCK_VECTOR, adapter, member->entry,
                         error));
-    for (uint64_t i = 0; peft && i < entry->elements; i++) {
-        lora__rows_set(
-            state, state->blocks[IA3_BLOCK_VECTOR], (size_t)i,
-            lora__rows_get(state, state->blocks[IA3_BLOCK_VECTOR], (size_t)i) -
-                1.0);
+    vector = state->blocks[IA3_BLOCK_VECTOR];
+    for (size_t i = 0; peft && i < (size_t)entry->elements; i++) {
+        lora__rows_set(state, vector, i,
+                       lora__rows_get(state, vector, i) - 1.0);
     }
     state->rank = side == IA3_INPUTS ? (size_t)entry->elements : 0;
     return LORA_OK;

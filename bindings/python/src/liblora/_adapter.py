@@ -16,8 +16,12 @@ from ._library import lib
 from ._report import Report, table
 
 _PARTS = {"weight": _ffi.LORA_PART_WEIGHT, "bias": _ffi.LORA_PART_BIAS}
-_RULES = {"origin": _ffi.LORA_STRENGTH_ORIGIN,
-          "interpolate": _ffi.LORA_STRENGTH_INTERPOLATE}
+_RULES = {
+    "strength_rule": {"origin": _ffi.LORA_STRENGTH_ORIGIN,
+                      "interpolate": _ffi.LORA_STRENGTH_INTERPOLATE},
+    "dora": {"origin": _ffi.LORA_DORA_ORIGIN,
+             "lycoris": _ffi.LORA_DORA_LYCORIS, "peft": _ffi.LORA_DORA_PEFT},
+}
 
 _NO_MODULE = 2**64 - 1
 
@@ -25,12 +29,12 @@ _NO_MODULE = 2**64 - 1
 _FEW_BYTES = 4 << 20
 
 
-def _rule(name: str) -> int:
-    if name not in _RULES:
+def _rule(option: str, name: str) -> int:
+    rules = _RULES[option]
+    if name not in rules:
         raise _errors.make(_ffi.LORA_ERROR_OPTION,
-                           'strength_rule is "origin" or "interpolate"',
-                           str(name))
-    return _RULES[name]
+                           f'{option} is one of {", ".join(rules)}', str(name))
+    return rules[name]
 
 
 class _Table(NamedTuple):
@@ -235,7 +239,7 @@ class Adapter:
     def delta(self, name: str, strength: float = 1.0, dtype: Any = None, *,
               part: str = "weight", out: Any = None, weight: Any = None,
               bias: Any = None, strength_rule: str = "origin",
-              weights: bool = False) -> Any:
+              dora: str = "origin", weights: bool = False) -> Any:
         """The dense change of one module's weight, in the shape of the weight,
         float32 or float64; or of its bias (part="bias"). `out` is an array to
         write to.
@@ -244,6 +248,8 @@ class Adapter:
                        on them
         strength_rule  "origin", or "interpolate" between the weight and what
                        strength 1 makes of it
+        dora           whose rules DoRA follows: "lycoris", "peft", or
+                       "origin", by the name of its tensor
         weights        the changed weight, or bias, instead of its change"""
         if part not in _PARTS:
             raise _errors.make(_ffi.LORA_ERROR_ARGUMENT,
@@ -267,7 +273,8 @@ class Adapter:
                 lib.lora_adapter_delta_base, *place, views["weight"][0],
                 views["bias"][0], options(
                     _ffi.lora_adapter_delta_base_options,
-                    strength_rule=_rule(strength_rule), weights=weights))
+                    strength_rule=_rule("strength_rule", strength_rule),
+                    dora_rule=_rule("dora", dora), weights=weights))
         return array
 
     def factors(self, name: str, rank: Optional[int] = None,
@@ -480,7 +487,7 @@ class Adapter:
                    strength: float = 1.0, *, dtype: Any = None, canonical: bool = False,
                    overwrite: bool = False, skip_bad: bool = False,
                    base: Union[str, "os.PathLike[str]", None] = None,
-                   strength_rule: str = "origin",
+                   strength_rule: str = "origin", dora: str = "origin",
                    weights: bool = False) -> None:
         """Save the dense weight change of every module, as `lora delta`. `base`
         is the path of the base model; with weights=True what its weights become
@@ -493,7 +500,9 @@ class Adapter:
                               skip_bad=skip_bad,
                               base=None if base is None
                               else _core.path_text(base),
-                              strength_rule=_rule(strength_rule),
+                              strength_rule=_rule("strength_rule",
+                                                  strength_rule),
+                              dora_rule=_rule("dora", dora),
                               weights=weights))
 
     # Showing ------------------------------------------------------------

@@ -74,6 +74,9 @@ LORA_PART_WEIGHT = 1
 LORA_PART_BIAS = 2
 LORA_STRENGTH_ORIGIN = 0
 LORA_STRENGTH_INTERPOLATE = 1
+LORA_DORA_ORIGIN = 0
+LORA_DORA_LYCORIS = 1
+LORA_DORA_PEFT = 2
 LORA_RANK_FIXED = 1
 LORA_RANK_ENERGY = 2
 LORA_RANK_RATIO = 3
@@ -371,6 +374,9 @@ class lora_adapter_save_options(Structure):
 lora_strength_rule = c_int32
 
 
+lora_dora_rule = c_int32
+
+
 class lora_adapter_delta_options(Structure):
     _fields_ = [
         ("struct_size", c_size_t),
@@ -382,7 +388,7 @@ class lora_adapter_delta_options(Structure):
         ("strength_rule", lora_strength_rule),
         ("weights", c_uint32),
         ("dry_run", c_uint32),
-        ("reserved1", c_uint32),
+        ("dora_rule", lora_dora_rule),
     ]
 
 
@@ -390,7 +396,9 @@ class lora_adapter_delta_base_options(Structure):
     _fields_ = [
         ("struct_size", c_size_t),
         ("strength_rule", lora_strength_rule),
+        ("dora_rule", lora_dora_rule),
         ("weights", c_uint32),
+        ("reserved1", c_uint32),
     ]
 
 

@@ -69,6 +69,9 @@ pub const LORA_PART_WEIGHT: i32 = 1;
 pub const LORA_PART_BIAS: i32 = 2;
 pub const LORA_STRENGTH_ORIGIN: i32 = 0;
 pub const LORA_STRENGTH_INTERPOLATE: i32 = 1;
+pub const LORA_DORA_ORIGIN: i32 = 0;
+pub const LORA_DORA_LYCORIS: i32 = 1;
+pub const LORA_DORA_PEFT: i32 = 2;
 pub const LORA_RANK_FIXED: i32 = 1;
 pub const LORA_RANK_ENERGY: i32 = 2;
 pub const LORA_RANK_RATIO: i32 = 3;
@@ -365,6 +368,8 @@ pub struct lora_adapter_save_options {
 
 pub type lora_strength_rule = i32;
 
+pub type lora_dora_rule = i32;
+
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct lora_adapter_delta_options {
@@ -377,7 +382,7 @@ pub struct lora_adapter_delta_options {
     pub strength_rule: lora_strength_rule,
     pub weights: u32,
     pub dry_run: u32,
-    pub reserved1: u32,
+    pub dora_rule: lora_dora_rule,
 }
 
 #[repr(C)]
@@ -385,7 +390,9 @@ pub struct lora_adapter_delta_options {
 pub struct lora_adapter_delta_base_options {
     pub struct_size: usize,
     pub strength_rule: lora_strength_rule,
+    pub dora_rule: lora_dora_rule,
     pub weights: u32,
+    pub reserved1: u32,
 }
 
 // lora/builder.h
@@ -1133,12 +1140,14 @@ layout! {
         strength_rule: 32, 4,
         weights: 36, 4,
         dry_run: 40, 4,
-        reserved1: 44, 4,
+        dora_rule: 44, 4,
     }
-    lora_adapter_delta_base_options, 16 {
+    lora_adapter_delta_base_options, 24 {
         struct_size: 0, 8,
         strength_rule: 8, 4,
-        weights: 12, 4,
+        dora_rule: 12, 4,
+        weights: 16, 4,
+        reserved1: 20, 4,
     }
     lora_strength, 16 {
         model: 0, 8,
