@@ -7,15 +7,15 @@
 #include "text.h"
 
 #include <stdio.h>
-#include <stdlib.h>
-
-/* Rows of one block when nothing is written: about this many bytes. */
-#define DELTA_BLOCK ((int64_t)1 << 24)
 
 typedef struct delta_settings {
     int names; /* 1: stored, 2: canonical */
     int dtype; /* 1: f32, 2: f64 */
     opt_real strength;
+    const char *base;
+    int weights;
+    int rule; /* 1: origin, 2: interpolate */
+    int dora; /* 1: origin, 2: lycoris, 3: peft */
 } delta_settings;
 
 static const opt_spec delta_options[] = {
@@ -23,6 +23,16 @@ static const opt_spec delta_options[] = {
      offsetof(delta_settings, names), 0, 0, 0},
     {"strength", 0, OPT_REAL, "M", "the user's multiplier (1)",
      offsetof(delta_settings, strength), -1e6, 1e6, 0},
+    {"strength-rule", 0, OPT_CHOICE, "origin|interpolate",
+     "what a strength means where a change is not in proportion (origin)",
+     offsetof(delta_settings, rule), 0, 0, 0},
+    {"dora", 0, OPT_CHOICE, "origin|lycoris|peft",
+     "whose rules DoRA follows (origin: by the tensor's name)",
+     offsetof(delta_settings, dora), 0, 0, 0},
+    {"base", 0, OPT_TEXT, "BASE", "the model that the adapter is for",
+     offsetof(delta_settings, base), 0, 0, 0},
+    {"weights", 0, OPT_FLAG, NULL, "the changed weights; needs --base",
+     offsetof(delta_settings, weights), 0, 0, 0},
     {"dtype", 0, OPT_CHOICE, "f32|f64", "number type of the result (f32)",
      offsetof(delta_settings, dtype), 0, 0, 0},
     {NULL, 0, OPT_FLAG, NULL, NULL, 0, 0, 0, 0},
@@ -36,97 +46,6 @@ static lora_dtype delta_dtype(const delta_settings *own)
 static double delta_strength(const delta_settings *own)
 {
     return own->strength.given ? own->strength.value : 1.0;
-}
-
-/* Compute one part of a module block by block and throw the numbers away. */
-static lora_status delta_try_part(const lora_adapter *adapter,
-                                  size_t index,
-                                  const lora_module_info *module,
-                                  lora_part part,
-                                  const delta_settings *own,
-                                  lora_error *error)
-{
-    lora_dtype dtype = delta_dtype(own);
-    int64_t rows = module->ndim > 0 ? module->shape[0] : 0;
-    int64_t row_bytes = lora_dtype_bits(dtype) / 8;
-    for (int32_t i = 1; part == LORA_PART_WEIGHT && i < module->ndim; i++) {
-        if (module->shape[i] > 0 && row_bytes > INT64_MAX / module->shape[i]) {
-            return LORA_ERROR_LIMIT;
-        }
-        row_bytes *= module->shape[i];
-    }
-    if (rows <= 0 || row_bytes <= 0) {
-        return LORA_OK;
-    }
-    int64_t block = DELTA_BLOCK / row_bytes;
-    block = block < 1 ? 1 : block > rows ? rows : block;
-    lora_status status = LORA_OK;
-    void *buffer = app_alloc((size_t)block, (size_t)row_bytes);
-    for (int64_t row = 0; row < rows && status == LORA_OK; row += block) {
-        int64_t end = rows - row > block ? row + block : rows;
-        status = lora_adapter_delta(
-            buffer, (size_t)(end - row) * (size_t)row_bytes, adapter, index,
-            part, delta_strength(own), dtype, row, end, error);
-    }
-    free(buffer);
-    return status;
-}
-
-static lora_status delta_try_module(const lora_adapter *adapter,
-                                    size_t index,
-                                    const lora_module_info *module,
-                                    const delta_settings *own,
-                                    lora_error *error)
-{
-    static const lora_part parts[] = {LORA_PART_WEIGHT, LORA_PART_BIAS};
-    lora_status status = LORA_OK;
-    if (module->status != LORA_OK) { /* no rows, for the message alone */
-        char none = 0;
-        status = lora_adapter_delta(&none, 0, adapter, index, LORA_PART_WEIGHT,
-                                    1.0, delta_dtype(own), 0, 0, error);
-        return status != LORA_OK ? status : module->status;
-    }
-    for (size_t i = 0; i < 2 && status == LORA_OK; i++) {
-        if ((module->changes & parts[i]) != 0) {
-            status =
-                delta_try_part(adapter, index, module, parts[i], own, error);
-        }
-    }
-    return status;
-}
-
-/* --dry-run: everything but the file. */
-static lora_status delta_try(app_state *app,
-                             const lora_adapter *adapter,
-                             const delta_settings *own,
-                             lora_error *error)
-{
-    size_t count = lora_adapter_module_count(adapter);
-    lora_module_info module;
-    module.struct_size = sizeof module;
-    if (count == 0) {
-        snprintf(error->message, sizeof error->message,
-                 "has no module of a known kind");
-        return LORA_ERROR_KEY;
-    }
-    for (size_t i = 0; i < count; i++) {
-        lora_status status =
-            lora_adapter_get_module(&module, adapter, i, error);
-        if (status == LORA_OK && module.status != LORA_OK &&
-            app->common.skip_bad) {
-            continue;
-        }
-        if (status == LORA_OK) {
-            status = delta_try_module(adapter, i, &module, own, error);
-        }
-        if (status != LORA_OK) {
-            return status;
-        }
-        if (app_interrupted()) {
-            return LORA_ERROR_CANCELLED;
-        }
-    }
-    return LORA_OK;
 }
 
 /* Modules that have a place in the result. */
@@ -168,6 +87,25 @@ static void delta_report(const app_state *app,
     }
 }
 
+static void delta_fill(lora_adapter_delta_options *options,
+                       const app_state *app,
+                       const delta_settings *own)
+{
+    lora_adapter_delta_options_init(options, sizeof *options);
+    options->dtype = delta_dtype(own);
+    options->canonical = own->names == 2;
+    options->overwrite = app->common.force != 0;
+    options->skip_bad = app->common.skip_bad != 0;
+    options->base = own->base;
+    options->strength_rule =
+        own->rule == 2 ? LORA_STRENGTH_INTERPOLATE : LORA_STRENGTH_ORIGIN;
+    options->dora_rule = own->dora == 3   ? LORA_DORA_PEFT
+                         : own->dora == 2 ? LORA_DORA_LYCORIS
+                                          : LORA_DORA_ORIGIN;
+    options->weights = own->weights != 0;
+    options->dry_run = app->common.dry_run != 0;
+}
+
 static int
 delta_run(app_state *app, int count, char **paths, const void *settings)
 {
@@ -181,22 +119,17 @@ delta_run(app_state *app, int count, char **paths, const void *settings)
     if (code != 0) {
         return code;
     }
+    if (own->weights && own->base == NULL) {
+        return say_usage(app, "--weights", "needs --base");
+    }
     lora_error_init(&error, sizeof error);
-    lora_adapter_delta_options_init(&options, sizeof options);
-    options.dtype = delta_dtype(own);
-    options.canonical = own->names == 2;
-    options.overwrite = app->common.force != 0;
-    options.skip_bad = app->common.skip_bad != 0;
+    delta_fill(&options, app, own);
     lora_status status = input_open(app, &adapter, input, &error);
     if (status != LORA_OK) {
         return say_failure(app, SAY_READING, input, status, &error);
     }
-    if (app->common.dry_run) {
-        status = delta_try(app, adapter, own, &error);
-    } else {
-        status = lora_adapter_save_delta(adapter, app->common.output,
-                                         delta_strength(own), &options, &error);
-    }
+    status = lora_adapter_save_delta(adapter, app->common.output,
+                                     delta_strength(own), &options, &error);
     if (status != LORA_OK) {
         code = output_say_failure(app, input, status, &error);
     } else {
@@ -221,10 +154,19 @@ const app_verb cmd_delta = {
     "lora delta style.safetensors -o half.safetensors --strength 0.5\t"
     "at half strength\n"
     "lora delta style.safetensors -o dense.safetensors --names canonical\t"
-    "named as in diffusers\n",
+    "named as in diffusers\n"
+    "lora delta ia3.safetensors --base model.safetensors --weights -o "
+    "new.safetensors\t"
+    "the weights it makes of the model's\n",
     "Each tensor has the shape of the weight it is to be added to; changes of\n"
     "a bias are called MODULE.bias. The result is much larger than the\n"
-    "adapter.\n",
+    "adapter.\n"
+    "\n"
+    "Some kinds, as (IA)^3 and GLoRA, change a weight by what it is: --base "
+    "is\n"
+    "the model, a file or folder, that has it as MODULE.weight, the module\n"
+    "being named as in the adapter or as in diffusers. With --weights the\n"
+    "result is what the weights become.\n",
     delta_options,
     OPT_GROUP_TALK | OPT_GROUP_JSON | OPT_GROUP_CONTEXT | OPT_GROUP_INPUT |
         OPT_GROUP_FORCE | OPT_GROUP_OUTPUT | OPT_GROUP_SKIP_BAD,

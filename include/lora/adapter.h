@@ -127,13 +127,50 @@ typedef struct lora_adapter_save_options {
     uint32_t reserved1;
 } lora_adapter_save_options;
 
+/* What a strength other than 1 means for a module whose effect is not in
+ * proportion to it (DoRA, some of OFT and BOFT); for all others both rules are
+ * the same. */
+typedef int32_t lora_strength_rule;
+
+enum {
+    LORA_STRENGTH_ORIGIN = 0, /* what the program does that the file is of */
+    LORA_STRENGTH_INTERPOLATE = 1 /* W + strength * (W' - W), W' at 1 */
+};
+
+/* Whose DoRA it is: they differ in what a strength other than 1 means, in the
+ * norm of a convolution's weight and in what stands where a norm is 0. */
+typedef int32_t lora_dora_rule;
+
+enum {
+    LORA_DORA_ORIGIN = 0,  /* PEFT's for its lora_magnitude_vector, LyCORIS' for
+                            * dora_scale */
+    LORA_DORA_LYCORIS = 1, /* W' = V (m (g / |V| - 1) + 1), V = W + dW */
+    LORA_DORA_PEFT = 2     /* W' = V g / |V|, V = W + m dW */
+};
+
 typedef struct lora_adapter_delta_options {
     size_t struct_size;
     lora_dtype dtype;   /* F32 (default) or F64 */
     uint32_t canonical; /* 1: canonical names instead of stored ones */
     uint32_t overwrite; /* 1: replace an existing file */
     uint32_t skip_bad;  /* 1: leave unusable modules out */
+    const char *base;   /* path of the base model; NULL: there is none, and
+                         * modules that need it are refused */
+    lora_strength_rule strength_rule;
+    uint32_t weights; /* 1: the changed weights, W', instead of W' - W; needs
+                       * base */
+    uint32_t dry_run; /* 1: compute everything and write nothing; path is not
+                       * used */
+    lora_dora_rule dora_rule;
 } lora_adapter_delta_options;
+
+typedef struct lora_adapter_delta_base_options {
+    size_t struct_size;
+    lora_strength_rule strength_rule;
+    lora_dora_rule dora_rule;
+    uint32_t weights; /* 1: W' instead of W' - W */
+    uint32_t reserved1;
+} lora_adapter_delta_base_options;
 
 /** Fill options with defaults.
  *
@@ -158,6 +195,11 @@ LORA_API void lora_adapter_save_options_init(lora_adapter_save_options *options,
 LORA_API void
 lora_adapter_delta_options_init(lora_adapter_delta_options *options,
                                 size_t size);
+
+/** See lora_adapter_open_options_init(). @since 0.1 */
+LORA_API void
+lora_adapter_delta_base_options_init(lora_adapter_delta_base_options *options,
+                                     size_t size);
 
 /** Open an adapter: a file, a folder, or the index of several files.
  *
@@ -509,6 +551,44 @@ lora_adapter_delta(void *buffer,
                    int64_t row_end,
                    lora_error *error);
 
+/** Compute rows of the change of one module, or of the changed weight, given
+ *  the weight: W' - W, or W'.
+ *
+ *  For every kind that can be computed, those whose change depends on the
+ *  weight among them. The same rows have the same bits whichever are asked for
+ *  together; whole modules are cheapest, as tensors of the file are read, and
+ *  what can be prepared is, in each call.
+ *
+ *  @param weight     the base's weight, row-major, of any floating-point type
+ *                    that can be written; its shape is that of the module, save
+ *                    for dimensions of 1 at the end, and the change has it.
+ *                    Some modules are of no shape of their own. May be NULL
+ *                    where the change does not depend on it.
+ *  @param bias       the same of the bias; NULL: the layer has none.
+ *  @param options    NULL for defaults.
+ *  Otherwise as lora_adapter_delta(), row_end being at most the rows of the
+ *  weight, or elements of the bias.
+ *  @return as lora_adapter_delta(); LORA_ERROR_KEY where the tensor that is
+ *          needed is NULL; LORA_ERROR_SHAPE where it does not fit the module;
+ *          LORA_ERROR_DTYPE where it is no floating point; LORA_ERROR_OPTION.
+ *  @threads safe.
+ *  @since 0.1
+ */
+LORA_API LORA_NODISCARD lora_status
+lora_adapter_delta_base(void *buffer,
+                        size_t bytes,
+                        const lora_adapter *adapter,
+                        size_t index,
+                        lora_part part,
+                        double strength,
+                        lora_dtype dtype,
+                        int64_t row_begin,
+                        int64_t row_end,
+                        const lora_tensor *weight,
+                        const lora_tensor *bias,
+                        const lora_adapter_delta_base_options *options,
+                        lora_error *error);
+
 /** Compute the factors of one module: dW = scale * up[rows, rank] *
  *  down[rank, cols], exactly (a core is multiplied into down).
  *
@@ -628,14 +708,21 @@ LORA_API LORA_NODISCARD lora_status lora_adapter_save_writer(
  *  tensor a module in the shape of the weight it changes, bias changes as
  *  "<module>.bias". Memory is bounded by one block of rows.
  *
+ *  With a base the change may depend on the weight. The base is a file or
+ *  folder, as lora_extract() opens it; a module's weight is "<module>.weight"
+ *  with the module's name as stored, that without "base_model.model.", or the
+ *  canonical one. Changed weights are written under the names of the changes,
+ *  with ".weight" and ".bias" after them.
+ *
  *  @param adapter   must not be NULL.
- *  @param path      UTF-8; must not be NULL.
+ *  @param path      UTF-8; must not be NULL, save for a dry run.
  *  @param strength  the user's multiplier.
  *  @param options   NULL for defaults.
  *  @param error     may be NULL.
- *  @return as lora_adapter_save() and lora_adapter_delta(); LORA_ERROR_KEY if
- *          there is no module; LORA_ERROR_NONFINITE; LORA_ERROR_DUPLICATE
- *          (two modules of one canonical name).
+ *  @return as lora_adapter_save() and lora_adapter_delta_base(); LORA_ERROR_KEY
+ *          if there is no module, or the base has not its weight;
+ *          LORA_ERROR_NONFINITE; LORA_ERROR_DUPLICATE (two modules of one
+ *          canonical name); what opening the base gives.
  *  @threads safe.
  *  @since 0.1
  */

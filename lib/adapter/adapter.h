@@ -46,6 +46,7 @@ typedef struct lora__module {
     int32_t tucker;
     int32_t transposed; /* shape is [in, out], factors are [out, r] [r, in] */
     int32_t changes;
+    int32_t needs;      /* parts whose change depends on the base's tensor */
     lora_status status; /* not OK: operations answer this ... */
     const char *reason; /* ... and say this */
 } lora__module;

@@ -17,6 +17,9 @@
  * a dozen deep, and names of thousands of dots would take their square. */
 #define CONFIG_MAX_PARTS 64
 
+/* The end of a path that is compared with those of feedforward layers. */
+#define CONFIG_MAX_END 1024
+
 /* A new entry, put before the others. */
 static lora_status config_add(lora__peft_config **list,
                               lora__arena *arena,
@@ -31,6 +34,7 @@ static lora_status config_add(lora__peft_config **list,
     config = memory;
     lora__map_init(&config->patterns, arena->context);
     lora__map_init(&config->anchored, arena->context);
+    lora__map_init(&config->feedforward, arena->context);
     TRY(lora__arena_string(&config->component, arena, component, bytes, error));
     config->next = *list;
     *list = config;
@@ -112,6 +116,37 @@ static lora_status config_patterns(lora__peft_config *config,
     }
 }
 
+/* The list of IA3's feedforward layers. */
+static lora_status config_list(lora__peft_config *config,
+                               lora__json *json,
+                               lora__arena *arena,
+                               lora_error *error)
+{
+    lora__json_event event;
+
+    config->feedforward_given = 1;
+    for (;;) {
+        char *text;
+        size_t bytes;
+        size_t place;
+
+        TRY(lora__json_next(&event, json, error));
+        if (event.type == LORA__JSON_ARRAY_END) {
+            return LORA_OK;
+        }
+        if (event.type != LORA__JSON_STRING) {
+            TRY(lora__json_skip(json, &event, error));
+            continue;
+        }
+        text = lora__arena_alloc(arena, event.bytes + 1);
+        if (text == NULL) {
+            return lora__fail_memory(error, event.bytes);
+        }
+        TRY(lora__json_decode(text, &bytes, &event, error));
+        TRY(lora__map_add(&place, &config->feedforward, text, bytes, 0, error));
+    }
+}
+
 /* One "component.field": value of the top object. */
 static lora_status config_field(lora__peft_config *config,
                                 const char *field,
@@ -138,6 +173,9 @@ static lora_status config_field(lora__peft_config *config,
     } else if (event.type == LORA__JSON_OBJECT_BEGIN && field_bytes == 13 &&
                memcmp(field, "alpha_pattern", 13) == 0) {
         return config_patterns(config, json, arena, error);
+    } else if (event.type == LORA__JSON_ARRAY_BEGIN && field_bytes == 19 &&
+               memcmp(field, "feedforward_modules", 19) == 0) {
+        return config_list(config, json, arena, error);
     }
     return lora__json_skip(json, &event, error);
 }
@@ -211,6 +249,7 @@ LORA_PRIVATE void lora__config_destroy(lora__peft_config *config)
     for (; config != NULL; config = config->next) {
         lora__map_destroy(&config->patterns);
         lora__map_destroy(&config->anchored);
+        lora__map_destroy(&config->feedforward);
     }
 }
 
@@ -318,4 +357,25 @@ LORA_PRIVATE int lora__config_transposed(const lora__peft_config *config,
 {
     config = config_of(config, target, lora__config_component(target));
     return config != NULL && config->transposed;
+}
+
+/* PEFT compares the ends of paths, wherever they begin. */
+LORA_PRIVATE int lora__config_feedforward(int *out,
+                                          const lora__peft_config *config,
+                                          const char *target)
+{
+    size_t bytes = strlen(target);
+    size_t place;
+
+    config = config_of(config, target, lora__config_component(target));
+    if (config == NULL || !config->feedforward_given) {
+        return 0;
+    }
+    *out = 0;
+    for (size_t at = bytes > CONFIG_MAX_END ? bytes - CONFIG_MAX_END : 0;
+         at <= bytes && !*out; at++) {
+        *out = lora__map_find(&place, &config->feedforward, target + at,
+                              bytes - at);
+    }
+    return 1;
 }

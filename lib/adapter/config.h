@@ -18,11 +18,14 @@ struct lora__peft_config {
     const char *component; /* "unet"; "" in an adapter_config.json */
     double alpha;          /* 0 if not given */
     int rslora;
-    int transposed;     /* fan_in_fan_out: weights are stored [in, out] */
-    lora__map patterns; /* module path or its end -> index into values */
-    lora__map anchored; /* the same for "^...": the whole path */
-    const char *unread; /* a pattern that is a regular expression, or NULL */
-    double *values;     /* alphas, in the order of the file */
+    int transposed;        /* fan_in_fan_out: weights are stored [in, out] */
+    lora__map patterns;    /* module path or its end -> index into values */
+    lora__map anchored;    /* the same for "^...": the whole path */
+    const char *unread;    /* a pattern that is a regular expression, or NULL */
+    lora__map feedforward; /* module paths, or their ends, of IA3's layers that
+                            * scale inputs; of no use if !feedforward_given */
+    int feedforward_given; /* the configuration has such a list */
+    double *values;        /* alphas, in the order of the file */
     size_t value_count;
     size_t value_capacity;
 };
@@ -56,6 +59,12 @@ LORA_PRIVATE int lora__config_alpha(double *out_alpha,
  * out], as GPT-2's are. */
 LORA_PRIVATE int lora__config_transposed(const lora__peft_config *config,
                                          const char *target);
+
+/* Whether the configuration says which layers of IA3 scale their inputs, and
+ * then whether a target is one. */
+LORA_PRIVATE int lora__config_feedforward(int *out,
+                                          const lora__peft_config *config,
+                                          const char *target);
 
 /* Bytes of the component that a canonical target begins with ("unet"), or 0
  * where it begins with none of a pipeline's. */

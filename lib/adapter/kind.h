@@ -26,7 +26,53 @@ typedef struct lora__factors {
     double *down; /* [rank, cols] */
 } lora__factors;
 
-/* What computing rows of a dense change needs, made once for many rows. */
+/* A tensor of the base model: rows of numbers, one for each step of the first
+ * dimension. */
+typedef struct lora__base_tensor lora__base_tensor;
+struct lora__base_tensor {
+    const char *name; /* for messages */
+    int32_t ndim;
+    int64_t shape[LORA_MAX_DIMS];
+    /* Rows [begin, end), which are there, as numbers of `dtype`. */
+    lora_status (*read)(void *out,
+                        lora_dtype dtype,
+                        const lora__base_tensor *tensor,
+                        size_t begin,
+                        size_t end,
+                        lora_error *error);
+    const void *user; /* what read() takes them from */
+    const lora__kernels *kernels;
+    size_t step; /* numbers of one row */
+};
+
+/* What the base has for a module; NULL: no such tensor. */
+typedef struct lora__base {
+    const lora__base_tensor *weight;
+    const lora__base_tensor *bias;
+} lora__base;
+
+/* Blocks of numbers: kinds have the first ones, what is around a kind the
+ * last. */
+enum { LORA__BLOCK_DORA = 8, LORA__MAX_BLOCKS };
+
+/* How the norms of DoRA are made. */
+typedef struct lora__dora {
+    int32_t peft;    /* 1: PEFT's rule, else LyCORIS' */
+    int32_t inputs;  /* 1: a norm for each input, else for each row */
+    size_t count;    /* of norms */
+    double strength; /* LyCORIS' m */
+} lora__dora;
+
+/* What computing rows of a dense change needs, made once for many rows.
+ *
+ * A kind whose change depends on the base weight sets `needs` of its modules
+ * when parsing, and finds the base's rows by lora__rows_base(): in `rows` those
+ * of the same numbers, and with them the whole of each `grain` of rows that
+ * one of them is in; in `prepare` none, unless it asks by lora__rows_want(),
+ * which it may do for some rows after others. It answers W' - W. Where the bias
+ * is among the needs, prepare and rows are called for that too: a weight of one
+ * column, the bias being its base.
+ */
 typedef struct lora__rows {
     lora_context *context;
     const lora__kernels *kernels;
@@ -35,9 +81,37 @@ typedef struct lora__rows {
     size_t rows;
     size_t cols;
     size_t rank;
-    void *blocks[4]; /* the kind's; freed by lora__rows_destroy() */
-    size_t block_bytes[4];
+    void *blocks[LORA__MAX_BLOCKS]; /* the kind's; freed by
+                                     * lora__rows_destroy() */
+    size_t block_bytes[LORA__MAX_BLOCKS];
+    lora_part part;
+    const lora__base_tensor *base;   /* of the part; NULL: it is not used */
+    const lora__base_tensor *weight; /* of the base, whatever the part; may be
+                                      * NULL */
+    size_t grain;                    /* rows of the base that go together, 1 at
+                                      * least; set by `prepare` */
+    unsigned char *base_rows;        /* [base_begin, base_end), in dtype */
+    size_t base_bytes;
+    size_t base_begin;
+    size_t base_end;
+    double after;     /* what W' - W is multiplied by: the strength, where a
+                       * kind that is not linear in it interpolates */
+    int32_t weights;  /* 1: W' is wanted, not W' - W */
+    int32_t own_rows; /* 1: the part's change is `rows` of the kind */
+    int32_t has_dora; /* 1: with DoRA around it */
+    lora__dora dora;
 } lora__rows;
+
+/* How rows are to be computed. */
+typedef struct lora__rows_how {
+    lora_part part;
+    lora_dtype dtype; /* F32 or F64 */
+    double strength;
+    lora_strength_rule rule;
+    lora_dora_rule dora;
+    int32_t weights;        /* 1: W' instead of W' - W */
+    const lora__base *base; /* NULL: there is none */
+} lora__rows_how;
 
 /* How a tensor goes with the weight, for taking some rows of it, or putting
  * those of several modules together. */
@@ -73,6 +147,13 @@ struct lora__kind {
     uint64_t scaled;
     uint64_t unscaled;
 
+    /* 1: the change at strength m is not m times that at 1, but what the
+     * kind computes, unless the caller has it interpolated. */
+    int32_t nonlinear;
+
+    /* 1: the weight's columns are what a layer gives, as an embedding's. */
+    int32_t columns;
+
     /* How well the module's roles and shapes fit: 0 not at all; the highest
      * wins. */
     int (*claim)(const lora_adapter *adapter, const lora__module *module);
@@ -92,7 +173,8 @@ struct lora__kind {
                            lora_error *error);
 
     /* Load the blocks, set rank, and multiply the kind's scale into the
-     * multiplier; NULL where it needs the base weight. All else is set. */
+     * multiplier. All else is set: rows and cols are those of the base where
+     * the module needs it. NULL where the kind is not computed. */
     lora_status (*prepare)(lora__rows *state,
                            const lora_adapter *adapter,
                            const lora__module *module,
@@ -150,12 +232,15 @@ LORA_PRIVATE lora_status lora__factors_take(lora__factors *out,
                                             size_t block,
                                             lora_error *error);
 
-/* OK, or why rows of a part cannot be computed. */
-LORA_PRIVATE lora_status lora__rows_check(const lora__module *module,
-                                          lora_part part,
-                                          lora_error *error);
+/* OK and the shape of the part, the base's where that takes part, or why its
+ * rows cannot be computed. */
+LORA_PRIVATE lora_status lora__rows_plan(int64_t shape[LORA_MAX_DIMS],
+                                         int32_t *out_ndim,
+                                         const lora__module *module,
+                                         const lora__rows_how *how,
+                                         lora_error *error);
 
-/* Rows of a module's weight or bias change. */
+/* Rows of a module's weight or bias change; the first without a base. */
 LORA_PRIVATE lora_status lora__rows_create(lora__rows *out,
                                            const lora_adapter *adapter,
                                            const lora__module *module,
@@ -163,13 +248,59 @@ LORA_PRIVATE lora_status lora__rows_create(lora__rows *out,
                                            double strength,
                                            lora_dtype dtype,
                                            lora_error *error);
-LORA_PRIVATE void lora__rows_read(const lora__rows *state,
+LORA_PRIVATE lora_status lora__rows_create_how(lora__rows *out,
+                                               const lora_adapter *adapter,
+                                               const lora__module *module,
+                                               const lora__rows_how *how,
+                                               lora_error *error);
+
+/* The same rows give the same bits, whichever others are asked for. */
+LORA_PRIVATE lora_status lora__rows_read(lora__rows *state,
+                                         const lora__module *module,
+                                         size_t begin,
+                                         size_t end,
+                                         void *out,
+                                         lora_error *error);
+LORA_PRIVATE void lora__rows_destroy(lora__rows *state);
+
+/* Have rows [begin, end) of the base there, instead of those before. */
+LORA_PRIVATE lora_status lora__rows_want(lora__rows *state,
+                                         size_t begin,
+                                         size_t end,
+                                         lora_error *error);
+
+/* The rows of a module with DoRA; see kinds/dora.c. */
+LORA_PRIVATE lora_status lora__dora_prepare(lora__rows *state,
+                                            const lora_adapter *adapter,
+                                            const lora__module *module,
+                                            lora_dora_rule rule,
+                                            lora_error *error);
+LORA_PRIVATE void lora__dora_rows(const lora__rows *state,
                                   const lora__module *module,
-                                  lora_part part,
                                   size_t begin,
                                   size_t end,
                                   void *out);
-LORA_PRIVATE void lora__rows_destroy(lora__rows *state);
+
+/* OPTION for a number that names no rule. */
+LORA_PRIVATE lora_status lora__rules_check(lora_strength_rule rule,
+                                           lora_dora_rule dora,
+                                           lora_error *error);
+
+/* The shape of a part: the base's if there is one, else the module's. SHAPE
+ * where they differ in more than dimensions of 1 at the end. */
+LORA_PRIVATE lora_status lora__base_shape(int64_t shape[LORA_MAX_DIMS],
+                                          int32_t *out_ndim,
+                                          const lora__module *module,
+                                          lora_part part,
+                                          const lora__base_tensor *tensor,
+                                          lora_error *error);
+
+/* A tensor of the base that lies in memory, of any float type. */
+LORA_PRIVATE lora_status lora__base_view(lora__base_tensor *out,
+                                         const lora_context *context,
+                                         const lora_tensor *tensor,
+                                         const char *name,
+                                         lora_error *error);
 
 /* Read a whole tensor as F32 or F64 numbers into a new block of the state. */
 LORA_PRIVATE lora_status lora__rows_load(lora__rows *state,
@@ -197,6 +328,32 @@ static inline size_t lora__rows_size(const lora__rows *state)
     return state->dtype == LORA_DTYPE_F64 ? sizeof(double) : sizeof(float);
 }
 
+/* A row of the base, which is there. */
+static inline const void *lora__rows_base(const lora__rows *state, size_t row)
+{
+    return state->base_rows +
+           (row - state->base_begin) * state->cols * lora__rows_size(state);
+}
+
+/* A number of a block, or of a row, in the state's type. */
+static inline double
+lora__rows_get(const lora__rows *state, const void *block, size_t index)
+{
+    return state->dtype == LORA_DTYPE_F64
+               ? ((const double *)block)[index]
+               : (double)((const float *)block)[index];
+}
+
+static inline void
+lora__rows_set(const lora__rows *state, void *block, size_t index, double value)
+{
+    if (state->dtype == LORA_DTYPE_F64) {
+        ((double *)block)[index] = value;
+    } else {
+        ((float *)block)[index] = (float)value;
+    }
+}
+
 /* out[0, count) += by[index] * in[0, count), in the state's type. */
 static inline void lora__rows_axpy(const lora__rows *state,
                                    void *out,
@@ -212,15 +369,22 @@ static inline void lora__rows_axpy(const lora__rows *state,
     }
 }
 
+/* out[0, count) *= by. */
+static inline void
+lora__rows_scale_by(const lora__rows *state, void *out, double by, size_t count)
+{
+    if (state->dtype == LORA_DTYPE_F64) {
+        state->kernels->scale_f64(out, by, count);
+    } else {
+        state->kernels->scale_f32(out, (float)by, count);
+    }
+}
+
 /* out[0, count) *= multiplier. */
 static inline void
 lora__rows_scale(const lora__rows *state, void *out, size_t count)
 {
-    if (state->dtype == LORA_DTYPE_F64) {
-        state->kernels->scale_f64(out, state->multiplier, count);
-    } else {
-        state->kernels->scale_f32(out, (float)state->multiplier, count);
-    }
+    lora__rows_scale_by(state, out, state->multiplier, count);
 }
 
 #endif

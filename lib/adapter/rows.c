@@ -4,6 +4,7 @@
  * kinds (loading tensors, biases, the public calls) is here.
  */
 #include "adapter/kind.h"
+#include "core/options.h"
 
 #include <math.h>
 #include <string.h>
@@ -261,25 +262,106 @@ static void rows_bias(const lora__rows *state,
     }
 }
 
-/* The weight change needs the base, or the module has no such part. */
-LORA_PRIVATE lora_status lora__rows_check(const lora__module *module,
-                                          lora_part part,
-                                          lora_error *error)
+static lora_status rows_check(const lora__module *module,
+                              const lora__rows_how *how,
+                              lora_error *error)
 {
+    lora_part part = how->part;
+    int own = part == LORA_PART_WEIGHT || (module->needs & part) != 0;
+
     TRY(lora__module_check(module, error));
     if ((module->changes & part) == 0) {
         return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
                           module->name, "changes no %s",
                           part == LORA_PART_BIAS ? "bias" : "weight");
     }
-    if (part == LORA_PART_WEIGHT &&
-        (module->kind->prepare == NULL || module->dora)) {
+    if (own && module->kind->prepare == NULL) {
+        return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
+                          module->name, "%s cannot be computed in this version",
+                          module->kind->id);
+    }
+    if ((module->needs & part) != 0 && how->base == NULL) {
         return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
                           module->name,
-                          "%s%s cannot be computed in this version",
+                          "%s%s needs the base weight, which was not given",
                           module->kind->id, module->dora ? " with DoRA" : "");
     }
     return LORA_OK;
+}
+
+/* The base's tensor, where it takes part. */
+static const lora__base_tensor *rows_base(const lora__module *module,
+                                          const lora__rows_how *how)
+{
+    return how->base == NULL ||
+                   (!how->weights && (module->needs & how->part) == 0)
+               ? NULL
+           : how->part == LORA_PART_BIAS ? how->base->bias
+                                         : how->base->weight;
+}
+
+LORA_PRIVATE lora_status lora__rows_plan(int64_t shape[LORA_MAX_DIMS],
+                                         int32_t *out_ndim,
+                                         const lora__module *module,
+                                         const lora__rows_how *how,
+                                         lora_error *error)
+{
+    const lora__base_tensor *base = rows_base(module, how);
+
+    TRY(rows_check(module, how, error));
+    if (base == NULL && (how->weights || (module->needs & how->part) != 0)) {
+        return lora__fail(error, LORA_ERROR_KEY, LORA_NO_OFFSET, module->name,
+                          "the base has no such %s",
+                          how->part == LORA_PART_BIAS ? "bias" : "weight");
+    }
+    return lora__base_shape(shape, out_ndim, module, how->part, base, error);
+}
+
+LORA_PRIVATE lora_status lora__rows_create_how(lora__rows *out,
+                                               const lora_adapter *adapter,
+                                               const lora__module *module,
+                                               const lora__rows_how *how,
+                                               lora_error *error)
+{
+    lora_context *context = adapter->context;
+    int64_t shape[LORA_MAX_DIMS];
+    int32_t ndim;
+    lora_status status;
+
+    memset(out, 0, sizeof *out);
+    TRY(lora__rows_plan(shape, &ndim, module, how, error));
+    out->context = context;
+    out->kernels = lora__kernels_get(lora__context_get(context)->cpu);
+    out->dtype = how->dtype;
+    out->part = how->part;
+    out->weights = how->weights;
+    out->grain = 1;
+    out->multiplier = how->strength;
+    out->after = 1.0;
+    out->has_dora = module->dora && how->part == LORA_PART_WEIGHT;
+    if ((module->kind->nonlinear || out->has_dora) &&
+        how->rule == LORA_STRENGTH_INTERPOLATE) {
+        out->multiplier = 1.0;
+        out->after = how->strength;
+    }
+    out->own_rows =
+        how->part == LORA_PART_WEIGHT || (module->needs & how->part) != 0;
+    out->base = rows_base(module, how);
+    out->weight = how->base == NULL ? NULL : how->base->weight;
+    out->rows = (size_t)shape[0];
+    out->cols = 1;
+    for (int32_t i = 1; i < ndim; i++) {
+        out->cols *= (size_t)shape[i];
+    }
+    status = out->has_dora
+                 ? lora__dora_prepare(out, adapter, module, how->dora, error)
+             : out->own_rows
+                 ? module->kind->prepare(out, adapter, module, error)
+                 : rows_prepare_bias(out, adapter, module, error);
+    if (status != LORA_OK) {
+        lora__rows_destroy(out);
+    }
+    return status;
 }
 
 LORA_PRIVATE lora_status lora__rows_create(lora__rows *out,
@@ -290,41 +372,68 @@ LORA_PRIVATE lora_status lora__rows_create(lora__rows *out,
                                            lora_dtype dtype,
                                            lora_error *error)
 {
-    lora_context *context = adapter->context;
-    lora_status status;
+    lora__rows_how how = {0};
 
-    memset(out, 0, sizeof *out);
-    TRY(lora__rows_check(module, part, error));
-    out->context = context;
-    out->kernels = lora__kernels_get(lora__context_get(context)->cpu);
-    out->dtype = dtype;
-    out->multiplier = strength;
-    out->rows = (size_t)module->shape[0];
-    out->cols = 1;
-    for (int32_t i = 1; i < module->ndim; i++) {
-        out->cols *= (size_t)module->shape[i];
-    }
-    status = part == LORA_PART_BIAS
-                 ? rows_prepare_bias(out, adapter, module, error)
-                 : module->kind->prepare(out, adapter, module, error);
-    if (status != LORA_OK) {
-        lora__rows_destroy(out);
-    }
-    return status;
+    how.part = part;
+    how.dtype = dtype;
+    how.strength = strength;
+    return lora__rows_create_how(out, adapter, module, &how, error);
 }
 
-LORA_PRIVATE void lora__rows_read(const lora__rows *state,
-                                  const lora__module *module,
-                                  lora_part part,
-                                  size_t begin,
-                                  size_t end,
-                                  void *out)
+/* The base's rows that go with those. */
+static lora_status
+rows_bring(lora__rows *state, size_t begin, size_t end, lora_error *error)
 {
-    if (part == LORA_PART_BIAS) {
-        rows_bias(state, module, begin, end, out);
-    } else {
-        module->kind->rows(state, module, begin, end, out);
+    size_t first = begin / state->grain * state->grain;
+    size_t last = (end - 1) / state->grain * state->grain;
+
+    last =
+        state->rows - last > state->grain ? last + state->grain : state->rows;
+    return first >= state->base_begin && last <= state->base_end
+               ? LORA_OK
+               : lora__rows_want(state, first, last, error);
+}
+
+/* out = after * out, + base. */
+static void
+rows_finish(const lora__rows *state, size_t begin, size_t end, void *out)
+{
+    size_t count = (end - begin) * state->cols;
+
+    if (state->after != 1.0) {
+        lora__rows_scale_by(state, out, state->after, count);
     }
+    if (state->weights && state->dtype == LORA_DTYPE_F64) {
+        state->kernels->axpy_f64(out, lora__rows_base(state, begin), 1.0,
+                                 count);
+    } else if (state->weights) {
+        state->kernels->axpy_f32(out, lora__rows_base(state, begin), 1.0F,
+                                 count);
+    }
+}
+
+LORA_PRIVATE lora_status lora__rows_read(lora__rows *state,
+                                         const lora__module *module,
+                                         size_t begin,
+                                         size_t end,
+                                         void *out,
+                                         lora_error *error)
+{
+    if (begin == end) {
+        return LORA_OK;
+    }
+    if (state->base != NULL) {
+        TRY(rows_bring(state, begin, end, error));
+    }
+    if (state->has_dora) {
+        lora__dora_rows(state, module, begin, end, out);
+    } else if (state->own_rows) {
+        module->kind->rows(state, module, begin, end, out);
+    } else {
+        rows_bias(state, module, begin, end, out);
+    }
+    rows_finish(state, begin, end, out);
+    return LORA_OK;
 }
 
 LORA_PRIVATE void lora__rows_destroy(lora__rows *state)
@@ -335,10 +444,28 @@ LORA_PRIVATE void lora__rows_destroy(lora__rows *state)
                        LORA__ALIGN_NUMERIC);
         }
     }
+    if (state->base_rows != NULL) {
+        lora__free(state->context, state->base_rows, state->base_bytes,
+                   LORA__ALIGN_NUMERIC);
+    }
     memset(state, 0, sizeof *state);
 }
 
 /* ---- public calls ------------------------------------------------------ */
+
+LORA_PRIVATE lora_status lora__rules_check(lora_strength_rule rule,
+                                           lora_dora_rule dora,
+                                           lora_error *error)
+{
+    if (rule != LORA_STRENGTH_ORIGIN && rule != LORA_STRENGTH_INTERPOLATE) {
+        return lora__fail(error, LORA_ERROR_OPTION, LORA_NO_OFFSET,
+                          "strength_rule", "no such rule");
+    }
+    return dora >= LORA_DORA_ORIGIN && dora <= LORA_DORA_PEFT
+               ? LORA_OK
+               : lora__fail(error, LORA_ERROR_OPTION, LORA_NO_OFFSET,
+                            "dora_rule", "no such rule");
+}
 
 static lora_status rows_module(const lora__module **out,
                                const lora_adapter *adapter,
@@ -360,6 +487,49 @@ static lora_status rows_module(const lora__module **out,
     return LORA_OK;
 }
 
+/* Rows [row_begin, row_end) into the caller's buffer, which must be just as
+ * large as they are. */
+static lora_status rows_answer(void *buffer,
+                               size_t bytes,
+                               const lora_adapter *adapter,
+                               const lora__module *module,
+                               const lora__rows_how *how,
+                               int64_t row_begin,
+                               int64_t row_end,
+                               lora_error *error)
+{
+    lora__rows state;
+    size_t needed;
+    lora_status status;
+
+    CHECK_ARG(buffer != NULL, error);
+    CHECK_ARG(how->part == LORA_PART_WEIGHT || how->part == LORA_PART_BIAS,
+              error);
+    TRY(lora__rows_create_how(&state, adapter, module, how, error));
+    if (row_begin < 0 || row_end < row_begin ||
+        (uint64_t)row_end > state.rows) {
+        status =
+            lora__fail(error, LORA_ERROR_RANGE, LORA_NO_OFFSET, module->name,
+                       "rows %lld to %lld of %llu", (long long)row_begin,
+                       (long long)row_end, (unsigned long long)state.rows);
+        goto done;
+    }
+    if (!lora__mul_size((size_t)(row_end - row_begin),
+                        state.cols * lora__rows_size(&state), &needed) ||
+        needed != bytes) {
+        status =
+            lora__fail(error, LORA_ERROR_ARGUMENT, LORA_NO_OFFSET, module->name,
+                       "buffer has not the size of %lld rows",
+                       (long long)(row_end - row_begin));
+        goto done;
+    }
+    status = lora__rows_read(&state, module, (size_t)row_begin, (size_t)row_end,
+                             buffer, error);
+done:
+    lora__rows_destroy(&state);
+    return status;
+}
+
 LORA_API lora_status lora_adapter_delta(void *buffer,
                                         size_t bytes,
                                         const lora_adapter *adapter,
@@ -372,37 +542,72 @@ LORA_API lora_status lora_adapter_delta(void *buffer,
                                         lora_error *error)
 {
     const lora__module *module;
-    lora__rows state;
-    size_t needed;
-    lora_status status = LORA_OK;
+    lora__rows_how how = {0};
 
     lora__error_begin(error);
-    CHECK_ARG(buffer != NULL, error);
-    CHECK_ARG(part == LORA_PART_WEIGHT || part == LORA_PART_BIAS, error);
     TRY(rows_module(&module, adapter, index, dtype, error));
-    TRY(lora__rows_check(module, part, error));
-    if (row_begin < 0 || row_end < row_begin || row_end > module->shape[0]) {
-        return lora__fail(error, LORA_ERROR_RANGE, LORA_NO_OFFSET, module->name,
-                          "rows %lld to %lld of %lld", (long long)row_begin,
-                          (long long)row_end, (long long)module->shape[0]);
+    how.part = part;
+    how.dtype = dtype;
+    how.strength = strength;
+    return rows_answer(buffer, bytes, adapter, module, &how, row_begin, row_end,
+                       error);
+}
+
+LORA_API void
+lora_adapter_delta_base_options_init(lora_adapter_delta_base_options *options,
+                                     size_t size)
+{
+    lora__options_init(options, size);
+}
+
+LORA_API lora_status
+lora_adapter_delta_base(void *buffer,
+                        size_t bytes,
+                        const lora_adapter *adapter,
+                        size_t index,
+                        lora_part part,
+                        double strength,
+                        lora_dtype dtype,
+                        int64_t row_begin,
+                        int64_t row_end,
+                        const lora_tensor *weight,
+                        const lora_tensor *bias,
+                        const lora_adapter_delta_base_options *options,
+                        lora_error *error)
+{
+    const lora__module *module;
+    lora_adapter_delta_base_options own;
+    lora__base_tensor tensors[2];
+    lora__base base = {NULL, NULL};
+    lora__rows_how how = {0};
+
+    lora__error_begin(error);
+    TRY(rows_module(&module, adapter, index, dtype, error));
+    TRY(lora__options_read(
+        &own, sizeof own,
+        LORA__SIZE_TO(lora_adapter_delta_base_options, reserved1), options,
+        error));
+    TRY(lora__options_reserved(own.reserved1, error));
+    TRY(lora__rules_check(own.strength_rule, own.dora_rule, error));
+    if (weight != NULL) {
+        TRY(lora__base_view(&tensors[0], adapter->context, weight, "weight",
+                            error));
+        base.weight = &tensors[0];
     }
-    TRY(lora__rows_create(&state, adapter, module, part, strength, dtype,
-                          error));
-    if (!lora__mul_size((size_t)(row_end - row_begin),
-                        state.cols * lora__rows_size(&state), &needed) ||
-        needed != bytes) {
-        status =
-            lora__fail(error, LORA_ERROR_ARGUMENT, LORA_NO_OFFSET, module->name,
-                       "buffer has not the size of %lld "
-                       "rows",
-                       (long long)(row_end - row_begin));
-        goto done;
+    if (bias != NULL) {
+        TRY(lora__base_view(&tensors[1], adapter->context, bias, "bias",
+                            error));
+        base.bias = &tensors[1];
     }
-    lora__rows_read(&state, module, part, (size_t)row_begin, (size_t)row_end,
-                    buffer);
-done:
-    lora__rows_destroy(&state);
-    return status;
+    how.part = part;
+    how.dtype = dtype;
+    how.strength = strength;
+    how.rule = own.strength_rule;
+    how.dora = own.dora_rule;
+    how.weights = own.weights != 0;
+    how.base = &base;
+    return rows_answer(buffer, bytes, adapter, module, &how, row_begin, row_end,
+                       error);
 }
 
 static void rows_store(void *out, lora_dtype dtype, size_t i, double value)

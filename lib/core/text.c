@@ -1,6 +1,7 @@
 /* UTF-8, patterns, and the ends of strings. */
 #include "core/text.h"
 
+#include <stdio.h>
 #include <string.h>
 
 /* Length of the well-formed sequence at `text`, or 0 (Unicode table 3-7). */
@@ -116,4 +117,17 @@ lora__text_ends(const char *text, size_t bytes, const char *part)
     size_t length = strlen(part);
 
     return bytes >= length && memcmp(text + bytes - length, part, length) == 0;
+}
+
+LORA_PRIVATE void lora__text_put_shape(char out[LORA__TEXT_SHAPE],
+                                       const int64_t *shape,
+                                       int32_t ndim)
+{
+    size_t used = 0;
+
+    out[0] = '\0';
+    for (int32_t d = 0; d < ndim && used < LORA__TEXT_SHAPE - 20; d++) {
+        used += (size_t)snprintf(out + used, LORA__TEXT_SHAPE - used, "%s%lld",
+                                 d == 0 ? "" : "x", (long long)shape[d]);
+    }
 }

@@ -21,6 +21,12 @@ lora__text_ends(const char *text, size_t bytes, const char *part);
 LORA_PRIVATE double
 lora__text_to_double(const char *text, size_t bytes, size_t *out_used);
 
+/* A shape as "640x320x3x3", for messages; one that is too long is cut off. */
+#define LORA__TEXT_SHAPE 120
+LORA_PRIVATE void lora__text_put_shape(char out[LORA__TEXT_SHAPE],
+                                       const int64_t *shape,
+                                       int32_t ndim);
+
 /* Shortest decimal text that reads back as `value`; at least 32 bytes.
  * Returns the length. */
 LORA_PRIVATE size_t lora__text_from_double(char *out, double value);

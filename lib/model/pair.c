@@ -7,7 +7,6 @@
 
 #include "format/sort.h"
 
-#include <stdio.h>
 #include <string.h>
 
 /* A tensor of one side, or a part of one. */
@@ -293,24 +292,12 @@ static int pair_compare_matches(const void *a, const void *b)
 /* Answers ------------------------------------------------------------------
  */
 
-static void pair_put_shape(char out[LORA__PAIR_SHAPE],
-                           const lora__holding *hold)
-{
-    size_t used = 0;
-
-    out[0] = '\0';
-    for (int32_t d = 0; d < hold->ndim && used < LORA__PAIR_SHAPE - 20; d++) {
-        used += (size_t)snprintf(out + used, LORA__PAIR_SHAPE - used, "%s%lld",
-                                 d == 0 ? "" : "x", (long long)hold->shape[d]);
-    }
-}
-
 LORA_PRIVATE void lora__pair_put_shapes(char base[LORA__PAIR_SHAPE],
                                         char tuned[LORA__PAIR_SHAPE],
                                         const lora__match *match)
 {
-    pair_put_shape(base, &match->base);
-    pair_put_shape(tuned, &match->tuned);
+    lora__text_put_shape(base, match->base.shape, match->base.ndim);
+    lora__text_put_shape(tuned, match->tuned.shape, match->tuned.ndim);
 }
 
 /* SHAPE where shapes differ, after all that do were told to the log. */

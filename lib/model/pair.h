@@ -8,10 +8,11 @@
 #ifndef LORA__MODEL_PAIR_H
 #define LORA__MODEL_PAIR_H
 
+#include "core/text.h"
 #include "model/checkpoint.h"
 
 /* Room for a shape as text. */
-#define LORA__PAIR_SHAPE 120
+#define LORA__PAIR_SHAPE LORA__TEXT_SHAPE
 
 typedef enum lora__match_state {
     LORA__MATCH_BOTH = 0,   /* the same rows and columns on both sides */

@@ -503,6 +503,15 @@ lora__dialect_published(const lora__dialect *dialect)
                : dialect;
 }
 
+LORA_PRIVATE int lora__name_has_peft_magnitude(const char *key, size_t bytes)
+{
+    lora__suffix_match match;
+
+    return lora__suffix_find(&match, key, bytes) &&
+           match.suffix->role == LORA__ROLE_DORA &&
+           (match.suffix->styles & LORA__STYLES_RAW) != 0;
+}
+
 LORA_PRIVATE const char *lora__dialect_id(const lora__dialect *dialect)
 {
     return dialect->id;

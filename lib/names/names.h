@@ -195,6 +195,10 @@ LORA_PRIVATE const char *lora__dialect_id(const lora__dialect *dialect);
 LORA_PRIVATE const lora__dialect *lora__dialect_find(const char *id);
 LORA_PRIVATE const char *lora__role_name(lora__role role);
 
+/* 1 for a key that is a magnitude of DoRA as PEFT spells it: its rules are not
+ * those of others. */
+LORA_PRIVATE int lora__name_has_peft_magnitude(const char *key, size_t bytes);
+
 LORA_PRIVATE const char *lora__family_id(const lora__family *family);
 LORA_PRIVATE const lora__family *lora__family_find(const char *id);
 LORA_PRIVATE size_t lora__family_count(void);

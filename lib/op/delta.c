@@ -1,6 +1,7 @@
 /* Writing the dense changes of an adapter to a file, block by block. */
 #include "adapter/kind.h"
 #include "core/options.h"
+#include "op/base.h"
 #include "op/values.h"
 
 #include <string.h>
@@ -18,8 +19,10 @@ lora_adapter_delta_options_init(lora_adapter_delta_options *options,
 typedef struct delta_item {
     size_t module;
     lora_part part;
-    const lora__row_set *set; /* the rows of a target within the module's
-                               * weight; NULL: all of them */
+    const lora__row_set *set;     /* the rows of a target within the module's
+                                   * weight; NULL: all of them */
+    int64_t shape[LORA_MAX_DIMS]; /* of the part */
+    int32_t ndim;
 } delta_item;
 
 typedef struct delta_job {
@@ -27,8 +30,9 @@ typedef struct delta_job {
     double strength;
     lora_adapter_delta_options options;
     lora_dtype dtype;
-    lora__arena arena; /* names */
-    delta_item *items; /* by the id of the tensor to be written */
+    lora__checkpoint *base; /* NULL: there is none */
+    lora__arena arena;      /* names */
+    delta_item *items;      /* by the id of the tensor to be written */
     lora__out_tensor *tensors;
     size_t count;
 } delta_job;
@@ -47,48 +51,57 @@ static const lora__row_set *delta_set(const lora__part *piece)
 }
 
 /* Whether a module is written target by target: its rows can be shared out. */
-static int delta_splits(const delta_job *job, const lora__module *module)
+static int delta_splits(const delta_job *job,
+                        const lora__module *module,
+                        const delta_item *item)
 {
     for (size_t i = 0; i < module->part_count; i++) {
         const lora__row_set *set = &module->parts[i].rows;
-        if ((set->units != 0 && module->shape[0] % set->units != 0) ||
-            (set->transposed && module->ndim != 2)) {
+        if ((set->units != 0 && item->shape[0] % set->units != 0) ||
+            (set->transposed && item->part == LORA_PART_WEIGHT &&
+             item->ndim != 2)) {
             return 0;
         }
     }
     return job->options.canonical && module->part_count != 0;
 }
 
-static void delta_shape(lora__out_tensor *tensor,
-                        const lora__module *module,
-                        const delta_item *item)
+static void delta_shape(lora__out_tensor *tensor, const delta_item *item)
 {
     const lora__row_set *set = item->set;
     size_t rows = 0;
 
-    tensor->ndim = item->part == LORA_PART_BIAS ? 1 : module->ndim;
-    memcpy(tensor->shape, module->shape, sizeof tensor->shape);
+    tensor->ndim = item->ndim;
+    memcpy(tensor->shape, item->shape, sizeof tensor->shape);
     if (set == NULL) {
         return;
     }
     for (size_t i = 0; i < set->slice_count; i++) {
-        rows += delta_row(set, (size_t)module->shape[0],
+        rows += delta_row(set, (size_t)item->shape[0],
                           (size_t)(set->slices[i].end - set->slices[i].begin));
     }
-    tensor->shape[0] = set->units == 0 ? module->shape[0] : (int64_t)rows;
+    tensor->shape[0] = set->units == 0 ? item->shape[0] : (int64_t)rows;
     if (set->transposed && item->part == LORA_PART_WEIGHT) {
         tensor->shape[1] = tensor->shape[0];
-        tensor->shape[0] = module->shape[1];
+        tensor->shape[0] = item->shape[1];
     }
 }
 
+/* "<name>", "<name>.bias"; of changed weights "<name>.weight" too. */
+static const char *delta_member(const delta_job *job, lora_part part)
+{
+    return part == LORA_PART_BIAS ? ".bias"
+           : job->options.weights ? ".weight"
+                                  : "";
+}
+
+/* `item` is all there but for the rows, which are those of a piece. */
 static lora_status delta_add(delta_job *job,
-                             size_t index,
-                             lora_part part,
+                             const delta_item *from,
                              const lora__part *piece,
                              lora_error *error)
 {
-    const lora__module *module = &job->adapter->modules[index];
+    const lora__module *module = &job->adapter->modules[from->module];
     const char *name = piece != NULL            ? piece->target
                        : job->options.canonical ? module->target
                                                 : module->name;
@@ -100,7 +113,7 @@ static lora_status delta_add(delta_job *job,
 
     lora__buffer_init(&text, job->adapter->context);
     lora__buffer_puts(&text, name);
-    lora__buffer_puts(&text, part == LORA_PART_BIAS ? ".bias" : "");
+    lora__buffer_puts(&text, delta_member(job, from->part));
     TRY_OR_DONE(lora__buffer_status(&text, error));
     status = lora__arena_string(&tensor->name, &job->arena, text.data,
                                 text.bytes, error);
@@ -109,10 +122,9 @@ done:
     if (status != LORA_OK) {
         return status;
     }
-    item->module = index;
-    item->part = part;
+    *item = *from;
     item->set = piece == NULL ? NULL : delta_set(piece);
-    delta_shape(tensor, module, item);
+    delta_shape(tensor, item);
     tensor->dtype = job->dtype;
     tensor->id = job->count;
     if (lora__safetensors_size(&elements, &tensor->bytes, job->dtype,
@@ -124,25 +136,89 @@ done:
     return LORA_OK;
 }
 
-/* Weight and bias of a module, whole or target by target. */
+static void
+delta_how(lora__rows_how *how, const delta_job *job, const delta_item *item)
+{
+    memset(how, 0, sizeof *how);
+    how->part = item->part;
+    how->dtype = job->dtype;
+    how->strength = job->strength;
+    how->rule = job->options.strength_rule;
+    how->dora = job->options.dora_rule;
+    how->weights = job->options.weights != 0;
+}
+
+/* Find what the module changes in the base, if there is one. */
+static lora_status delta_find(lora__found_base *found,
+                              lora__rows_how *how,
+                              const delta_job *job,
+                              const lora__module *module,
+                              lora_error *error)
+{
+    if (job->base == NULL) {
+        return LORA_OK;
+    }
+    if (!how->weights && module->needs == 0) {
+        return LORA_OK;
+    }
+    how->base = &found->base;
+    return lora__base_find(found, job->base, module, error);
+}
+
+/* Weight or bias of a module, whole or target by target. */
+static lora_status
+delta_add_part(delta_job *job, size_t index, lora_part part, lora_error *error)
+{
+    const lora__module *module = &job->adapter->modules[index];
+    lora__found_base found;
+    lora__rows_how how;
+    delta_item item;
+    lora__rows state;
+
+    memset(&item, 0, sizeof item);
+    item.module = index;
+    item.part = part;
+    delta_how(&how, job, &item);
+    TRY(delta_find(&found, &how, job, module, error));
+    if ((module->needs & part & LORA_PART_BIAS) != 0 && how.base != NULL &&
+        how.base->bias == NULL) {
+        return LORA_OK; /* it scales the bias, and there is none */
+    }
+    TRY(lora__rows_plan(item.shape, &item.ndim, module, &how, error));
+    if (job->options.skip_bad && (module->needs & part) != 0) {
+        TRY(lora__rows_create_how(&state, job->adapter, module, &how, error));
+        lora__rows_destroy(&state);
+    }
+    if (!delta_splits(job, module, &item)) {
+        return delta_add(job, &item, NULL, error);
+    }
+    for (size_t p = 0; p < module->part_count; p++) {
+        TRY(delta_add(job, &item, &module->parts[p], error));
+    }
+    return LORA_OK;
+}
+
+/* What the base does not fit is as unusable as what does not fit in itself. */
 static lora_status
 delta_add_module(delta_job *job, size_t index, lora_error *error)
 {
     static const lora_part parts[] = {LORA_PART_WEIGHT, LORA_PART_BIAS};
     const lora__module *module = &job->adapter->modules[index];
+    size_t before = job->count;
 
     for (size_t i = 0; i < LORA__COUNT(parts); i++) {
-        if ((module->changes & parts[i]) == 0) {
-            continue;
+        lora_status status = LORA_OK;
+        if ((module->changes & parts[i]) != 0) {
+            status = delta_add_part(job, index, parts[i], error);
         }
-        TRY(lora__rows_check(module, parts[i], error));
-        if (!delta_splits(job, module)) {
-            TRY(delta_add(job, index, parts[i], NULL, error));
-            continue;
+        if ((status == LORA_ERROR_KEY || status == LORA_ERROR_SHAPE ||
+             status == LORA_ERROR_DTYPE) &&
+            job->base != NULL && job->options.skip_bad) {
+            lora__error_begin(error);
+            job->count = before;
+            return LORA_OK;
         }
-        for (size_t p = 0; p < module->part_count; p++) {
-            TRY(delta_add(job, index, parts[i], &module->parts[p], error));
-        }
+        TRY(status);
     }
     return LORA_OK;
 }
@@ -207,9 +283,8 @@ typedef struct delta_sink {
 
 /* Rows [begin, end), block by block. */
 static lora_status delta_write_rows(const delta_sink *sink,
-                                    const lora__rows *state,
+                                    lora__rows *state,
                                     const lora__module *module,
-                                    lora_part part,
                                     size_t begin,
                                     size_t end,
                                     lora_error *error)
@@ -229,7 +304,7 @@ static lora_status delta_write_rows(const delta_sink *sink,
     }
     for (size_t row = begin; row < end; row += step) {
         size_t next = end - row < step ? end : row + step;
-        lora__rows_read(state, module, part, row, next, block);
+        TRY_OR_DONE(lora__rows_read(state, module, row, next, block, error));
         TRY_OR_DONE(
             sink->write(sink->user, block, (next - row) * row_bytes, error));
     }
@@ -240,7 +315,7 @@ done:
 
 /* The transpose of all rows: only small weights are stored so. */
 static lora_status delta_write_transposed(const delta_sink *sink,
-                                          const lora__rows *state,
+                                          lora__rows *state,
                                           const lora__module *module,
                                           lora_error *error)
 {
@@ -255,7 +330,7 @@ static lora_status delta_write_transposed(const delta_sink *sink,
         status = lora__fail_memory(error, bytes);
         goto done;
     }
-    lora__rows_read(state, module, LORA_PART_WEIGHT, 0, state->rows, in);
+    TRY_OR_DONE(lora__rows_read(state, module, 0, state->rows, in, error));
     lora__rows_transpose(state, out, in, state->rows, state->cols);
     status = sink->write(sink->user, out, bytes, error);
 done:
@@ -265,7 +340,7 @@ done:
 }
 
 static lora_status delta_write_item(const delta_sink *sink,
-                                    const lora__rows *state,
+                                    lora__rows *state,
                                     const lora__module *module,
                                     const delta_item *item,
                                     lora_error *error)
@@ -276,11 +351,10 @@ static lora_status delta_write_item(const delta_sink *sink,
         return delta_write_transposed(sink, state, module, error);
     }
     if (set == NULL || set->units == 0) {
-        return delta_write_rows(sink, state, module, item->part, 0, state->rows,
-                                error);
+        return delta_write_rows(sink, state, module, 0, state->rows, error);
     }
     for (size_t i = 0; i < set->slice_count; i++) {
-        TRY(delta_write_rows(sink, state, module, item->part,
+        TRY(delta_write_rows(sink, state, module,
                              delta_row(set, state->rows, set->slices[i].begin),
                              delta_row(set, state->rows, set->slices[i].end),
                              error));
@@ -298,11 +372,14 @@ static lora_status delta_produce(void *user,
     const delta_item *item = &job->items[id];
     const lora__module *module = &job->adapter->modules[item->module];
     const delta_sink sink = {write, write_user};
+    lora__found_base found;
+    lora__rows_how how;
     lora__rows state;
     lora_status status;
 
-    TRY(lora__rows_create(&state, job->adapter, module, item->part,
-                          job->strength, job->dtype, error));
+    delta_how(&how, job, item);
+    TRY(delta_find(&found, &how, job, module, error));
+    TRY(lora__rows_create_how(&state, job->adapter, module, &how, error));
     TRY_OR_DONE(delta_write_item(&sink, &state, module, item, error));
     status = lora__progress(job->adapter->context, "delta", id + 1, job->count,
                             error);
@@ -311,17 +388,54 @@ done:
     return status;
 }
 
+/* What is done with the numbers of a dry run. */
+static lora_status
+delta_discard(void *user, const void *data, size_t bytes, lora_error *error)
+{
+    (void)user;
+    (void)data;
+    (void)bytes;
+    (void)error;
+    return LORA_OK;
+}
+
 static lora_status
 delta_save(delta_job *job, const char *path, lora_error *error)
 {
     lora_writer writer;
 
+    if (job->options.base != NULL) {
+        TRY(lora__checkpoint_open(&job->base, job->adapter->context,
+                                  job->options.base, 0, error));
+    }
     TRY(delta_plan(job, error));
+    for (size_t i = 0; job->options.dry_run && i < job->count; i++) {
+        TRY(delta_produce(job, i, delta_discard, NULL, error));
+    }
+    if (job->options.dry_run) {
+        return LORA_OK;
+    }
     TRY(lora__writer_open_file(&writer, job->adapter->context, path,
                                job->options.overwrite != 0, error));
     return lora__safetensors_write(job->adapter->context, &writer, job->tensors,
                                    job->count, NULL, 0, delta_produce, job,
                                    error);
+}
+
+static lora_status delta_check(delta_job *job, lora_error *error)
+{
+    TRY(lora__rules_check(job->options.strength_rule, job->options.dora_rule,
+                          error));
+    if (job->options.weights && job->options.base == NULL) {
+        return lora__fail(error, LORA_ERROR_ARGUMENT, LORA_NO_OFFSET, "weights",
+                          "changed weights need a base");
+    }
+    job->dtype = job->options.dtype == LORA_DTYPE_NONE ? LORA_DTYPE_F32
+                                                       : job->options.dtype;
+    return job->dtype == LORA_DTYPE_F32 || job->dtype == LORA_DTYPE_F64
+               ? LORA_OK
+               : lora__fail(error, LORA_ERROR_DTYPE, LORA_NO_OFFSET, "dtype",
+                            "F32 or F64 is needed");
 }
 
 LORA_API lora_status
@@ -336,21 +450,17 @@ lora_adapter_save_delta(const lora_adapter *adapter,
 
     lora__error_begin(error);
     CHECK_ARG(adapter != NULL, error);
-    CHECK_ARG(path != NULL, error);
     memset(&job, 0, sizeof job);
     TRY(lora__options_read(&job.options, sizeof job.options,
-                           LORA__SIZE_TO(lora_adapter_delta_options, skip_bad),
+                           LORA__SIZE_TO(lora_adapter_delta_options, dora_rule),
                            options, error));
+    CHECK_ARG(path != NULL || job.options.dry_run, error);
     job.adapter = adapter;
     job.strength = strength;
-    job.dtype = job.options.dtype == LORA_DTYPE_NONE ? LORA_DTYPE_F32
-                                                     : job.options.dtype;
-    if (job.dtype != LORA_DTYPE_F32 && job.dtype != LORA_DTYPE_F64) {
-        return lora__fail(error, LORA_ERROR_DTYPE, LORA_NO_OFFSET, "dtype",
-                          "F32 or F64 is needed");
-    }
+    TRY(delta_check(&job, error));
     lora__arena_init(&job.arena, adapter->context);
     status = delta_save(&job, path, error);
+    lora__checkpoint_release(job.base);
     lora__arena_destroy(&job.arena);
     return status;
 }

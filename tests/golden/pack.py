@@ -20,8 +20,8 @@ import zipfile
 HERE = pathlib.Path(__file__).resolve().parent
 
 # Kinds whose weight change the library computes so far, by the case's id.
-KINDS = ("kohya_lora_", "locon_", "full_", "norm_", "peft_lora_")
-NOT_YET = ("peft_lora_dora_",)
+KINDS = ("kohya_lora_", "locon_", "full_", "norm_", "peft_lora_", "ia3_",
+         "glora_", "peft_ia3_", "dora_locon_")
 NAMES = ("names_sd1_", "names_sdxl_", "names_flux_", "load_cloneofsimo")
 OPERATIONS = ("delta", "patched_weight", "same_as", "load_positional")
 
@@ -47,7 +47,6 @@ def files_of(case):
 
 def select(cases, prefixes, operations):
     return [case for case in cases if case["id"].startswith(prefixes)
-            and not case["id"].startswith(NOT_YET)
             and case["operation"] in operations]
 
 

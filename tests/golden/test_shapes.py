@@ -225,6 +225,10 @@ def damaged(name, rng):
         yield f"{suffix} without dimensions", with_(())
         if suffix not in kernels:
             yield f"{suffix}, one more dimension", with_(old + (2,))
+        if suffix == ".dora_scale":
+            rows, inputs = shape(MODULES[name][3])[:2]
+            yield (f"{suffix} as long as the other side",
+                   with_((1, rows) if old[0] == 1 else (inputs, 1)))
         if len(old) > 1 and suffix not in VECTORS:
             yield f"{suffix} of one dimension", with_((math.prod(old),))
 

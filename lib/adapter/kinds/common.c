@@ -186,21 +186,25 @@ LORA_PRIVATE lora_status lora__kind_check_dora(lora__opening *opening,
 {
     const lora__entry *entry =
         lora__kind_optional(opening, module, LORA__ROLE_DORA, 1);
+    int inputs;
 
     if (entry == NULL) {
         return LORA_OK;
     }
     module->dora = 1;
+    module->needs |= LORA_PART_WEIGHT;
     TRY(lora__kind_vector(opening, module, LORA__ROLE_DORA));
-    if (entry->elements != (uint64_t)module->shape[0] &&
-        entry->elements != (uint64_t)module->shape[1] &&
-        (entry->ndim < 3 || module->ndim != 2 ||
+    inputs = lora__kind_dora_inputs(
+        module, entry,
+        lora__name_has_peft_magnitude(entry->name, entry->name_bytes));
+    if (entry->elements != (uint64_t)module->shape[inputs] &&
+        (!inputs || entry->ndim < 3 || module->ndim != 2 ||
          (uint64_t)module->shape[1] % entry->elements != 0)) {
         return lora__module_reject(
             opening, module, LORA_ERROR_SHAPE, "shape",
-            "dora_scale has %llu elements for a %lld x %lld weight",
-            (unsigned long long)entry->elements, (long long)module->shape[0],
-            (long long)module->shape[1]);
+            "dora_scale has %llu elements, for the %s of a %lld x %lld weight",
+            (unsigned long long)entry->elements, inputs ? "inputs" : "rows",
+            (long long)module->shape[0], (long long)module->shape[1]);
     }
     return LORA_OK;
 }

@@ -62,6 +62,12 @@ LORA_PRIVATE lora_status lora__kind_check_bias(lora__opening *opening,
                                                lora__module *module,
                                                lora__role role);
 
+/* 1 if a magnitude is of the weight's inputs (its columns, less the kernel),
+ * 0 if of its rows. */
+LORA_PRIVATE int lora__kind_dora_inputs(const lora__module *module,
+                                        const lora__entry *entry,
+                                        int peft);
+
 /* A DoRA magnitude has one element for each row or column of the weight, or
  * for each input of a convolution whose kernel the module cannot tell. */
 LORA_PRIVATE lora_status lora__kind_check_dora(lora__opening *opening,

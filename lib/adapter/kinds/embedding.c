@@ -84,6 +84,7 @@ LORA_PRIVATE const lora__kind lora__kind_embedding = {
              LORA__ROLE_BIT(LORA__ROLE_EMBEDDING_UP) |
              LORA__ROLE_BIT(LORA__ROLE_DORA),
     .scaled = LORA__ROLE_BIT(LORA__ROLE_EMBEDDING_UP),
+    .columns = 1,
     .claim = embedding_kind_claim,
     .parse = embedding_kind_parse,
     .prepare = embedding_kind_prepare,

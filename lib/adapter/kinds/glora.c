@@ -1,10 +1,18 @@
-/* GLoRA: dW = s * (W a1 a2 + b1 b2); the old layout has the factors of each
- * product swapped.
+/* GLoRA: dW = s * (W a1 a2 + b1 b2), of a convolution with the first product
+ * over its inputs: sum_i W[o, i, x] (a1 a2)[i, j].
  *
- * Told apart by the contracted dimension, which is the smaller one. Source:
- * formats.md 5.12. Recognised here; not computed in this version.
+ *   new layout  a1 [in, r]   a2 [r, in]   b1 [out, r]   b2 [r, in, k...]
+ *   old layout  a1 [r, in]   a2 [in, r]   b1 [r, in, k...]   b2 [out, r]
+ *
+ * The shapes tell the layouts apart, but where the weight is square: then r is
+ * the smaller of a1's sides. Where those are the same too nothing tells. alpha
+ * is raw, with rsLoRA as without: what the file gives when loaded is weaker
+ * than what was trained. A trained gate is in a2 and b2, and to be refused
+ * besides. Source: formats.md 5.12.
  */
 #include "adapter/kinds/common.h"
+
+#include <string.h>
 
 static int glora_kind_claim(const lora_adapter *adapter,
                             const lora__module *module)
@@ -24,10 +32,62 @@ typedef struct glora_factors {
     const lora__entry *down;    /* [r, in, k...] */
 } glora_factors;
 
+/* The module's tensors as one of the layouts has them, the roles being in
+ * order of in_up, in_down, up, down; 0 if one is missing. */
+typedef enum glora_layout { GLORA_NEW, GLORA_OLD } glora_layout;
+
+static const lora__role glora_roles[2][4] = {
+    {LORA__ROLE_GLORA_A1, LORA__ROLE_GLORA_A2, LORA__ROLE_GLORA_B1,
+     LORA__ROLE_GLORA_B2},
+    {LORA__ROLE_GLORA_A2, LORA__ROLE_GLORA_A1, LORA__ROLE_GLORA_B2,
+     LORA__ROLE_GLORA_B1},
+};
+
+static glora_factors glora_kind_factors(const lora_adapter *adapter,
+                                        const lora__module *module,
+                                        glora_layout layout)
+{
+    const lora__role *roles = glora_roles[layout];
+    glora_factors f;
+
+    f.in_up = lora__module_entry(adapter, module, roles[0]);
+    f.in_down = lora__module_entry(adapter, module, roles[1]);
+    f.up = lora__module_entry(adapter, module, roles[2]);
+    f.down = lora__module_entry(adapter, module, roles[3]);
+    return f;
+}
+
+/* Whether the shapes go together in a layout. */
+static int glora_kind_fits(const glora_factors *f)
+{
+    int64_t rank = f->in_down->shape[0];
+    int64_t in = f->in_down->shape[1];
+
+    return f->in_up->shape[0] == in && f->in_up->shape[1] == rank &&
+           f->up->shape[1] == rank && f->down->shape[0] == rank &&
+           f->down->shape[1] == in;
+}
+
+/* Of a module whose tensors are there. What fits neither way is given the
+ * layout in which the contracted side is the smaller one, to be refused. */
+static glora_layout glora_kind_layout(const lora_adapter *adapter,
+                                      const lora__module *module)
+{
+    glora_factors f = glora_kind_factors(adapter, module, GLORA_NEW);
+    glora_factors old = glora_kind_factors(adapter, module, GLORA_OLD);
+    int is_new = glora_kind_fits(&f);
+
+    if (is_new != glora_kind_fits(&old)) {
+        return is_new ? GLORA_NEW : GLORA_OLD;
+    }
+    return f.in_up->shape[0] < f.in_up->shape[1] ? GLORA_OLD : GLORA_NEW;
+}
+
 /* Both products contract over one rank and end in one input. */
 static lora_status glora_kind_check(lora__opening *opening,
                                     lora__module *module,
-                                    const glora_factors *f)
+                                    const glora_factors *f,
+                                    const glora_factors *other)
 {
     TRY(lora__kind_agree(opening, module, "ranks of a1 and a2",
                          f->in_up->shape[1], f->in_down->shape[0]));
@@ -42,31 +102,38 @@ static lora_status glora_kind_check(lora__opening *opening,
     TRY(lora__kind_agree(opening, module, "inputs of a and b",
                          f->in_down->shape[1], f->down->shape[1]));
     TRY(lora__kind_matrix(opening, module, LORA__ROLE_GLORA_A1));
-    return lora__kind_matrix(opening, module, LORA__ROLE_GLORA_A2);
+    TRY(lora__kind_matrix(opening, module, LORA__ROLE_GLORA_A2));
+    if (f->in_up->shape[0] == f->in_up->shape[1] && glora_kind_fits(f) &&
+        glora_kind_fits(other)) {
+        return lora__module_reject(
+            opening, module, LORA_ERROR_UNSUPPORTED, "unsupported",
+            "a square weight of full rank: whether the layout is the old or "
+            "the new one cannot be told");
+    }
+    return LORA_OK;
 }
 
 static lora_status glora_kind_parse(lora__opening *opening,
                                     lora__module *module)
 {
-    const lora__entry *a1 =
-        lora__kind_require(opening, module, LORA__ROLE_GLORA_A1, 2);
-    const lora__entry *a2 =
-        lora__kind_require(opening, module, LORA__ROLE_GLORA_A2, 2);
-    const lora__entry *b1 =
-        lora__kind_require(opening, module, LORA__ROLE_GLORA_B1, 2);
-    const lora__entry *b2 =
-        lora__kind_require(opening, module, LORA__ROLE_GLORA_B2, 2);
-    glora_factors f = {a1, a2, b1, b2};
+    glora_layout layout;
+    glora_factors f;
+    glora_factors other;
 
-    if (a1 == NULL || a2 == NULL || b1 == NULL || b2 == NULL) {
-        return LORA_OK;
+    for (int i = 0; i < 4; i++) {
+        if (lora__kind_require(opening, module, glora_roles[GLORA_NEW][i], 2) ==
+            NULL) {
+            return LORA_OK;
+        }
     }
-    if (a1->shape[0] < a1->shape[1]) { /* old */
-        f = (glora_factors){a2, a1, b2, b1};
-    }
-    module->dtype = a1->dtype;
+    layout = glora_kind_layout(opening->adapter, module);
+    f = glora_kind_factors(opening->adapter, module, layout);
+    other = glora_kind_factors(opening->adapter, module,
+                               layout == GLORA_NEW ? GLORA_OLD : GLORA_NEW);
+    module->dtype = f.in_up->dtype;
     module->changes = LORA_PART_WEIGHT;
-    TRY(glora_kind_check(opening, module, &f));
+    module->needs = LORA_PART_WEIGHT;
+    TRY(glora_kind_check(opening, module, &f, &other));
     TRY(lora__kind_set_rank(opening, module, f.in_down->shape[0]));
     TRY(lora__kind_set_shape(opening, module, f.up->shape[0], f.down->shape[1],
                              f.down));
@@ -78,16 +145,96 @@ static lora_status glora_kind_parse(lora__opening *opening,
     return lora__module_resolve_scale(opening, module);
 }
 
+/* ---- numbers ----------------------------------------------------------- */
+
+/* WORK holds a row's product with in_up [kernel, r], and the first term of the
+ * change for one element of the kernel [in]. */
+enum {
+    GLORA_BLOCK_IN_UP,
+    GLORA_BLOCK_IN_DOWN,
+    GLORA_BLOCK_UP,
+    GLORA_BLOCK_DOWN,
+    GLORA_BLOCK_WORK
+};
+
+static lora_status glora_kind_prepare(lora__rows *state,
+                                      const lora_adapter *adapter,
+                                      const lora__module *module,
+                                      lora_error *error)
+{
+    const lora__role *roles = glora_roles[glora_kind_layout(adapter, module)];
+
+    state->rank = (size_t)module->rank;
+    state->multiplier *= module->scale;
+    for (size_t i = 0; i < 4; i++) {
+        TRY(lora__rows_load(state, i, adapter,
+                            lora__module_find(module, roles[i])->entry, error));
+    }
+    return lora__rows_block(state, GLORA_BLOCK_WORK, state->rank + state->cols,
+                            error);
+}
+
+/* (W a1)[i, x, :] into `work`, then its product with a2 into a row, one
+ * element of the kernel after the other. */
+static void glora_kind_first(const lora__rows *state,
+                             size_t in,
+                             const void *base,
+                             unsigned char *row)
+{
+    size_t size = lora__rows_size(state);
+    size_t kernel = state->cols / in;
+    unsigned char *work = state->blocks[GLORA_BLOCK_WORK];
+    unsigned char *line = work + state->rank * size;
+    const unsigned char *in_up = state->blocks[GLORA_BLOCK_IN_UP];
+    const unsigned char *in_down = state->blocks[GLORA_BLOCK_IN_DOWN];
+
+    for (size_t x = 0; x < kernel; x++) {
+        memset(work, 0, state->rank * size);
+        memset(line, 0, in * size);
+        for (size_t i = 0; i < in; i++) {
+            lora__rows_axpy(state, work, in_up + i * state->rank * size, base,
+                            i * kernel + x, state->rank);
+        }
+        for (size_t r = 0; r < state->rank; r++) {
+            lora__rows_axpy(state, line, in_down + r * in * size, work, r, in);
+        }
+        for (size_t j = 0; j < in; j++) {
+            memcpy(row + (j * kernel + x) * size, line + j * size, size);
+        }
+    }
+}
+
+/* s m (W a1 a2 + b1 b2) */
+static void glora_kind_rows(const lora__rows *state,
+                            const lora__module *module,
+                            size_t begin,
+                            size_t end,
+                            void *out)
+{
+    size_t step = state->cols * lora__rows_size(state);
+    const unsigned char *down = state->blocks[GLORA_BLOCK_DOWN];
+    unsigned char *row = out;
+
+    for (size_t i = begin; i < end; i++) {
+        glora_kind_first(state, (size_t)module->shape[1],
+                         lora__rows_base(state, i), row);
+        for (size_t r = 0; r < state->rank; r++) {
+            lora__rows_axpy(state, row, down + r * step,
+                            state->blocks[GLORA_BLOCK_UP], i * state->rank + r,
+                            state->cols);
+        }
+        lora__rows_scale(state, row, state->cols);
+        row += step;
+    }
+}
+
 /* A row of W a1 a2 needs a row of W; so do zeros in b1. */
 static int glora_kind_extent(lora__extent *out,
                              const lora_adapter *adapter,
                              const lora__module *module,
                              lora__role role)
 {
-    const lora__entry *a1 =
-        lora__module_entry(adapter, module, LORA__ROLE_GLORA_A1);
-    lora__role up =
-        a1->shape[0] < a1->shape[1] ? LORA__ROLE_GLORA_B2 : LORA__ROLE_GLORA_B1;
+    lora__role up = glora_roles[glora_kind_layout(adapter, module)][2];
 
     if (role == up) {
         out->rows = 0;
@@ -99,14 +246,15 @@ static int glora_kind_extent(lora__extent *out,
 
 LORA_PRIVATE const lora__kind lora__kind_glora = {
     .id = "glora",
-    .roles =
-        LORA__ROLE_BIT(LORA__ROLE_GLORA_A1) |
-        LORA__ROLE_BIT(LORA__ROLE_GLORA_A2) |
-        LORA__ROLE_BIT(LORA__ROLE_GLORA_B1) |
-        LORA__ROLE_BIT(LORA__ROLE_GLORA_B2) |
-        LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS) | LORA__ROLE_BIT(LORA__ROLE_DORA) |
-        LORA__ROLE_BIT(LORA__ROLE_SCALE) | LORA__ROLE_BIT(LORA__ROLE_SCALAR),
+    .roles = LORA__ROLE_BIT(LORA__ROLE_GLORA_A1) |
+             LORA__ROLE_BIT(LORA__ROLE_GLORA_A2) |
+             LORA__ROLE_BIT(LORA__ROLE_GLORA_B1) |
+             LORA__ROLE_BIT(LORA__ROLE_GLORA_B2) |
+             LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS) |
+             LORA__ROLE_BIT(LORA__ROLE_DORA) | LORA__ROLE_BIT(LORA__ROLE_SCALE),
     .claim = glora_kind_claim,
     .parse = glora_kind_parse,
+    .prepare = glora_kind_prepare,
+    .rows = glora_kind_rows,
     .extent = glora_kind_extent,
 };

@@ -1,10 +1,21 @@
 /* (IA)^3: rows or columns of the weight are scaled.
  *
- * LyCORIS stores `weight` with `on_input` and starts from zero: W' = W o (1 +
- * m w). PEFT stores `ia3_l` and starts from one. Source: formats.md 5.11.
- * Recognised here; not computed in this version.
+ *   LyCORIS  `weight` with `on_input`, from zero:  W' = W o (1 + m w), along
+ *            the columns' inputs if on_input, else along the rows; the bias
+ *            stays
+ *   PEFT     `ia3_l`, from one:  W' = W o l, of feedforward layers along the
+ *            inputs, else along the rows, and the bias with them. There is no
+ *            multiplier: W + m (W' - W), as for the former
+ *
+ * Which layers of PEFT are feedforward is told by the shape of a linear
+ * layer's vector, [1, in] or [out, 1]. That of a convolution is [1, n, 1, 1]
+ * either way: the configuration tells, or else the base's shape if it can.
+ * Source: formats.md 5.11.
  */
+#include "adapter/config.h"
 #include "adapter/kinds/common.h"
+
+#include <string.h>
 
 static int ia3_kind_claim(const lora_adapter *adapter,
                           const lora__module *module)
@@ -15,10 +26,31 @@ static int ia3_kind_claim(const lora_adapter *adapter,
                                                  : 0;
 }
 
+typedef enum ia3_side { IA3_ROWS, IA3_INPUTS, IA3_NOT_TOLD } ia3_side;
+
+/* The side that PEFT's vector is of. */
+static ia3_side ia3_kind_peft_side(const lora_adapter *adapter,
+                                   const lora__module *module)
+{
+    const lora__entry *entry =
+        lora__module_entry(adapter, module, LORA__ROLE_IA3);
+    int told = entry->ndim == 2 && entry->elements > 1;
+    int feedforward;
+
+    if (entry->ndim == 2 && told) {
+        return entry->shape[0] == 1 ? IA3_INPUTS : IA3_ROWS;
+    }
+    return !lora__config_feedforward(&feedforward, adapter->config,
+                                     module->target)
+               ? IA3_NOT_TOLD
+           : feedforward ? IA3_INPUTS
+                         : IA3_ROWS;
+}
+
 static lora_status ia3_kind_parse(lora__opening *opening, lora__module *module)
 {
-    lora__role role =
-        kind_has(module, LORA__ROLE_IA3) ? LORA__ROLE_IA3 : LORA__ROLE_WEIGHT;
+    int peft = kind_has(module, LORA__ROLE_IA3);
+    lora__role role = peft ? LORA__ROLE_IA3 : LORA__ROLE_WEIGHT;
     const lora__entry *weight = lora__kind_require(opening, module, role, 1);
     const lora__entry *side =
         lora__module_entry(opening->adapter, module, LORA__ROLE_ON_INPUT);
@@ -35,7 +67,158 @@ static lora_status ia3_kind_parse(lora__opening *opening, lora__module *module)
     module->dtype = weight->dtype;
     module->scale = 1.0;
     module->changes = LORA_PART_WEIGHT;
+    if (peft && ia3_kind_peft_side(opening->adapter, module) != IA3_INPUTS) {
+        module->changes |= LORA_PART_BIAS;
+    }
+    module->needs = module->changes;
     return LORA_OK; /* the weight's shape is not in the file */
+}
+
+/* ---- numbers ----------------------------------------------------------- */
+
+enum { IA3_BLOCK_VECTOR };
+
+/* What the file says of the side, or the base's shape if that can. A weight
+ * that PEFT knows to be stored [in, out] has the sides swapped. */
+static lora_status ia3_kind_side(ia3_side *out,
+                                 const lora__rows *state,
+                                 const lora_adapter *adapter,
+                                 const lora__module *module,
+                                 const lora__entry *entry,
+                                 lora_error *error)
+{
+    const lora__member *member = lora__module_find(module, LORA__ROLE_ON_INPUT);
+    const lora__base_tensor *weight = state->weight;
+    int square = weight != NULL && weight->shape[0] == weight->shape[1];
+    double on_input = 0.0;
+
+    if (member != NULL) {
+        TRY(lora__adapter_read_scalar(&on_input, adapter, member->entry,
+                                      error));
+        *out = on_input != 0.0 ? IA3_INPUTS : IA3_ROWS;
+        return LORA_OK;
+    }
+    *out = ia3_kind_peft_side(adapter, module);
+    if (*out == IA3_NOT_TOLD && (weight == NULL || square)) {
+        return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
+                          module->name,
+                          "whether ia3_l scales inputs or outputs is told by "
+                          "the feedforward_modules of an adapter_config.json, "
+                          "or a weight that is not square");
+    }
+    if (*out == IA3_NOT_TOLD) {
+        *out = entry->elements == (uint64_t)weight->shape[0] ? IA3_ROWS
+                                                             : IA3_INPUTS;
+    }
+    if (weight != NULL && weight->ndim == 2 && !module->known &&
+        lora__config_transposed(adapter->config, module->target)) {
+        *out = *out == IA3_ROWS ? IA3_INPUTS : IA3_ROWS;
+    }
+    return LORA_OK;
+}
+
+/* A vector that is as long as what it scales: the rows of the part, or the
+ * inputs, which a bias has none of. */
+static lora_status ia3_kind_check(const lora__rows *state,
+                                  const lora__module *module,
+                                  const lora__entry *entry,
+                                  ia3_side side,
+                                  lora_error *error)
+{
+    uint64_t inputs =
+        state->weight == NULL ? 0 : (uint64_t)state->weight->shape[1];
+    int matrix = state->part == LORA_PART_WEIGHT;
+    uint64_t wanted;
+
+    if (matrix && state->base->ndim < 2) {
+        return lora__fail(error, LORA_ERROR_SHAPE, LORA_NO_OFFSET, module->name,
+                          "the base's weight is a vector");
+    }
+    if (side == IA3_INPUTS && !matrix) {
+        return LORA_OK;
+    }
+    wanted = side == IA3_ROWS ? state->rows : inputs;
+    return entry->elements == wanted
+               ? LORA_OK
+               : lora__fail(error, LORA_ERROR_SHAPE, LORA_NO_OFFSET,
+                            module->name,
+                            "%llu factors for %llu %s of the base",
+                            (unsigned long long)entry->elements,
+                            (unsigned long long)wanted,
+                            side == IA3_ROWS ? "rows" : "inputs");
+}
+
+static lora_status ia3_kind_prepare(lora__rows *state,
+                                    const lora_adapter *adapter,
+                                    const lora__module *module,
+                                    lora_error *error)
+{
+    int peft = kind_has(module, LORA__ROLE_IA3);
+    const lora__member *member =
+        lora__module_find(module, peft ? LORA__ROLE_IA3 : LORA__ROLE_WEIGHT);
+    const lora__entry *entry = &adapter->container->entries[member->entry];
+    ia3_side side;
+    void *vector;
+
+    TRY(ia3_kind_side(&side, state, adapter, module, entry, error));
+    TRY(ia3_kind_check(state, module, entry, side, error));
+    if (side == IA3_INPUTS && state->part == LORA_PART_BIAS) {
+        TRY(lora__rows_block(state, IA3_BLOCK_VECTOR, state->rows, error));
+        memset(state->blocks[IA3_BLOCK_VECTOR], 0,
+               state->block_bytes[IA3_BLOCK_VECTOR]);
+        return LORA_OK; /* stays as it is */
+    }
+    TRY(lora__rows_load(state, IA3_BLOCK_VECTOR, adapter, member->entry,
+                        error));
+    vector = state->blocks[IA3_BLOCK_VECTOR];
+    for (size_t i = 0; peft && i < (size_t)entry->elements; i++) {
+        lora__rows_set(state, vector, i,
+                       lora__rows_get(state, vector, i) - 1.0);
+    }
+    state->rank = side == IA3_INPUTS ? (size_t)entry->elements : 0;
+    return LORA_OK;
+}
+
+/* w o W: numbers come in groups of `kernel` with a factor in common, those of
+ * a row from the first on. */
+static void ia3_kind_multiply(const lora__rows *state,
+                              void *out,
+                              const void *from,
+                              size_t first,
+                              size_t kernel)
+{
+    const void *vector = state->blocks[IA3_BLOCK_VECTOR];
+
+    for (size_t i = 0; i < state->cols; i++) {
+        size_t at = first + i / kernel;
+        if (state->dtype == LORA_DTYPE_F64) {
+            ((double *)out)[i] =
+                ((const double *)from)[i] * ((const double *)vector)[at];
+        } else {
+            ((float *)out)[i] =
+                ((const float *)from)[i] * ((const float *)vector)[at];
+        }
+    }
+}
+
+/* `rank` is the number of inputs where those are scaled. */
+static void ia3_kind_rows(const lora__rows *state,
+                          const lora__module *module,
+                          size_t begin,
+                          size_t end,
+                          void *out)
+{
+    size_t step = state->cols * lora__rows_size(state);
+    size_t kernel = state->rank == 0 ? state->cols : state->cols / state->rank;
+    unsigned char *to = out;
+
+    (void)module;
+    for (size_t i = begin; i < end; i++) {
+        ia3_kind_multiply(state, to, lora__rows_base(state, i),
+                          state->rank == 0 ? i : 0, kernel);
+        to += step;
+    }
+    lora__rows_scale(state, out, (end - begin) * state->cols);
 }
 
 /* Rows have their own factor, or all of them those of the columns. No factor
@@ -75,5 +258,7 @@ LORA_PRIVATE const lora__kind lora__kind_ia3 = {
     .unscaled = LORA__ROLE_BIT(LORA__ROLE_WEIGHT),
     .claim = ia3_kind_claim,
     .parse = ia3_kind_parse,
+    .prepare = ia3_kind_prepare,
+    .rows = ia3_kind_rows,
     .extent = ia3_kind_extent,
 };

@@ -16,10 +16,25 @@ from ._library import lib
 from ._report import Report, table
 
 _PARTS = {"weight": _ffi.LORA_PART_WEIGHT, "bias": _ffi.LORA_PART_BIAS}
+_RULES = {
+    "strength_rule": {"origin": _ffi.LORA_STRENGTH_ORIGIN,
+                      "interpolate": _ffi.LORA_STRENGTH_INTERPOLATE},
+    "dora": {"origin": _ffi.LORA_DORA_ORIGIN,
+             "lycoris": _ffi.LORA_DORA_LYCORIS, "peft": _ffi.LORA_DORA_PEFT},
+}
+
 _NO_MODULE = 2**64 - 1
 
 # What is read before anybody could press Ctrl-C.
 _FEW_BYTES = 4 << 20
+
+
+def _rule(option: str, name: str) -> int:
+    rules = _RULES[option]
+    if name not in rules:
+        raise _errors.make(_ffi.LORA_ERROR_OPTION,
+                           f'{option} is one of {", ".join(rules)}', str(name))
+    return rules[name]
 
 
 class _Table(NamedTuple):
@@ -222,20 +237,44 @@ class Adapter:
     # Computing ----------------------------------------------------------
 
     def delta(self, name: str, strength: float = 1.0, dtype: Any = None, *,
-              part: str = "weight", out: Any = None) -> Any:
+              part: str = "weight", out: Any = None, weight: Any = None,
+              bias: Any = None, strength_rule: str = "origin",
+              dora: str = "origin", weights: bool = False) -> Any:
         """The dense change of one module's weight, in the shape of the weight,
         float32 or float64; or of its bias (part="bias"). `out` is an array to
-        write to."""
+        write to.
+
+        weight, bias   arrays of the base model, for kinds whose change depends
+                       on them
+        strength_rule  "origin", or "interpolate" between the weight and what
+                       strength 1 makes of it
+        dora           whose rules DoRA follows: "lycoris", "peft", or
+                       "origin", by the name of its tensor
+        weights        the changed weight, or bias, instead of its change"""
         if part not in _PARTS:
             raise _errors.make(_ffi.LORA_ERROR_ARGUMENT,
                                'part is "weight" or "bias"', str(part))
         index = self._find(name)
+        base = {"weight": weight, "bias": bias}
+        views = {key: _arrays.view(array, key) if array is not None
+                 else (None, None) for key, array in base.items()}
+        given = views[part][1]
         row = self._module_at(index)
-        shape = tuple(row.shape[:row.ndim if part == "weight" else 1])
+        shape = (given.shape if given is not None else
+                 tuple(row.shape[:row.ndim if part == "weight" else 1]))
         array, memory = _arrays.target(out, _arrays.dtype_code(dtype), shape)
-        self._context.call(lib.lora_adapter_delta, memory.address,
-                           memory.bytes, self._handle, index, _PARTS[part],
-                           strength, memory.dtype, 0, row.shape[0])
+        place = (memory.address, memory.bytes, self._handle, index,
+                 _PARTS[part], strength, memory.dtype, 0,
+                 shape[0] if shape else 0)
+        if weight is None and bias is None and not weights:
+            self._context.call(lib.lora_adapter_delta, *place)
+        else:
+            self._context.call(
+                lib.lora_adapter_delta_base, *place, views["weight"][0],
+                views["bias"][0], options(
+                    _ffi.lora_adapter_delta_base_options,
+                    strength_rule=_rule("strength_rule", strength_rule),
+                    dora_rule=_rule("dora", dora), weights=weights))
         return array
 
     def factors(self, name: str, rank: Optional[int] = None,
@@ -446,14 +485,25 @@ class Adapter:
 
     def save_delta(self, path: Union[str, "os.PathLike[str]"],
                    strength: float = 1.0, *, dtype: Any = None, canonical: bool = False,
-                   overwrite: bool = False, skip_bad: bool = False) -> None:
-        """Save the dense weight change of every module, as `lora delta`."""
+                   overwrite: bool = False, skip_bad: bool = False,
+                   base: Union[str, "os.PathLike[str]", None] = None,
+                   strength_rule: str = "origin", dora: str = "origin",
+                   weights: bool = False) -> None:
+        """Save the dense weight change of every module, as `lora delta`. `base`
+        is the path of the base model; with weights=True what its weights become
+        is saved."""
         self._context.work(
             lib.lora_adapter_save_delta, self._handle, _core.path_text(path),
             strength, options(_ffi.lora_adapter_delta_options,
                               dtype=_arrays.dtype_code(dtype),
                               canonical=canonical, overwrite=overwrite,
-                              skip_bad=skip_bad))
+                              skip_bad=skip_bad,
+                              base=None if base is None
+                              else _core.path_text(base),
+                              strength_rule=_rule("strength_rule",
+                                                  strength_rule),
+                              dora_rule=_rule("dora", dora),
+                              weights=weights))
 
     # Showing ------------------------------------------------------------
 

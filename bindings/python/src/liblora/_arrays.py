@@ -346,6 +346,21 @@ def borrow(thing: Any, writable: bool = False) -> Memory:
                        "neither an array nor a number", type(thing).__name__)
 
 
+def view(thing: Any, name: str = "", dtype: Any = None,
+         shape: Optional[Sequence[int]] = None
+         ) -> tuple[_ffi.lora_tensor, Memory]:
+    """A tensor of the library over an array of whatever kind, a number, or
+    bytes with their dtype and shape; valid as long as the memory."""
+    memory = borrow(thing)
+    sizes = memory.shape if shape is None else tuple(shape)
+    if len(sizes) > _ffi.LORA_MAX_DIMS:
+        raise _errors.make(_ffi.LORA_ERROR_SHAPE, "too many dimensions", name)
+    return _ffi.lora_tensor(
+        memory.address, memory.bytes,
+        (ctypes.c_int64 * _ffi.LORA_MAX_DIMS)(*sizes), len(sizes),
+        dtype_code(dtype) or memory.dtype), memory
+
+
 def _is_numpy(thing: Any) -> bool:
     numpy = optional("numpy")
     return numpy is not None and isinstance(thing, numpy.ndarray)

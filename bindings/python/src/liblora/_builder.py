@@ -36,17 +36,10 @@ class Builder:
             shape: Optional[Sequence[int]] = None) -> None:
         """Add a tensor; its data is copied. It is an array of whatever kind, a
         number, or bytes with their dtype and shape."""
-        memory = _arrays.borrow(tensor)
-        shape = memory.shape if shape is None else tuple(shape)
-        if len(shape) > _ffi.LORA_MAX_DIMS:
-            raise _errors.make(_ffi.LORA_ERROR_SHAPE, "too many dimensions",
-                               name)
-        row = _ffi.lora_tensor(
-            memory.address, memory.bytes,
-            (ctypes.c_int64 * _ffi.LORA_MAX_DIMS)(*shape), len(shape),
-            _arrays.dtype_code(dtype) or memory.dtype)
+        row, memory = _arrays.view(tensor, name, dtype, shape)
         self._context.call(lib.lora_builder_add_tensor, self._handle,
                            text(name), row)
+        del memory  # until here it had to stay
 
     def remove(self, name: str) -> None:
         """Take a tensor out."""

@@ -72,6 +72,11 @@ LORA_SEVERITY_ERROR = 3
 LORA_OPEN_MAP = 1
 LORA_PART_WEIGHT = 1
 LORA_PART_BIAS = 2
+LORA_STRENGTH_ORIGIN = 0
+LORA_STRENGTH_INTERPOLATE = 1
+LORA_DORA_ORIGIN = 0
+LORA_DORA_LYCORIS = 1
+LORA_DORA_PEFT = 2
 LORA_RANK_FIXED = 1
 LORA_RANK_ENERGY = 2
 LORA_RANK_RATIO = 3
@@ -366,6 +371,12 @@ class lora_adapter_save_options(Structure):
     ]
 
 
+lora_strength_rule = c_int32
+
+
+lora_dora_rule = c_int32
+
+
 class lora_adapter_delta_options(Structure):
     _fields_ = [
         ("struct_size", c_size_t),
@@ -373,6 +384,21 @@ class lora_adapter_delta_options(Structure):
         ("canonical", c_uint32),
         ("overwrite", c_uint32),
         ("skip_bad", c_uint32),
+        ("base", c_char_p),
+        ("strength_rule", lora_strength_rule),
+        ("weights", c_uint32),
+        ("dry_run", c_uint32),
+        ("dora_rule", lora_dora_rule),
+    ]
+
+
+class lora_adapter_delta_base_options(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("strength_rule", lora_strength_rule),
+        ("dora_rule", lora_dora_rule),
+        ("weights", c_uint32),
+        ("reserved1", c_uint32),
     ]
 
 
@@ -611,6 +637,8 @@ FUNCTIONS: dict[str, Any] = {
         (None, [POINTER(lora_adapter_save_options), c_size_t]),
     "lora_adapter_delta_options_init":
         (None, [POINTER(lora_adapter_delta_options), c_size_t]),
+    "lora_adapter_delta_base_options_init":
+        (None, [POINTER(lora_adapter_delta_base_options), c_size_t]),
     "lora_adapter_open":
         (lora_status, [POINTER(POINTER(lora_adapter)), POINTER(lora_context),
          c_char_p, POINTER(lora_adapter_open_options), POINTER(lora_error)]),
@@ -671,6 +699,11 @@ FUNCTIONS: dict[str, Any] = {
         (lora_status, [c_void_p, c_size_t, POINTER(lora_adapter), c_size_t,
          lora_part, c_double, lora_dtype, c_int64, c_int64,
          POINTER(lora_error)]),
+    "lora_adapter_delta_base":
+        (lora_status, [c_void_p, c_size_t, POINTER(lora_adapter), c_size_t,
+         lora_part, c_double, lora_dtype, c_int64, c_int64,
+         POINTER(lora_tensor), POINTER(lora_tensor),
+         POINTER(lora_adapter_delta_base_options), POINTER(lora_error)]),
     "lora_adapter_factors":
         (lora_status, [POINTER(c_int64), POINTER(c_int64), POINTER(c_int64),
          POINTER(c_double), c_void_p, c_void_p, lora_dtype,

@@ -67,6 +67,11 @@ pub const LORA_SEVERITY_ERROR: i32 = 3;
 pub const LORA_OPEN_MAP: i32 = 1;
 pub const LORA_PART_WEIGHT: i32 = 1;
 pub const LORA_PART_BIAS: i32 = 2;
+pub const LORA_STRENGTH_ORIGIN: i32 = 0;
+pub const LORA_STRENGTH_INTERPOLATE: i32 = 1;
+pub const LORA_DORA_ORIGIN: i32 = 0;
+pub const LORA_DORA_LYCORIS: i32 = 1;
+pub const LORA_DORA_PEFT: i32 = 2;
 pub const LORA_RANK_FIXED: i32 = 1;
 pub const LORA_RANK_ENERGY: i32 = 2;
 pub const LORA_RANK_RATIO: i32 = 3;
@@ -361,6 +366,10 @@ pub struct lora_adapter_save_options {
     pub reserved1: u32,
 }
 
+pub type lora_strength_rule = i32;
+
+pub type lora_dora_rule = i32;
+
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct lora_adapter_delta_options {
@@ -369,6 +378,21 @@ pub struct lora_adapter_delta_options {
     pub canonical: u32,
     pub overwrite: u32,
     pub skip_bad: u32,
+    pub base: *const c_char,
+    pub strength_rule: lora_strength_rule,
+    pub weights: u32,
+    pub dry_run: u32,
+    pub dora_rule: lora_dora_rule,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lora_adapter_delta_base_options {
+    pub struct_size: usize,
+    pub strength_rule: lora_strength_rule,
+    pub dora_rule: lora_dora_rule,
+    pub weights: u32,
+    pub reserved1: u32,
 }
 
 // lora/builder.h
@@ -619,6 +643,10 @@ extern "C" {
     );
     pub fn lora_adapter_save_options_init(options: *mut lora_adapter_save_options, size: usize);
     pub fn lora_adapter_delta_options_init(options: *mut lora_adapter_delta_options, size: usize);
+    pub fn lora_adapter_delta_base_options_init(
+        options: *mut lora_adapter_delta_base_options,
+        size: usize,
+    );
     pub fn lora_adapter_open(
         out: *mut *mut lora_adapter,
         context: *mut lora_context,
@@ -730,6 +758,21 @@ extern "C" {
         dtype: lora_dtype,
         row_begin: i64,
         row_end: i64,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_adapter_delta_base(
+        buffer: *mut c_void,
+        bytes: usize,
+        adapter: *const lora_adapter,
+        index: usize,
+        part: lora_part,
+        strength: f64,
+        dtype: lora_dtype,
+        row_begin: i64,
+        row_end: i64,
+        weight: *const lora_tensor,
+        bias: *const lora_tensor,
+        options: *const lora_adapter_delta_base_options,
         error: *mut lora_error,
     ) -> lora_status;
     pub fn lora_adapter_factors(
@@ -912,6 +955,7 @@ sized! {
     lora_adapter_describe_options,
     lora_adapter_save_options,
     lora_adapter_delta_options,
+    lora_adapter_delta_base_options,
     lora_adapter_convert_options,
     lora_adapter_resize_options,
     lora_adapter_extract_options,
@@ -1086,12 +1130,24 @@ layout! {
         overwrite: 8, 4,
         reserved1: 12, 4,
     }
-    lora_adapter_delta_options, 24 {
+    lora_adapter_delta_options, 48 {
         struct_size: 0, 8,
         dtype: 8, 4,
         canonical: 12, 4,
         overwrite: 16, 4,
         skip_bad: 20, 4,
+        base: 24, 8,
+        strength_rule: 32, 4,
+        weights: 36, 4,
+        dry_run: 40, 4,
+        dora_rule: 44, 4,
+    }
+    lora_adapter_delta_base_options, 24 {
+        struct_size: 0, 8,
+        strength_rule: 8, 4,
+        dora_rule: 12, 4,
+        weights: 16, 4,
+        reserved1: 20, 4,
     }
     lora_strength, 16 {
         model: 0, 8,

@@ -1,7 +1,7 @@
 //! Operations: an adapter in, another adapter, a report or a file out.
 
 use std::ffi::CString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::ptr::{self, NonNull};
 
 use liblora_sys as sys;
@@ -162,7 +162,7 @@ pub struct Strength {
 }
 
 /// How [`Adapter::save_delta`] writes.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct DeltaOptions {
     /// `F32`, the default, or `F64`.
     pub dtype: Option<Dtype>,
@@ -172,6 +172,13 @@ pub struct DeltaOptions {
     pub overwrite: bool,
     /// Leave unusable modules out.
     pub skip_bad: bool,
+    /// The base model, for kinds whose change depends on its weights.
+    pub base: Option<PathBuf>,
+    /// What the weights of the base become, instead of their changes.
+    pub weights: bool,
+    /// Where a change is not in proportion to the strength, interpolate between
+    /// the weight and what it becomes at 1.
+    pub interpolate: bool,
 }
 
 pub(crate) fn dtype_code(dtype: Option<Dtype>) -> sys::lora_dtype {
@@ -311,11 +318,19 @@ impl<'a> Adapter<'a> {
         options: &DeltaOptions,
     ) -> Result<()> {
         let path = c_path(path.as_ref())?;
+        let base = options.base.as_deref().map(c_path).transpose()?;
         let settings = sys::lora_adapter_delta_options {
             dtype: dtype_code(options.dtype),
             canonical: options.canonical.into(),
             overwrite: options.overwrite.into(),
             skip_bad: options.skip_bad.into(),
+            base: pointer(&base),
+            weights: options.weights.into(),
+            strength_rule: if options.interpolate {
+                sys::LORA_STRENGTH_INTERPOLATE
+            } else {
+                sys::LORA_STRENGTH_ORIGIN
+            },
             ..Default::default()
         };
         self.context().call(|e| {

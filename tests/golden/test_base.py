@@ -1,0 +1,422 @@
+"""Golden weights: kinds whose change depends on the base weight, as the program
+changes it and as the library does, at every strength that was recorded.
+
+Each case first compares the formula, in numpy float64, with what the library of
+origin made of the weight; then the program, with and without --weights, and the
+library through the Python package, at the tolerance of the case: |got -
+expected| <= atol + rtol * |expected|.
+"""
+
+import json
+import pathlib
+import sys
+
+import numpy as np
+
+sys.dont_write_bytecode = True
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "bindings")]
+import bindinglib  # noqa: E402
+import support  # noqa: E402
+import test_kinds  # noqa: E402
+from support import FAILED, MISMATCH, USAGE, equal, require, tensor  # noqa: E402
+
+
+def arrays(path):
+    return {name: t.array() for name, t in support.read_file(path)[0].items()}
+
+
+# Formulas -------------------------------------------------------------------
+
+class Module:
+    """The tensors of one module, and the base's, in float64."""
+
+    def __init__(self, case, config, target, tensors, base):
+        self.case, self.config, self.target = case, config, target
+        self.info = case["params"]["modules"][target]
+        prefix = self.info["prefix"] + "."
+        self.tensors, self.prefix = tensors, self.info["prefix"]
+        self.own = {name[len(prefix):]: t.array().astype(np.float64)
+                    for name, t in tensors.items() if name.startswith(prefix)}
+        self.weight = base[target + ".weight"].astype(np.float64)
+        self.bias = base.get(target + ".bias")
+
+    def along(self, vector, axis):
+        """A vector in the shape that multiplies one axis of the weight."""
+        shape = [1] * self.weight.ndim
+        shape[axis] = -1
+        return vector.reshape(shape)
+
+
+def ia3(m, strength):
+    axis = 1 if m.own["on_input"] != 0 else 0
+    return m.weight * (1 + strength * m.along(m.own["weight"], axis)), m.bias
+
+
+def peft_ia3(m, strength):
+    equal(strength, 1.0, "PEFT has no other strength")
+    vector = m.own["ia3_l"]
+    if m.target in m.config["feedforward_modules"]:
+        return m.weight * m.along(vector, 1), m.bias
+    bias = None if m.bias is None else m.bias * vector.reshape(-1)
+    return m.weight * m.along(vector, 0), bias
+
+
+def glora(m, strength):
+    a1, a2, b1 = (support.flat(m.own[name + ".weight"])
+                  for name in ("a1", "a2", "b1"))
+    b2 = m.own["b2.weight"]
+    scale = float(m.own["alpha"]) / a2.shape[0]
+    change = np.einsum("oi...,ij->oj...", m.weight, a1 @ a2)
+    change += np.einsum("or,r...->o...", b1, b2)
+    return m.weight + strength * scale * change, m.bias
+
+
+def full(m, strength):
+    bias = m.own.get("diff_b")
+    return (m.weight + strength * m.own["diff"],
+            m.bias if bias is None else m.bias + strength * bias)
+
+
+def norm(m, strength):
+    return (m.weight + strength * m.own["w_norm"],
+            m.bias + strength * m.own["b_norm"])
+
+
+def norms(v, axis):
+    """Of slices along an axis, in the shape that divides them."""
+    others = tuple(i for i in range(v.ndim) if i != axis)
+    return np.sqrt(np.square(v).sum(axis=others, keepdims=True))
+
+
+def dora_lycoris(weight, change, magnitude, axis, strength):
+    v = weight + change
+    shape = [1] * v.ndim
+    shape[axis] = -1
+    ratio = magnitude.reshape(shape) / norms(v, axis)
+    return v * (strength * (ratio - 1) + 1)
+
+
+def dora_peft(weight, change, magnitude, axis, strength):
+    v = weight + strength * change
+    shape = [1] * v.ndim
+    shape[axis] = -1
+    return v * magnitude.reshape(shape) / norms(v, axis)
+
+
+def dora(m, strength, rule=dora_lycoris):
+    change = support.module_delta(m.tensors, m.prefix)[0]
+    axis = 0 if m.case["params"]["options"]["wd_on_out"] else 1
+    return rule(m.weight, change.reshape(m.weight.shape), m.own["dora_scale"],
+                axis, strength), m.bias
+
+
+def peft_dora(m, strength, rule=dora_peft):
+    magnitude = m.own["lora_magnitude_vector"]
+    if m.info["type"] == "embedding":
+        a, b = m.own["lora_embedding_A"], m.own["lora_embedding_B"]
+        change, axis = (b @ a).T, 1
+    else:
+        a, b = m.own["lora_A.weight"], m.own["lora_B.weight"]
+        change, axis = support.lora_delta(a, b)[0].reshape(m.weight.shape), 0
+    scale = test_kinds.peft_scale(m.config, m.target, a.shape[0])
+    return rule(m.weight, scale * change, magnitude, axis, strength), m.bias
+
+
+FORMULAS = {"ia3": ia3, "peft_ia3": peft_ia3, "glora": glora, "full": full,
+            "norm": norm, "dora": dora, "peft_lora_dora": peft_dora}
+
+
+def formula_of(case):
+    return FORMULAS[next(name for name in sorted(FORMULAS, key=len)[::-1]
+                         if case["id"].startswith(name + "_"))]
+
+
+# Cases ----------------------------------------------------------------------
+
+class Case:
+    def __init__(self, folder, case):
+        self.case = case
+        self.path, self.base_path = (folder / case[x]
+                                     for x in ("adapter", "base"))
+        self.base = arrays(self.base_path)
+        self.expected = arrays(folder / case["expect"])
+        self.more, self.config = [], None
+        if "config" in case["params"]:
+            path = folder / case["params"]["config"]
+            self.more = ["--config", path]
+            self.config = json.loads(path.read_text("utf-8"))
+        tensors, _ = support.read_file(self.path)
+        self.modules = [Module(case, self.config, target, tensors, self.base)
+                        for target in case["params"]["modules"]]
+
+    def bound(self, want):
+        return self.case["atol"] + self.case["rtol"] * np.abs(want)
+
+    def wants(self, strength):
+        """(module, part, what is expected) of each tensor."""
+        for m in self.modules:
+            for part in ("weight", "bias"):
+                want = self.expected.get(f"{m.target}.{part}@{strength:g}")
+                if want is not None:
+                    yield m, part, want
+
+    def changes(self, strength):
+        """The same for parts that do change."""
+        return [(m, part, want) for m, part, want in self.wants(strength)
+                if part == "weight" or
+                not np.array_equal(want, self.base[m.target + ".bias"])]
+
+
+def test_formula(suite, case):
+    for strength in case.case["params"]["multipliers"]:
+        for m, part, want in case.wants(strength):
+            own = formula_of(case.case)(m, strength)[part == "bias"]
+            support.close(own, want, case.bound(want),
+                          f"{m.target}.{part} at {strength}")
+
+
+def test_program(suite, case):
+    for strength in case.case["params"]["multipliers"]:
+        for weights in (False, True):
+            out = suite.path("out.safetensors")
+            suite.run("delta", case.path, "-o", out, "--base", case.base_path,
+                      "--strength", strength, "--force", *case.more,
+                      *(["--weights"] if weights else []))
+            support.require_writer_rules(out)
+            got = arrays(out)
+            for m, part, want in case.changes(strength):
+                name = m.info["prefix"]
+                name += f".{part}" if weights or part == "bias" else ""
+                start = 0 if weights else case.base[f"{m.target}.{part}"]
+                equal(got[name].shape, want.shape, f"shape of {name}")
+                support.close(start + got.pop(name).astype(np.float64), want,
+                              case.bound(want), f"{name} at {strength}")
+            equal(set(got), set(), f"further tensors at {strength}")
+
+
+def test_library(suite, liblora, case):
+    """The same through the interface of C, the base in F32 and F64."""
+    with liblora.open(case.path, config=case.config) as adapter:
+        for strength in case.case["params"]["multipliers"]:
+            for m, part, want in case.changes(strength):
+                start = case.base[f"{m.target}.{part}"]
+                given = {"bias": m.bias}
+                for dtype in ("F32", "F64"):
+                    given["weight"] = m.weight.astype(
+                        np.float32 if dtype == "F32" else np.float64)
+                    for weights in (False, True):
+                        got = adapter.delta(m.info["prefix"], strength, dtype,
+                                            part=part, weights=weights, **given)
+                        support.close((0 if weights else start) +
+                                      got.astype(np.float64), want,
+                                      case.bound(want),
+                                      f"{m.target}.{part} at {strength}")
+
+
+def delta(suite, case, *more):
+    """W' of the modules, by the program."""
+    out = suite.path("out.safetensors")
+    suite.run("delta", case.path, "-o", out, "--base", case.base_path,
+              "--force", "--weights", *case.more, *more)
+    got = arrays(out)
+    return {m: got[f"{m.prefix}.weight"] for m in case.modules}
+
+
+def test_interpolated(suite, case):
+    """The share of the way from the weight to what the origin makes of it."""
+    for strength in (0.0, 0.25, -0.5, 2.0):
+        got = delta(suite, case, "--strength", strength, "--strength-rule",
+                    "interpolate")
+        for m, value in got.items():
+            whole = case.expected[m.target + ".weight@1"]
+            want = m.weight + strength * (whole - m.weight)
+            room = (case.bound(whole) * max(1, abs(strength)) +
+                    1e-6 * np.abs(want))
+            support.close(value, want, room, f"{m.target} at {strength}")
+
+
+def test_dora_rules(suite, case):
+    """The rules of either origin, asked for by name."""
+    form = formula_of(case.case)
+    for name, rule in (("lycoris", dora_lycoris), ("peft", dora_peft)):
+        for strength in (0.0, 0.5, -0.7):
+            got = delta(suite, case, "--strength", strength, "--dora", name)
+            for m, value in got.items():
+                want = form(m, strength, rule)[0]
+                support.close(value, want, case.bound(want),
+                              f"{m.target} at {strength} as {name}")
+
+
+# Names, and what is refused -------------------------------------------------
+
+KOHYA = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+TARGET = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+PEFT = "base_model.model.blk.to_q"
+
+
+def ia3_file(suite, module, count=3):
+    path = suite.path("ia3.safetensors")
+    support.write_file(path, {
+        module + ".weight": tensor(np.arange(count) - 1.0, "F32"),
+        module + ".on_input": tensor(np.int64(1), "I64")})
+    return path
+
+
+def base_file(suite, tensors):
+    path = suite.path("base.safetensors")
+    support.write_file(path, tensors)
+    return path
+
+
+def changed(suite, path, base, *more, code=support.OK):
+    out = suite.path("out.safetensors")
+    out.unlink(missing_ok=True)
+    run = suite.run("delta", path, "-o", out, "--base", base, *more, code=code)
+    if code != support.OK:
+        require(not out.exists(), "an output was left")
+        equal(len(run.err.splitlines()), 1, "lines")
+        return run.err
+    return arrays(out)
+
+
+def test_names(suite):
+    weight = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    want = weight * [-1.0, 0.0, 1.0]
+    for module, names in ((KOHYA, (KOHYA, TARGET)),
+                          (PEFT, (PEFT, "blk.to_q"))):
+        path = ia3_file(suite, module)
+        for name in names:
+            base = base_file(suite, {
+                name + ".weight": tensor(weight, "BF16"),
+                "other.weight": tensor(np.ones((2, 3)), "F32")})
+            got = changed(suite, path, base)
+            equal(set(got), {module}, f"tensors, the base having {name}")
+            equal(got[module].tolist(), want.tolist(), name)
+            got = changed(suite, path, base, "--weights", "--names",
+                          "canonical")
+            (_, value), = got.items()
+            equal(value.tolist(), (weight + want).tolist(), name)
+
+
+def test_layouts(suite):
+    """A base as its authors name and fuse it, and the adapter the other way."""
+    rng = np.random.default_rng(5)
+    name = "transformer.transformer_blocks.0.attn.to_k"
+    whole = rng.standard_normal((3 * 3072, 4))
+    base = base_file(suite, {
+        "model.diffusion_model.double_blocks.0.img_attn.qkv.weight":
+            tensor(whole, "F32")})
+    module = "lora_transformer_transformer_blocks_0_attn_to_k"
+    path = suite.path("ia3.safetensors")
+    for stored in (name, module):
+        support.write_file(path, {
+            stored + ".weight": tensor(np.array([1.0, 2.0, 0.5, 3.0]), "F32"),
+            stored + ".on_input": tensor(np.int64(1), "I64")})
+        info = suite.json("info", path, "--modules")["modules"][0]
+        if info["target"] != name:
+            continue
+        got = changed(suite, path, base)
+        equal(got[stored].tolist(),
+              (whole.astype(np.float32)[3072:6144] *
+               np.array([1.0, 2.0, 0.5, 3.0], np.float32)).tolist(), stored)
+        return
+    support.skip("no spelling of the layer was known")
+
+
+def test_refused(suite):
+    path = ia3_file(suite, KOHYA)
+    weight = tensor(np.ones((2, 3)), "F32")
+    out = suite.path("refused.safetensors")
+    run = suite.run("delta", path, "-o", out, code=FAILED)
+    require(KOHYA in run.err and "base" in run.err, f"no reason: {run}")
+    suite.run("delta", path, "-o", out, "--weights", code=USAGE)
+    suite.run("delta", path, "-o", out, "--base", suite.path("nowhere"),
+              code=support.UNREADABLE)
+    for what, tensors in {
+            "no such weight": {"other.weight": weight},
+            "too many columns": {KOHYA + ".weight":
+                                 tensor(np.ones((2, 4)), "F32")},
+            "a vector": {KOHYA + ".weight": tensor(np.ones(3), "F32")},
+            "nothing": {KOHYA + ".weight": tensor(np.ones((0, 3)), "F32")},
+            "integers": {KOHYA + ".weight": tensor(np.ones((2, 3)), "I32")},
+    }.items():
+        base = base_file(suite, tensors)
+        said = changed(suite, path, base, code=MISMATCH)
+        require(KOHYA in said, f"{what}: {said}")
+        said = changed(suite, path, base, "--dry-run", code=MISMATCH)
+        require(KOHYA in said, f"{what}, tried: {said}")
+
+
+def test_skipped(suite):
+    """With --skip-bad modules that the base does not fit are left out."""
+    path = suite.path("two.safetensors")
+    support.write_file(path, {
+        name + suffix: data for name, count in ((KOHYA, 3), (PEFT, 5))
+        for suffix, data in (
+            (".weight", tensor(np.ones(count), "F32")),
+            (".on_input", tensor(np.int64(1), "I64")))})
+    weight = tensor(np.ones((2, 3)), "F32")
+    for base in ({KOHYA + ".weight": weight},
+                 {KOHYA + ".weight": weight, PEFT + ".weight": weight}):
+        base = base_file(suite, base)
+        said = changed(suite, path, base, code=MISMATCH)
+        require(PEFT in said, said)
+        equal(set(changed(suite, path, base, "--skip-bad")), {KOHYA}, "left")
+
+
+def test_ia3_sides(suite):
+    """PEFT's vector of a convolution says which side it is of by its length;
+    where both are as long only the configuration does."""
+    name = "base_model.model.conv"
+    path = suite.path("peft.safetensors")
+    support.write_file(path, {
+        name + ".ia3_l": tensor(np.array([2.0, 0.5]).reshape(1, 2, 1, 1),
+                                "F32")})
+    rng = np.random.default_rng(1)
+    for shape, axis in (((2, 3, 3, 3), 0), ((3, 2, 3, 3), 1), ((2, 2, 1, 1), None)):
+        weight = rng.standard_normal(shape).astype(np.float32)
+        bias = np.arange(shape[0]) + 1.0
+        base = base_file(suite, {"conv.weight": tensor(weight, "F32"),
+                                 "conv.bias": tensor(bias, "F32")})
+        if axis is None:
+            said = changed(suite, path, base, code=FAILED)
+            require("feedforward_modules" in said, said)
+            continue
+        got = changed(suite, path, base, "--weights")
+        factor = np.array([2.0, 0.5], np.float32)
+        want = weight * factor.reshape((-1, 1, 1, 1) if axis == 0 else
+                                       (1, -1, 1, 1))
+        support.close(got[name + ".weight"], want, 1e-6 * np.abs(want), "W'")
+        want = bias * factor if axis == 0 else bias
+        support.close(got[name + ".bias"], want, 1e-6 * np.abs(want), "b'")
+
+
+def main():
+    suite = support.Suite(__doc__.splitlines()[0])
+    liblora = bindinglib.load(suite)
+    folder, cases = suite.unpack("kinds")
+    for entry in cases:
+        if entry["operation"] != "patched_weight":
+            continue
+        case = Case(folder, entry)
+        with suite.case(entry["id"] + ", formula"):
+            test_formula(suite, case)
+        with suite.case(entry["id"]):
+            test_program(suite, case)
+        with suite.case(entry["id"] + ", by the library"):
+            test_library(suite, liblora, case)
+        if "dora" in entry["id"]:
+            with suite.case(entry["id"] + ", interpolated"):
+                test_interpolated(suite, case)
+            with suite.case(entry["id"] + ", by rule"):
+                test_dora_rules(suite, case)
+    for test in (test_names, test_layouts, test_refused, test_skipped,
+                 test_ia3_sides):
+        with suite.case(test.__name__[5:]):
+            test(suite)
+    return suite.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
