@@ -45,7 +45,8 @@ static lora_status dense_measure(double *out,
         }
         if (!(sum <= DBL_MAX)) {
             return lora__fail(error, LORA_ERROR_NONFINITE, LORA_NO_OFFSET, NULL,
-                              "row %zu of the matrix has NaN or infinity", i);
+                              "row %llu of the matrix has NaN or infinity",
+                              (unsigned long long)i);
         }
     }
     *out = sum;
