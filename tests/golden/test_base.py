@@ -123,7 +123,18 @@ def peft_dora(m, strength, rule=dora_peft):
     return rule(m.weight, scale * change, magnitude, axis, strength), m.bias
 
 
-FORMULAS = {"ia3": ia3, "peft_ia3": peft_ia3, "glora": glora, "full": full,
+def tlora(m, strength):
+    """Less what it was trained from: the largest directions of the weight."""
+    q, p = (support.flat(m.own[name + "_layer.weight"]) for name in "qp")
+    gates, rank = m.own["lambda_layer"].reshape(-1), q.shape[0]
+    u, sigma, vt = np.linalg.svd(support.flat(m.weight), full_matrices=False)
+    start = (u[:, :rank] * sigma[:rank]) @ vt[:rank]
+    change = (p * gates) @ q - start
+    scale = strength * float(m.own["alpha"]) / rank
+    return m.weight + scale * change.reshape(m.weight.shape), m.bias
+
+
+FORMULAS = {"tlora": tlora, "ia3": ia3, "peft_ia3": peft_ia3, "glora": glora, "full": full,
             "norm": norm, "dora": dora, "peft_lora_dora": peft_dora}
 
 
@@ -246,6 +257,15 @@ def test_dora_rules(suite, case):
                 want = form(m, strength, rule)[0]
                 support.close(value, want, case.bound(want),
                               f"{m.target} at {strength} as {name}")
+
+
+# Of which the trainer's merge and its forward pass disagree.
+REFUSED = ("tlora_conv3",)
+
+
+def test_refused_case(suite, case):
+    said = changed(suite, case.path, case.base_path, code=MISMATCH)
+    require(case.modules[0].prefix in said, said)
 
 
 # Names, and what is refused -------------------------------------------------
@@ -392,6 +412,43 @@ def test_ia3_sides(suite):
         support.close(got[name + ".bias"], want, 1e-6 * np.abs(want), "b'")
 
 
+def tlora_file(suite, rank=2, metadata=None):
+    rng = np.random.default_rng(7)
+    path = suite.path("tlora.safetensors")
+    support.write_file(path, {
+        KOHYA + ".q_layer.weight": tensor(rng.standard_normal((rank, 6)), "F32"),
+        KOHYA + ".p_layer.weight": tensor(rng.standard_normal((8, rank)), "F32"),
+        KOHYA + ".lambda_layer": tensor(np.ones((1, rank)), "F32")}, metadata)
+    return path
+
+
+def test_tlora_start(suite):
+    """What it was trained from must be known: by the trainer's arguments, and
+    by the weight's singular values."""
+    rng = np.random.default_rng(8)
+    u, _ = np.linalg.qr(rng.standard_normal((8, 6)))
+    v, _ = np.linalg.qr(rng.standard_normal((6, 6)))
+    for sigma, code in (((5, 4, 3, 2, 1, 0.5), support.OK),
+                        ((5, 3, 3, 2, 1, 0.5), FAILED),
+                        ((5, 3, 2, 2, 1, 0.5), support.OK),
+                        ((0, 0, 0, 0, 0, 0), support.OK)):
+        base = base_file(suite, {KOHYA + ".weight":
+                                 tensor((u * sigma) @ v.T, "F32")})
+        got = changed(suite, tlora_file(suite), base, code=code)
+        require(code == support.OK or KOHYA in got, f"{sigma}: {got}")
+    for arguments, code in (
+            ({"algo": "tlora", "sig_type": "principal"}, support.OK),
+            ({"algo": "tlora", "sig_type": "last"}, FAILED),
+            ({"algo": "tlora", "sig_type": "middle"}, FAILED),
+            ({"use_data_init": "False"}, FAILED),
+            ({"use_data_init": False}, FAILED),
+            ({"use_data_init": "True"}, support.OK)):
+        path = tlora_file(suite, 2, {"ss_network_args": json.dumps(arguments)})
+        changed(suite, path, base, code=code)
+    for rank, code in ((6, support.OK), (7, MISMATCH)):
+        changed(suite, tlora_file(suite, rank), base, code=code)
+
+
 def main():
     suite = support.Suite(__doc__.splitlines()[0])
     liblora = bindinglib.load(suite)
@@ -400,6 +457,10 @@ def main():
         if entry["operation"] != "patched_weight":
             continue
         case = Case(folder, entry)
+        if entry["id"] in REFUSED:
+            with suite.case(entry["id"] + ", refused"):
+                test_refused_case(suite, case)
+            continue
         with suite.case(entry["id"] + ", formula"):
             test_formula(suite, case)
         with suite.case(entry["id"]):
@@ -412,7 +473,7 @@ def main():
             with suite.case(entry["id"] + ", by rule"):
                 test_dora_rules(suite, case)
     for test in (test_names, test_layouts, test_refused, test_skipped,
-                 test_ia3_sides):
+                 test_ia3_sides, test_tlora_start):
         with suite.case(test.__name__[5:]):
             test(suite)
     return suite.finish()
