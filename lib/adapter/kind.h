@@ -73,6 +73,10 @@ struct lora__kind {
     uint64_t scaled;
     uint64_t unscaled;
 
+    /* 1: factors are not its tensors down and up but made of more, so that
+     * others cannot simply take their place. */
+    int32_t composite;
+
     /* How well the module's roles and shapes fit: 0 not at all; the highest
      * wins. */
     int (*claim)(const lora_adapter *adapter, const lora__module *module);
