@@ -420,17 +420,30 @@ static void light_size_of(size_t *rows,
     }
 }
 
-/* The draw that a matrix is the result of: the last of it, or SIZE_MAX. */
-static size_t light_last(const lora__light_order *order, lora__role matrix)
+/* Where the result of a draw is wanted: not if it is drawn again later. */
+static float *light_place(const lora__light_wanted *out,
+                          const lora__light_order *order,
+                          size_t index)
 {
-    size_t i = order->count;
+    const lora__role matrix = order->draws[index].matrix;
 
-    while (i-- > 0) {
+    for (size_t i = index + 1; i < order->count; i++) {
         if (order->draws[i].matrix == matrix) {
-            return i;
+            return NULL;
         }
     }
-    return SIZE_MAX;
+    switch (matrix) {
+    case LORA__ROLE_LIGHT_DOWN_AUX:
+        return out->down_aux;
+    case LORA__ROLE_DOWN:
+        return out->down;
+    case LORA__ROLE_UP:
+        return out->up;
+    case LORA__ROLE_LIGHT_UP_AUX:
+        return out->up_aux;
+    default:
+        return NULL;
+    }
 }
 
 static lora_status light_check_drawn(const lora__light_order *order,
@@ -438,7 +451,12 @@ static lora_status light_check_drawn(const lora__light_order *order,
                                      lora__role matrix,
                                      lora_error *error)
 {
-    return wanted == NULL || light_last(order, matrix) != SIZE_MAX
+    for (size_t i = 0; wanted != NULL && i < order->count; i++) {
+        if (order->draws[i].matrix == matrix) {
+            return LORA_OK;
+        }
+    }
+    return wanted == NULL
                ? LORA_OK
                : lora__fail(error, LORA_ERROR_KEY, LORA_NO_OFFSET, NULL,
                             "%s is not stored, and the recipe does not draw it",
@@ -446,48 +464,51 @@ static lora_status light_check_drawn(const lora__light_order *order,
 }
 
 /* Room for what is drawn between the matrices that are wanted: some may be
- * larger than those. */
+ * larger than those. 0 where there is no such size. */
 static size_t light_scratch(const lora__light_order *order,
                             const lora__light_sizes *sizes)
 {
-    size_t most = 1;
+    size_t most = sizeof(float);
 
     for (size_t i = 0; i < order->count; i++) {
         size_t rows;
         size_t cols;
         light_size_of(&rows, &cols, order->draws[i].matrix, sizes);
-        most = rows * cols > most ? rows * cols : most;
+        if (!lora__mul_size(rows, cols, &rows) ||
+            !lora__mul_size(rows, sizeof(float), &rows)) {
+            return 0;
+        }
+        most = rows > most ? rows : most;
     }
     return most;
 }
 
-LORA_PRIVATE lora_status lora__light_draw(float *down_aux,
-                                          float *up_aux,
+LORA_PRIVATE lora_status lora__light_draw(const lora__light_wanted *out,
                                           const lora__light_order *order,
                                           uint64_t seed,
                                           const lora__light_sizes *sizes,
                                           lora_context *context,
                                           lora_error *error)
 {
-    const size_t last_down = light_last(order, LORA__ROLE_LIGHT_DOWN_AUX);
-    const size_t last_up = light_last(order, LORA__ROLE_LIGHT_UP_AUX);
-    const size_t bytes = light_scratch(order, sizes) * sizeof(float);
+    const size_t bytes = light_scratch(order, sizes);
     lora__torch_rng rng;
     lora_status status = LORA_OK;
     float *scratch;
 
-    TRY(light_check_drawn(order, down_aux, LORA__ROLE_LIGHT_DOWN_AUX, error));
-    TRY(light_check_drawn(order, up_aux, LORA__ROLE_LIGHT_UP_AUX, error));
-    scratch = lora__alloc(context, bytes, LORA__ALIGN_NUMERIC);
+    TRY(light_check_drawn(order, out->down_aux, LORA__ROLE_LIGHT_DOWN_AUX,
+                          error));
+    TRY(light_check_drawn(order, out->down, LORA__ROLE_DOWN, error));
+    TRY(light_check_drawn(order, out->up, LORA__ROLE_UP, error));
+    TRY(light_check_drawn(order, out->up_aux, LORA__ROLE_LIGHT_UP_AUX, error));
+    scratch =
+        bytes == 0 ? NULL : lora__alloc(context, bytes, LORA__ALIGN_NUMERIC);
     if (scratch == NULL) {
         return lora__fail_memory(error, bytes);
     }
     lora__torch_seed(&rng, seed);
     for (size_t i = 0; i < order->count; i++) {
         const lora__light_step *draw = &order->draws[i];
-        float *wanted = i == last_down ? down_aux
-                        : i == last_up ? up_aux
-                                       : NULL;
+        float *wanted = light_place(out, order, i);
         size_t rows;
         size_t cols;
 
@@ -503,6 +524,32 @@ LORA_PRIVATE lora_status lora__light_draw(float *down_aux,
 done:
     lora__free(context, scratch, bytes, LORA__ALIGN_NUMERIC);
     return status;
+}
+
+LORA_PRIVATE void lora__light_sizes_of(lora__light_sizes *out,
+                                       const lora_adapter *adapter,
+                                       const lora__module *module)
+{
+    const lora__entry *down =
+        lora__module_entry(adapter, module, LORA__ROLE_DOWN);
+    const lora__entry *up = lora__module_entry(adapter, module, LORA__ROLE_UP);
+    const lora__entry *product =
+        lora__module_entry(adapter, module, LORA__ROLE_LIGHT_DOWN_UP);
+
+    memset(out, 0, sizeof *out);
+    out->rows = (size_t)module->shape[0];
+    out->cols = (size_t)module->shape[1];
+    out->rank = (size_t)module->rank;
+    if (lora__module_find(module, LORA__ROLE_WEIGHT) != NULL) {
+        out->a = (size_t)adapter->light->down_size;
+        out->b = (size_t)adapter->light->up_size;
+    } else if (product != NULL) {
+        out->b = (size_t)product->shape[0];
+        out->a = (size_t)product->shape[1];
+    } else {
+        out->b = (size_t)up->shape[0];
+        out->a = (size_t)down->shape[1];
+    }
 }
 
 LORA_PRIVATE lora_status lora__light_seed(uint64_t *out,

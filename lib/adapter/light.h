@@ -113,11 +113,22 @@ LORA_PRIVATE int lora__light_shape(int64_t out_shape[2],
                                    const lora__light *light,
                                    const lora__module *module);
 
-/* Draw the matrices of a module again, in f32: down_aux[a, cols] and
- * up_aux[rows, b], of which one may be NULL. KEY where the order does not draw
- * one of them. */
-LORA_PRIVATE lora_status lora__light_draw(float *down_aux,
-                                          float *up_aux,
+/* The sizes of a Light-LoRA module whose numbers are known (its `lacks` is
+ * NULL); of others rows and cols are 0. */
+LORA_PRIVATE void lora__light_sizes_of(lora__light_sizes *out,
+                                       const lora_adapter *adapter,
+                                       const lora__module *module);
+
+/* Where matrices are drawn to; NULL: not wanted. */
+typedef struct lora__light_wanted {
+    float *down_aux; /* [a, cols] */
+    float *down;     /* [rank, a] */
+    float *up;       /* [b, rank] */
+    float *up_aux;   /* [rows, b] */
+} lora__light_wanted;
+
+/* Draw matrices of a module. KEY where the order does not draw a wanted one. */
+LORA_PRIVATE lora_status lora__light_draw(const lora__light_wanted *out,
                                           const lora__light_order *order,
                                           uint64_t seed,
                                           const lora__light_sizes *sizes,

@@ -192,32 +192,6 @@ enum {
     LIGHT_BLOCK_AUX
 };
 
-static void light_kind_sizes(lora__light_sizes *out,
-                             const lora_adapter *adapter,
-                             const lora__module *module)
-{
-    const lora__entry *down =
-        lora__module_entry(adapter, module, LORA__ROLE_DOWN);
-    const lora__entry *up = lora__module_entry(adapter, module, LORA__ROLE_UP);
-    const lora__entry *product =
-        lora__module_entry(adapter, module, LORA__ROLE_LIGHT_DOWN_UP);
-
-    memset(out, 0, sizeof *out);
-    out->rows = (size_t)module->shape[0];
-    out->cols = (size_t)module->shape[1];
-    out->rank = (size_t)module->rank;
-    if (kind_has(module, LORA__ROLE_WEIGHT)) {
-        out->a = (size_t)adapter->light->down_size;
-        out->b = (size_t)adapter->light->up_size;
-    } else if (product != NULL) {
-        out->b = (size_t)product->shape[0];
-        out->a = (size_t)product->shape[1];
-    } else {
-        out->b = (size_t)up->shape[0];
-        out->a = (size_t)down->shape[1];
-    }
-}
-
 /* Of a product the whole is exact with the shorter side between the factors. */
 static size_t light_kind_rank(const lora__light_sizes *s,
                               const lora__module *module)
@@ -232,7 +206,7 @@ static size_t light_kind_factor_rank(const lora_adapter *adapter,
 {
     lora__light_sizes sizes;
 
-    light_kind_sizes(&sizes, adapter, module);
+    lora__light_sizes_of(&sizes, adapter, module);
     return light_kind_rank(&sizes, module);
 }
 
@@ -245,42 +219,57 @@ static void light_kind_drop(lora__rows *state, size_t block)
     }
 }
 
+/* A frozen matrix that is not stored. */
+static lora_status light_kind_draw(float *out,
+                                   const lora_adapter *adapter,
+                                   const lora__module *module,
+                                   int is_up,
+                                   const lora__light_sizes *s,
+                                   lora_error *error)
+{
+    const lora__light_wanted wanted = {is_up ? NULL : out, NULL, NULL,
+                                       is_up ? out : NULL};
+    uint64_t seed;
+
+    INVARIANT(adapter->light != NULL, error);
+    TRY(lora__light_seed(&seed, adapter, module, error));
+    return lora__light_draw(&wanted, &adapter->light->order, seed, s,
+                            adapter->context, error);
+}
+
 /* A frozen matrix into a block: as stored, or drawn. */
 static lora_status light_kind_aux(lora__rows *state,
                                   size_t block,
                                   const lora_adapter *adapter,
                                   const lora__module *module,
-                                  lora__role role,
+                                  int is_up,
                                   const lora__light_sizes *s,
                                   lora_error *error)
 {
-    const lora__member *member = lora__module_find(module, role);
-    const int is_up = role == LORA__ROLE_LIGHT_UP_AUX;
-    const size_t count = is_up ? s->rows * s->b : s->a * s->cols;
-    uint64_t seed;
+    const lora__member *member = lora__module_find(
+        module, is_up ? LORA__ROLE_LIGHT_UP_AUX : LORA__ROLE_LIGHT_DOWN_AUX);
     float *drawn;
+    size_t count;
     lora_status status;
 
     if (member != NULL) {
         return lora__rows_load(state, block, adapter, member->entry, error);
     }
-    INVARIANT(adapter->light != NULL, error);
-    TRY(lora__light_seed(&seed, adapter, module, error));
+    if (!lora__mul_size(is_up ? s->b : s->a, is_up ? s->rows : s->cols,
+                        &count)) {
+        return lora__fail_memory(error, UINT64_MAX);
+    }
     TRY(lora__rows_block(state, block, count, error));
     if (state->dtype == LORA_DTYPE_F32) {
-        drawn = state->blocks[block];
-        return lora__light_draw(is_up ? NULL : drawn, is_up ? drawn : NULL,
-                                &adapter->light->order, seed, s, state->context,
-                                error);
+        return light_kind_draw(state->blocks[block], adapter, module, is_up, s,
+                               error);
     }
     drawn =
         lora__alloc(state->context, count * sizeof *drawn, LORA__ALIGN_NUMERIC);
     if (drawn == NULL) {
         return lora__fail_memory(error, count * sizeof *drawn);
     }
-    status = lora__light_draw(is_up ? NULL : drawn, is_up ? drawn : NULL,
-                              &adapter->light->order, seed, s, state->context,
-                              error);
+    status = light_kind_draw(drawn, adapter, module, is_up, s, error);
     if (status == LORA_OK) {
         state->kernels->f32_to_f64(state->blocks[block], drawn, count);
     }
@@ -349,17 +338,15 @@ static lora_status light_kind_side(lora__rows *state,
                                    const lora__light_sizes *s,
                                    lora_error *error)
 {
-    const lora__role role =
-        is_up ? LORA__ROLE_LIGHT_UP_AUX : LORA__ROLE_LIGHT_DOWN_AUX;
     const size_t block = is_up ? LIGHT_BLOCK_UP : LIGHT_BLOCK_DOWN;
     const unsigned char *inner;
     size_t at;
     const lora__member *trained = light_kind_trained(&at, module, is_up, s);
 
     if (trained == NULL) {
-        return light_kind_aux(state, block, adapter, module, role, s, error);
+        return light_kind_aux(state, block, adapter, module, is_up, s, error);
     }
-    TRY(light_kind_aux(state, LIGHT_BLOCK_AUX, adapter, module, role, s,
+    TRY(light_kind_aux(state, LIGHT_BLOCK_AUX, adapter, module, is_up, s,
                        error));
     TRY(lora__rows_load(state, LIGHT_BLOCK_INNER, adapter, trained->entry,
                         error));
@@ -385,7 +372,7 @@ static lora_status light_kind_prepare(lora__rows *state,
 {
     lora__light_sizes sizes;
 
-    light_kind_sizes(&sizes, adapter, module);
+    lora__light_sizes_of(&sizes, adapter, module);
     state->rank = light_kind_rank(&sizes, module);
     state->multiplier *= module->scale;
     TRY(light_kind_side(state, adapter, module, 1, &sizes, error));
