@@ -52,6 +52,14 @@ static const opt_spec light_options[] = {
     {NULL, 0, OPT_FLAG, NULL, NULL, 0, 0, 0, 0},
 };
 
+/* The draws of the article's variants. */
+static const char *const light_variants[] = {NULL,
+                                             "down_aux,down,up_aux",
+                                             "down_aux,up,up_aux",
+                                             "down_aux,up_aux",
+                                             "down_aux,up_aux",
+                                             NULL};
+
 enum {
     LIGHT_EXPAND,
     LIGHT_COMPRESS,
@@ -161,50 +169,74 @@ static void light_release(light_call *call)
 }
 
 /* Options of another action would be ignored. */
-static int light_check(app_state *app, int action, const light_settings *own)
+static int
+light_check_action(app_state *app, int action, const light_settings *own)
 {
-    const char *wrong = NULL;
-    const int told = own->draws != NULL || own->variant != 0;
+    const unsigned create = 1u << LIGHT_CREATE;
+    const unsigned files = ~create;
+    const struct {
+        const char *name;
+        int given;
+        unsigned actions;
+    } rules[] = {
+        {"--draws", own->draws != NULL, files},
+        {"--base", own->base != NULL, files},
+        {"--rank", own->rank != 0, create | 1u << LIGHT_EXPAND},
+        {"--store", own->store, create | 1u << LIGHT_COMPRESS},
+        {"--std", own->std.given, create},
+        {"--target", own->targets.count > 0, create},
+    };
 
-    if (action != LIGHT_CREATE) {
-        wrong = own->std.given           ? "--std"
-                : own->targets.count > 0 ? "--target"
-                                         : NULL;
-    } else {
-        wrong = own->draws != NULL  ? "--draws"
-                : own->base != NULL ? "--base"
-                                    : NULL;
-    }
-    if (action != LIGHT_CREATE && action != LIGHT_EXPAND && own->rank != 0) {
-        wrong = "--rank";
-    }
-    if (action != LIGHT_CREATE && action != LIGHT_COMPRESS && own->store) {
-        wrong = "--store";
-    }
-    if (wrong != NULL) {
-        return say_usage(app, wrong, "says nothing to light %s",
-                         light_actions[action]);
-    }
-    if (action == LIGHT_CREATE) {
-        return own->family == NULL
-                   ? say_usage(app, "--family", "of which base? Such as sd15")
-               : own->std.given && own->variant != 5
-                   ? say_usage(app, "--std", "is for --variant 5")
-                   : 0;
-    }
-    if (own->variant == 5 || (own->variant != 0 && own->draws != NULL)) {
-        return say_usage(app, "--variant",
-                         own->draws == NULL ? "of normal numbers: say --draws"
-                                            : "and --draws say the same");
-    }
-    if (!told && action != LIGHT_COMPRESS &&
-        (app->common.seed != 0 || own->family != NULL || own->base != NULL ||
-         own->shapes.count != 0 || own->down_size != 0 || own->up_size != 0)) {
-        return say_usage(app, "--draws",
-                         "what was drawn, in which order? A seed alone does "
-                         "not tell: --variant N or --draws");
+    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
+        if (rules[i].given && (rules[i].actions >> action & 1u) == 0) {
+            return say_usage(app, rules[i].name, "says nothing to light %s",
+                             light_actions[action]);
+        }
     }
     return 0;
+}
+
+static int light_check_create(app_state *app, const light_settings *own)
+{
+    if (own->family == NULL) {
+        return say_usage(app, "--family", "of which base? Such as sd15");
+    }
+    return own->std.given && own->variant != 5
+               ? say_usage(app, "--std", "is for --variant 5")
+               : 0;
+}
+
+/* A recipe is told as a whole or not at all. */
+static int
+light_check_recipe(app_state *app, int action, const light_settings *own)
+{
+    const int part = app->common.seed != 0 || own->family != NULL ||
+                     own->base != NULL || own->shapes.count != 0 ||
+                     own->down_size != 0 || own->up_size != 0;
+
+    if (own->variant != 0 && own->draws != NULL) {
+        return say_usage(app, "--variant", "and --draws say the same");
+    }
+    if (own->variant == 5) {
+        return say_usage(app, "--variant", "of normal numbers: say --draws");
+    }
+    return part && own->draws == NULL && own->variant == 0 &&
+                   action != LIGHT_COMPRESS
+               ? say_usage(app, "--draws",
+                           "what was drawn, in which order? A seed alone does "
+                           "not tell: --variant N or --draws")
+               : 0;
+}
+
+static int light_check(app_state *app, int action, const light_settings *own)
+{
+    int code = light_check_action(app, action, own);
+
+    if (code != 0) {
+        return code;
+    }
+    return action == LIGHT_CREATE ? light_check_create(app, own)
+                                  : light_check_recipe(app, action, own);
 }
 
 /* ---- reports ----------------------------------------------------------- */
