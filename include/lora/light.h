@@ -93,8 +93,8 @@ LORA_API void lora_light_options_init(lora_light_options *options, size_t size);
  *  uniform ones to the bit, normal ones within 1e-6, orthogonal ones within
  *  1e-5, as torch's QR is in float32.
  *
- *  @param out      receives rows * cols floats of the last draw, row-major.
- *  @param bytes    the size of out.
+ *  @param buffer   receives rows * cols floats of the last draw, row-major.
+ *  @param bytes    the size of the buffer.
  *  @param context  must not be NULL.
  *  @param seed     its low 32 bits count, as in torch.
  *  @param draws    draw_count of them, at least 1; must not be NULL.
@@ -105,7 +105,7 @@ LORA_API void lora_light_options_init(lora_light_options *options, size_t size);
  *  @since 0.1
  */
 LORA_API LORA_NODISCARD lora_status
-lora_light_draw_matrix(float *out,
+lora_light_draw_matrix(void *buffer,
                        size_t bytes,
                        lora_context *context,
                        uint64_t seed,

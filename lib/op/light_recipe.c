@@ -246,7 +246,7 @@ static lora_status light_draw_check(const lora_light_draw *draw,
     return lora__options_reserved(draw->reserved1, error);
 }
 
-LORA_API lora_status lora_light_draw_matrix(float *out,
+LORA_API lora_status lora_light_draw_matrix(void *buffer,
                                             size_t bytes,
                                             lora_context *context,
                                             uint64_t seed,
@@ -260,7 +260,7 @@ LORA_API lora_status lora_light_draw_matrix(float *out,
     lora_status status = LORA_OK;
 
     lora__error_begin(error);
-    CHECK_ARG(out != NULL, error);
+    CHECK_ARG(buffer != NULL, error);
     CHECK_ARG(context != NULL, error);
     CHECK_ARG(draws != NULL && draw_count > 0, error);
     for (size_t i = 0; i < draw_count; i++) {
@@ -268,14 +268,14 @@ LORA_API lora_status lora_light_draw_matrix(float *out,
         TRY(light_draw_check(&draws[i], error));
         count = (size_t)draws[i].rows * (size_t)draws[i].cols;
         most = count > most ? count : most;
-        if (i + 1 == draw_count && bytes != count * sizeof *out) {
+        if (i + 1 == draw_count && bytes != count * sizeof *scratch) {
             return lora__fail(error, LORA_ERROR_ARGUMENT, LORA_NO_OFFSET, NULL,
                               "the buffer has not the size of the last draw");
         }
     }
-    scratch = lora__alloc(context, most * sizeof *out, LORA__ALIGN_NUMERIC);
+    scratch = lora__alloc(context, most * sizeof *scratch, LORA__ALIGN_NUMERIC);
     if (scratch == NULL) {
-        return lora__fail_memory(error, most * sizeof *out);
+        return lora__fail_memory(error, most * sizeof *scratch);
     }
     lora__torch_seed(&rng, seed);
     for (size_t i = 0; i < draw_count; i++) {
@@ -283,8 +283,8 @@ LORA_API lora_status lora_light_draw_matrix(float *out,
             scratch, &rng, (lora__light_init)draws[i].init, draws[i].value,
             (size_t)draws[i].rows, (size_t)draws[i].cols, context, error));
     }
-    memcpy(out, scratch, bytes);
+    memcpy(buffer, scratch, bytes);
 done:
-    lora__free(context, scratch, most * sizeof *out, LORA__ALIGN_NUMERIC);
+    lora__free(context, scratch, most * sizeof *scratch, LORA__ALIGN_NUMERIC);
     return status;
 }
