@@ -227,6 +227,20 @@ static lora_status light_create_layers(light_create *job, lora_error *error)
                             "no linear layer of it fits the patterns");
 }
 
+/* The recipe, and which base it is of, as other programs say it: names alone
+ * may not tell. */
+static lora_status light_create_metadata(light_create *job, lora_error *error)
+{
+    const char *version = lora__family_ss_version(job->light->family);
+    const char *architecture = lora__family_architecture(job->light->family);
+
+    TRY(lora__light_set(job->builder, job->light, error));
+    TRY(lora_builder_set_metadata(job->builder, "ss_base_model_version",
+                                  version, error));
+    return lora_builder_set_metadata(job->builder, "modelspec.architecture",
+                                     architecture, error);
+}
+
 /* ---- the call ---------------------------------------------------------- */
 
 static lora_status light_create_check(light_create *job, lora_error *error)
@@ -280,7 +294,7 @@ light_create_run(lora_adapter **out, light_create *job, lora_error *error)
     }
     TRY_OR_DONE(lora_builder_create(&job->builder, job->context, NULL, error));
     TRY_OR_DONE(light_create_layers(job, error));
-    TRY_OR_DONE(lora__light_set(job->builder, job->light, error));
+    TRY_OR_DONE(light_create_metadata(job, error));
     status = lora_builder_finish(out, job->builder, error);
 done:
     lora__buffer_destroy(&draws);

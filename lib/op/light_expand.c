@@ -1,39 +1,120 @@
 /* Light-LoRA to plain LoRA. */
 #include "op/light.h"
 
-#include "linalg/factored.h"
-#include "op/factor_split.h"
+#include "linalg/block.h"
+#include "linalg/small.h"
 #include "op/values.h"
 
+#include <math.h>
 #include <string.h>
 
-/* The best of rank k, singular values in up; in place. */
-static lora_status
-light_expand_cut(lora__factors *f, size_t k, lora_error *error)
+/* The one trained matrix M [b, a] of a module. */
+static lora_status light_expand_load(lora__block *out,
+                                     const lora_adapter *adapter,
+                                     const lora__member *member,
+                                     lora_error *error)
 {
-    const lora__kernels *kernels =
-        lora__kernels_get(lora__context_get(f->context)->cpu);
-    const lora__svd_input input = {f->rows, f->cols, f->rank, f->up_t, f->down};
-    lora__svd svd;
-    lora__factors cut;
+    lora__rows state;
     lora_status status;
 
-    memset(&svd, 0, sizeof svd);
+    memset(&state, 0, sizeof state);
+    state.context = adapter->context;
+    state.kernels = lora__kernels_get(lora__context_get(adapter->context)->cpu);
+    state.dtype = LORA_DTYPE_F64;
+    status = lora__rows_load(&state, 0, adapter, member->entry, error);
+    if (status == LORA_OK) {
+        status =
+            lora__block_create(out, 1, state.block_bytes[0] / sizeof(double),
+                               adapter->context, error);
+    }
+    if (status == LORA_OK) {
+        memcpy(out->at, state.blocks[0], state.block_bytes[0]);
+    }
+    lora__rows_destroy(&state);
+    return status;
+}
+
+/* rows of `out` [k, n] = turn[k, inner] rows[inner, n] */
+static void light_expand_turn(double *out,
+                              const double *turn,
+                              const double *rows,
+                              size_t k,
+                              size_t inner,
+                              size_t n,
+                              const lora__kernels *kernels)
+{
+    memset(out, 0, k * n * sizeof *out);
+    for (size_t i = 0; i < k; i++) {
+        for (size_t j = 0; j < inner; j++) {
+            kernels->axpy_f64(out + i * n, rows + j * n, turn[i * inner + j],
+                              n);
+        }
+    }
+}
+
+/* With M = U diag(sigma) V^T: up' = up_aux U diag(sigma), down' = V^T down_aux,
+ * for the first k. The factors have M in one of them: with it in down they are
+ * turned by U, else by V. The vectors come times sqrt(sigma). */
+static void light_expand_split(lora__factors *cut,
+                               const lora__factors *f,
+                               const double *sigma,
+                               const double *vectors,
+                               int in_down,
+                               const lora__kernels *kernels)
+{
+    light_expand_turn(cut->up_t, vectors, f->up_t, cut->rank, f->rank, f->rows,
+                      kernels);
+    light_expand_turn(cut->down, vectors, f->down, cut->rank, f->rank, f->cols,
+                      kernels);
+    for (size_t i = 0; i < cut->rank; i++) {
+        const double root = sqrt(sigma[i]);
+        const double unit = root > 0.0 ? 1.0 / root : 0.0;
+        const double up = in_down ? root : unit;
+        const double down = in_down ? unit * unit * unit : unit;
+
+        kernels->scale_f64(cut->up_t + i * f->rows, up, f->rows);
+        kernels->scale_f64(cut->down + i * f->cols, down, f->cols);
+    }
+}
+
+/* The article's cut: of the trained matrix, not of the change. In place. */
+static lora_status light_expand_cut(lora__factors *f,
+                                    const lora_adapter *adapter,
+                                    const lora__module *module,
+                                    size_t k,
+                                    lora_error *error)
+{
+    const lora__member *member =
+        lora__module_find(module, LORA__ROLE_LIGHT_DOWN_UP);
+    const lora__kernels *kernels =
+        lora__kernels_get(lora__context_get(f->context)->cpu);
+    const int64_t *shape = adapter->container->entries[member->entry].shape;
+    const size_t b = (size_t)shape[0];
+    const size_t a = (size_t)shape[1];
+    lora__block matrix = {NULL, 0};
+    lora__block vectors = {NULL, 0};
+    lora__factors cut;
+    lora_status status;
+    double *u;
+    double *v;
+
     memset(&cut, 0, sizeof cut);
-    TRY_OR_DONE(lora__svd_create(&svd, f->context, &input, error));
-    k = k < svd.count ? k : svd.count;
+    TRY_OR_DONE(light_expand_load(&matrix, adapter, member, error));
+    TRY_OR_DONE(lora__block_create(&vectors, k, a + b + 1, f->context, error));
+    u = vectors.at + k;
+    v = u + k * b;
+    TRY_OR_DONE(lora__small_truncate(vectors.at, u, v, matrix.at, b, a, k,
+                                     f->context, error));
     TRY_OR_DONE(
         lora__factors_alloc(&cut, f->context, f->rows, f->cols, k, error));
-    TRY_OR_DONE(lora__svd_truncate(cut.up_t, cut.down, &svd, &input, k,
-                                   f->context, error));
-    lora__factors_split(&cut, kernels, LORA_SPLIT_UP, 1.0, svd.sigma, k);
+    light_expand_split(&cut, f, vectors.at, a < b ? v : u, a >= b, kernels);
     cut.scale = f->scale;
-    lora__svd_destroy(&svd, f->context);
     lora__factors_destroy(f);
     *f = cut;
-    return LORA_OK;
+    memset(&cut, 0, sizeof cut);
 done:
-    lora__svd_destroy(&svd, f->context);
+    lora__block_destroy(&vectors, adapter->context);
+    lora__block_destroy(&matrix, adapter->context);
     lora__factors_destroy(&cut);
     return status;
 }
@@ -126,8 +207,10 @@ static lora_status light_expand_module(lora__emit *emit,
         return LORA_OK;
     }
     TRY(lora__module_factors(&f, adapter, module, error));
-    if (options->rank > 0 && (size_t)options->rank < f.rank) {
-        status = light_expand_cut(&f, (size_t)options->rank, error);
+    if (options->rank > 0 && (size_t)options->rank < f.rank &&
+        lora__module_find(module, LORA__ROLE_LIGHT_DOWN_UP) != NULL) {
+        status =
+            light_expand_cut(&f, adapter, module, (size_t)options->rank, error);
     }
     if (status == LORA_OK) {
         status = light_expand_factors(

@@ -125,6 +125,9 @@ static lora_status light_kind_outer(lora__opening *opening,
         return lora__kind_set_shape(opening, module, out->shape[0],
                                     in->shape[1], NULL);
     }
+    if (module->lacks != NULL) {
+        return LORA_OK;
+    }
     if (light == NULL) {
         module->lacks = "frozen matrices that are not stored, and no recipe "
                         "that says how they were drawn: see lora light";
@@ -146,6 +149,23 @@ static lora_status light_kind_outer(lora__opening *opening,
     return lora__kind_set_shape(opening, module, shape[0], shape[1], NULL);
 }
 
+/* The type of what is trained: a seed is an integer. */
+static lora_dtype light_kind_dtype(const lora_adapter *adapter,
+                                   const lora__module *module)
+{
+    static const lora__role trained[] = {
+        LORA__ROLE_DOWN, LORA__ROLE_LIGHT_DOWN_UP, LORA__ROLE_WEIGHT};
+
+    for (size_t i = 0; i < LORA__COUNT(trained); i++) {
+        const lora__entry *entry =
+            lora__module_entry(adapter, module, trained[i]);
+        if (entry != NULL) {
+            return entry->dtype;
+        }
+    }
+    return adapter->container->entries[module->members[0].entry].dtype;
+}
+
 static lora_status light_kind_parse(lora__opening *opening,
                                     lora__module *module)
 {
@@ -161,8 +181,7 @@ static lora_status light_kind_parse(lora__opening *opening,
 
     module->scale = 1.0;
     module->changes = LORA_PART_WEIGHT;
-    module->dtype =
-        opening->adapter->container->entries[module->members[0].entry].dtype;
+    module->dtype = light_kind_dtype(opening->adapter, module);
     TRY(light_kind_inner(opening, module, &b, &a));
     for (size_t i = 0; i < LORA__COUNT(matrices); i++) {
         TRY(lora__kind_matrix(opening, module, matrices[i]));
