@@ -1,6 +1,7 @@
 /* lora light: adapters whose factors act between frozen random matrices. */
 #include "cmd.h"
 #include "input.h"
+#include "json.h"
 #include "output.h"
 #include "say.h"
 #include "text.h"
@@ -42,7 +43,7 @@ static const opt_spec light_options[] = {
     {"store", 0, OPT_FLAG, NULL, "write the frozen matrices too",
      offsetof(light_settings, store), 0, 0, 0},
     {"variant", 0, OPT_COUNT, "N",
-     "1 up is 0 at first, 2 down, 3 both, 4 one matrix, 5 normal numbers",
+     "0 at first: 1 up, 2 down, 3 both, 4 in one; 5 normal",
      offsetof(light_settings, variant), 1, 5, 0},
     {"std", 0, OPT_REAL, "X", "create: deviation of the normal numbers (1)",
      offsetof(light_settings, std), 1e-30, 1e30, 0},
@@ -273,6 +274,22 @@ static int light_put_verified(app_state *app, const lora_report *report)
     return count == 0 ? EXIT_DONE : EXIT_MISMATCH;
 }
 
+static void
+light_put_made(const light_call *call, const lora_adapter *made, uint64_t bytes)
+{
+    const app_state *app = call->app;
+
+    fputs("{\"output\":", stdout);
+    if (app->common.output != NULL) {
+        json_put_string(stdout, app->common.output);
+    } else {
+        fputs("null", stdout);
+    }
+    printf(",\"written\":%s,\"bytes\":%llu,\"tensors\":%zu,\"modules\":%zu}\n",
+           app->common.dry_run ? "false" : "true", (unsigned long long)bytes,
+           lora_adapter_tensor_count(made), lora_adapter_module_count(made));
+}
+
 static void light_put_compressed(const app_state *app,
                                  const lora_report *report)
 {
@@ -359,6 +376,8 @@ static int light_make(light_call *call, int action, const lora_adapter *adapter)
     if (code == 0) {
         if (report != NULL) {
             light_put_compressed(app, report);
+        } else if (app->common.json) {
+            light_put_made(call, made, bytes);
         }
         output_say_written(app, bytes);
     }

@@ -129,7 +129,7 @@ static lora_status light_verify_problem(light_verify *job,
 {
     char number[40];
 
-    number[lora__text_from_double(number, (double)(float)off)] = '\0';
+    number[lora__text_from_double(number, floor(off * 1e6 + 0.5) / 1e6)] = '\0';
     job->differing++;
     if (found == SIZE_MAX) {
         return lora__problems_add(
