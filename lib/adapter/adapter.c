@@ -4,6 +4,7 @@
 #include "adapter/card.h"
 #include "adapter/config.h"
 #include "adapter/kind.h"
+#include "adapter/light.h"
 #include "core/text.h"
 #include "platform/atomic.h"
 
@@ -679,6 +680,7 @@ static lora_status adapter_build(lora_adapter *adapter,
     TRY(adapter_note_config(adapter, error));
     TRY(adapter_note_metadata(adapter, error));
     TRY(adapter_group(adapter, error));
+    TRY(lora__light_open(adapter, error));
     for (size_t m = 0; m < adapter->module_count; m++) {
         if (adapter->container->ones_lost) {
             lora__module_restore_ones(adapter, &adapter->modules[m]);
@@ -699,6 +701,7 @@ static void adapter_free(lora_adapter *adapter)
 
     lora__map_destroy(&adapter->by_name);
     lora__config_destroy(adapter->config);
+    lora__light_destroy(adapter->light);
     lora__arena_destroy(&adapter->arena);
     lora__container_release(adapter->container);
     lora__free(context, adapter, sizeof *adapter, LORA__ALIGN);

@@ -47,6 +47,7 @@ typedef struct lora__module {
     int32_t transposed; /* shape is [in, out], factors are [out, r] [r, in] */
     int32_t changes;
     int32_t needs;      /* parts whose change depends on the base's tensor */
+    const char *lacks;  /* what the numbers need that is not in the file */
     lora_status status; /* not OK: operations answer this ... */
     const char *reason; /* ... and say this */
 } lora__module;
@@ -66,6 +67,9 @@ typedef struct lora__problems {
 
 /* What PEFT's configuration says of one component; see config.h. */
 typedef struct lora__peft_config lora__peft_config;
+
+/* How Light-LoRA's frozen matrices were drawn; see light.h. */
+typedef struct lora__light lora__light;
 
 /* What the model card says; see card.h. */
 typedef struct lora__card lora__card;
@@ -92,6 +96,8 @@ struct lora_adapter {
     lora__peft_config *config; /* NULL if there is none */
     const char *config_text;   /* of an adapter_config.json beside the file */
     const lora__card *card;    /* NULL if there is none */
+    lora__light *light;        /* NULL if there is none */
+    int light_suspected;       /* factors are shorter than their layers */
 };
 
 /* An adapter that is being opened. */

@@ -154,6 +154,10 @@ struct lora__kind {
     /* 1: the weight's columns are what a layer gives, as an embedding's. */
     int32_t columns;
 
+    /* 1: factors are not its tensors down and up but made of more, so that
+     * others cannot simply take their place. */
+    int32_t composite;
+
     /* How well the module's roles and shapes fit: 0 not at all; the highest
      * wins. */
     int (*claim)(const lora_adapter *adapter, const lora__module *module);

@@ -75,6 +75,16 @@ LORA_PRIVATE lora_status lora__factors_take(lora__factors *out,
     return LORA_OK;
 }
 
+/* Numbers can be computed, and this module's are not in the file. */
+static lora_status rows_check_lacks(const lora__module *module,
+                                    lora_error *error)
+{
+    return module->lacks == NULL
+               ? LORA_OK
+               : lora__fail(error, LORA_ERROR_KEY, LORA_NO_OFFSET, module->name,
+                            "%s", module->lacks);
+}
+
 LORA_PRIVATE lora_status lora__module_has_factors(const lora__module *module,
                                                   lora_error *error)
 {
@@ -84,7 +94,7 @@ LORA_PRIVATE lora_status lora__module_has_factors(const lora__module *module,
                           module->name, "%s%s has no factors in this version",
                           module->kind->id, module->dora ? " with DoRA" : "");
     }
-    return LORA_OK;
+    return rows_check_lacks(module, error);
 }
 
 LORA_PRIVATE lora_status lora__module_factors(lora__factors *out,
@@ -286,7 +296,7 @@ static lora_status rows_check(const lora__module *module,
                           "%s%s needs the base weight, which was not given",
                           module->kind->id, module->dora ? " with DoRA" : "");
     }
-    return LORA_OK;
+    return part == LORA_PART_WEIGHT ? rows_check_lacks(module, error) : LORA_OK;
 }
 
 /* The base's tensor, where it takes part. */

@@ -227,4 +227,10 @@ LORA_PRIVATE int lora__family_target_at(struct lora__buffer *out,
 LORA_PRIVATE lora__layer lora__family_layer(const lora__family *family,
                                             const char *target);
 
+/* 1 and the size of the weight of a canonical target, a linear layer, where
+ * the family tells it. NULL has none. */
+LORA_PRIVATE int lora__family_shape(int64_t out_shape[2],
+                                    const lora__family *family,
+                                    const char *target);
+
 #endif

@@ -35,6 +35,8 @@ BASE = {
     "resize": ["resize", ADAPTER, *OUT, "--rank", "4"],
     "extract": ["extract", BEFORE, AFTER, *OUT, "--rank", "4"],
     "delta": ["delta", "half.safetensors", "--skip-bad", *OUT],
+    "light": ["light", "compress", ADAPTER, *OUT, "--down-size", "8",
+              "--up-size", "4"],
     "plot": ["plot", ADAPTER, *OUT],
     "demo": ["demo", "--json", "fresh"],
     "help": ["help"],

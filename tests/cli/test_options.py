@@ -131,6 +131,8 @@ COMMON = {
 
 MADE = ["extract", BEFORE, AFTER, *OUT]
 FIX = ["check", ADAPTER, "--fix"]
+CREATE = ["light", "create", *OUT, "--family", "sd15", "--target",
+          "*mid_block*to_q"]
 
 OWN = {
     ("info", "modules"): ([], ["--modules"]),
@@ -172,6 +174,16 @@ OWN = {
     ("delta", "names"): ([ADAPTER], None),
     ("delta", "strength"): ([], ["--strength", "0.5"]),
     ("delta", "dtype"): ([], ["--dtype", "f64"]),
+    ("light", "draws"): ([], ["--draws", "down_aux,up_aux"]),
+    ("light", "variant"): ([], ["--variant", "2"]),
+    ("light", "seed"): ([], ["--seed", "3"]),
+    ("light", "family"): ([], ["--family", "nonsense"]),
+    ("light", "base"): ([], ["--base", "nowhere.safetensors"]),
+    ("light", "shape"): ([], ["--shape", "*=nonsense"]),
+    ("light", "down-size"): ([], ["--down-size", "9"]),
+    ("light", "up-size"): ([], ["--up-size", "5"]),
+    ("light", "store"): ([], ["--store"]),
+    ("light", "no-metadata"): ([], ["--no-metadata"]),
     ("plot", "what"): ([], ["--what", "nonsense"]),
     ("demo", "count"): ([], ["--count", "2"]),
     ("demo", "seed"): None,
@@ -229,6 +241,16 @@ PAIRS = {
         ["extract", BEFORE, "after-shape.safetensors", *OUT, "--rank", "1"],
         ["extract", BEFORE, "after-shape.safetensors", *OUT, "--rank", "1",
          "--skip-shapes"]),
+    ("light", "rank"): (CREATE, [*CREATE, "--rank", "3"]),
+    ("light", "target"): (CREATE, [*CREATE, "--target", "*attn2.to_v"]),
+    ("light", "std"): ([*CREATE, "--variant", "5"],
+                       [*CREATE, "--variant", "5", "--std", "2"]),
+    ("light", "dialect"): (CREATE, [*CREATE, "--dialect", "kohya"]),
+    ("light", "skip-bad"): (
+        ["light", "compress", "half.safetensors", *OUT, "--down-size", "1",
+         "--up-size", "1"],
+        ["light", "compress", "half.safetensors", *OUT, "--down-size", "1",
+         "--up-size", "1", "--skip-bad"]),
     ("delta", "names"): (
         ["delta", "small.safetensors", *OUT, "--names", "stored"],
         ["delta", "small.safetensors", *OUT, "--names", "canonical"]),
@@ -268,13 +290,15 @@ CONFIG = {
     "convert": ["convert", "peft", *OUT, "--dialect", "keep"],
     "resize": ["resize", "peft", *OUT, "--rank", "1", "--json"],
     "delta": ["delta", "peft", *OUT],
+    "light": ["light", "compress", "peft", *OUT, "--down-size", "1",
+              "--up-size", "1"],
     "plot": ["plot", "peft", *OUT],
 }
 
 TERMINAL = {"no-progress", "no-color"}
 
 # Taken so that one set of options suits every verb; nothing to change there.
-NOTHING = {(verb, "seed") for verb in BASE if verb not in ("demo", "extract")}
+NOTHING = {(verb, "seed") for verb in BASE if verb not in ("demo", "extract", "light")}
 NOTHING |= {(verb, word) for verb in ("help", "completion")
             for word in ("quiet", "verbose")} | {("version", "verbose")}
 
@@ -286,7 +310,7 @@ def option_pair(verb, name):
     if name == "config":
         base = CONFIG[verb]
         missing = ["--config", "nowhere.json"]
-        return base, base + (missing if verb in ("keys", "check", "convert")
+        return base, base + (missing if verb in ("keys", "check", "convert", "light")
                              else ["--config", "config.json"])
     if name == "force":
         return None

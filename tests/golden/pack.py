@@ -25,6 +25,9 @@ KINDS = ("kohya_lora_", "locon_", "full_", "norm_", "peft_lora_", "ia3_",
 NAMES = ("names_sd1_", "names_sdxl_", "names_flux_", "load_cloneofsimo")
 OPERATIONS = ("delta", "patched_weight", "same_as", "load_positional")
 
+LIGHT = ("rng_stream", "rng_orthogonal", "rng_draw_order", "light_expand",
+         "light_expand_regen")
+
 # Of what other tools made of ranks only the numbers are used.
 COUNTS = ("rank_conversion_kohya", "extract_lycoris")
 
@@ -105,6 +108,7 @@ def packs(shared):
     plain = {
         "kinds": (kinds, select(kind_cases, KINDS, OPERATIONS)),
         "names": (kinds, select(kind_cases, NAMES, OPERATIONS)),
+        "light": (kinds, select(kind_cases, ("light_",), LIGHT)),
         "load": (kinds, select(kind_cases, ("load_",), ("load",))),
         "ops": (ops, rank_cases(op_cases)),
         "size": (more, [c for c in load(more)

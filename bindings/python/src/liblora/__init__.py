@@ -11,7 +11,7 @@ Arrays are numpy's where numpy is installed, else memoryviews with a shape.
 Long calls release the interpreter, and Ctrl-C stops them.
 """
 
-from . import _ffi
+from . import _ffi, light
 from ._adapter import Adapter, Spectra, open
 from ._builder import Builder
 from ._core import Context
@@ -25,6 +25,7 @@ from ._extract import extract
 from ._files import edit_metadata, hashes
 from ._library import lib as _lib
 from ._report import Report
+from .light import orthogonal
 
 __version__ = _ffi.LORA_VERSION_STRING
 
@@ -35,7 +36,8 @@ __all__ = [
     "LoraError", "MissingFileError", "NonFiniteError", "OptionError",
     "OutOfMemoryError", "RangeError", "Report", "ShapeError", "Spectra",
     "StateError", "ThreadError", "TruncatedError", "UnsupportedError", "build_info",
-    "edit_metadata", "extract", "hashes", "library_version", "open", "supports",
+    "edit_metadata", "extract", "hashes", "library_version", "light", "open",
+    "orthogonal", "supports",
 ]
 
 

@@ -99,6 +99,15 @@ LORA_EXTRACT_EXACT = 1
 LORA_EXTRACT_SKIP_SHAPES = 2
 LORA_EXTRACT_SKIP_BAD = 4
 LORA_EXTRACT_RESUME = 8
+LORA_LIGHT_ORTHOGONAL = 0
+LORA_LIGHT_NORMAL = 1
+LORA_LIGHT_XAVIER = 2
+LORA_LIGHT_LINEAR = 3
+LORA_LIGHT_UP_ZERO = 1
+LORA_LIGHT_DOWN_ZERO = 2
+LORA_LIGHT_BOTH_ZERO = 3
+LORA_LIGHT_JOINED = 4
+LORA_LIGHT_GAUSSIAN = 5
 
 
 lora_status = c_int32
@@ -501,6 +510,59 @@ class lora_adapter_extract_options(Structure):
     ]
 
 
+class lora_light_shape(Structure):
+    _fields_ = [
+        ("pattern", c_char_p),
+        ("rows", c_int64),
+        ("cols", c_int64),
+    ]
+
+
+class lora_light_recipe(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("seed", c_uint64),
+        ("draws", c_char_p),
+        ("family", c_char_p),
+        ("base", c_char_p),
+        ("shapes", POINTER(lora_light_shape)),
+        ("shape_count", c_size_t),
+        ("down_size", c_int64),
+        ("up_size", c_int64),
+    ]
+
+
+lora_light_init = c_int32
+
+
+class lora_light_draw(Structure):
+    _fields_ = [
+        ("rows", c_int64),
+        ("cols", c_int64),
+        ("value", c_double),
+        ("init", lora_light_init),
+        ("reserved1", c_uint32),
+    ]
+
+
+lora_light_variant = c_int32
+
+
+class lora_light_options(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("dialect", c_char_p),
+        ("targets", POINTER(c_char_p)),
+        ("target_count", c_size_t),
+        ("deviation", c_double),
+        ("rank", c_int64),
+        ("dtype", lora_dtype),
+        ("store", c_uint32),
+        ("skip_bad", c_uint32),
+        ("variant", lora_light_variant),
+    ]
+
+
 class lora_adapter_check_options(Structure):
     _fields_ = [
         ("struct_size", c_size_t),
@@ -768,6 +830,29 @@ FUNCTIONS: dict[str, Any] = {
          POINTER(POINTER(lora_report)), POINTER(lora_context), c_char_p,
          c_char_p, POINTER(lora_rank_rule),
          POINTER(lora_adapter_extract_options), POINTER(lora_error)]),
+    "lora_light_recipe_init":
+        (None, [POINTER(lora_light_recipe), c_size_t]),
+    "lora_light_options_init":
+        (None, [POINTER(lora_light_options), c_size_t]),
+    "lora_light_draw_matrix":
+        (lora_status, [c_void_p, c_size_t, POINTER(lora_context), c_uint64,
+         POINTER(lora_light_draw), c_size_t, POINTER(lora_error)]),
+    "lora_light_expand":
+        (lora_status, [POINTER(POINTER(lora_adapter)), POINTER(lora_adapter),
+         POINTER(lora_light_recipe), POINTER(lora_light_options),
+         POINTER(lora_error)]),
+    "lora_light_compress":
+        (lora_status, [POINTER(POINTER(lora_adapter)),
+         POINTER(POINTER(lora_report)), POINTER(lora_adapter),
+         POINTER(lora_light_recipe), POINTER(lora_light_options),
+         POINTER(lora_error)]),
+    "lora_light_create":
+        (lora_status, [POINTER(POINTER(lora_adapter)), POINTER(lora_context),
+         POINTER(lora_light_recipe), POINTER(lora_light_options),
+         POINTER(lora_error)]),
+    "lora_light_verify":
+        (lora_status, [POINTER(POINTER(lora_report)), POINTER(lora_adapter),
+         POINTER(lora_light_recipe), POINTER(lora_error)]),
     "lora_adapter_check_options_init":
         (None, [POINTER(lora_adapter_check_options), c_size_t]),
     "lora_adapter_check":

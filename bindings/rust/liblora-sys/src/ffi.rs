@@ -94,6 +94,15 @@ pub const LORA_EXTRACT_EXACT: i32 = 1;
 pub const LORA_EXTRACT_SKIP_SHAPES: i32 = 2;
 pub const LORA_EXTRACT_SKIP_BAD: i32 = 4;
 pub const LORA_EXTRACT_RESUME: i32 = 8;
+pub const LORA_LIGHT_ORTHOGONAL: i32 = 0;
+pub const LORA_LIGHT_NORMAL: i32 = 1;
+pub const LORA_LIGHT_XAVIER: i32 = 2;
+pub const LORA_LIGHT_LINEAR: i32 = 3;
+pub const LORA_LIGHT_UP_ZERO: i32 = 1;
+pub const LORA_LIGHT_DOWN_ZERO: i32 = 2;
+pub const LORA_LIGHT_BOTH_ZERO: i32 = 3;
+pub const LORA_LIGHT_JOINED: i32 = 4;
+pub const LORA_LIGHT_GAUSSIAN: i32 = 5;
 
 // lora/status.h
 
@@ -502,6 +511,59 @@ pub struct lora_adapter_extract_options {
     pub flags: u32,
 }
 
+// lora/light.h
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lora_light_shape {
+    pub pattern: *const c_char,
+    pub rows: i64,
+    pub cols: i64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lora_light_recipe {
+    pub struct_size: usize,
+    pub seed: u64,
+    pub draws: *const c_char,
+    pub family: *const c_char,
+    pub base: *const c_char,
+    pub shapes: *const lora_light_shape,
+    pub shape_count: usize,
+    pub down_size: i64,
+    pub up_size: i64,
+}
+
+pub type lora_light_init = i32;
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lora_light_draw {
+    pub rows: i64,
+    pub cols: i64,
+    pub value: f64,
+    pub init: lora_light_init,
+    pub reserved1: u32,
+}
+
+pub type lora_light_variant = i32;
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lora_light_options {
+    pub struct_size: usize,
+    pub dialect: *const c_char,
+    pub targets: *const *const c_char,
+    pub target_count: usize,
+    pub deviation: f64,
+    pub rank: i64,
+    pub dtype: lora_dtype,
+    pub store: u32,
+    pub skip_bad: u32,
+    pub variant: lora_light_variant,
+}
+
 // lora/check.h
 
 #[repr(C)]
@@ -901,6 +963,46 @@ extern "C" {
         options: *const lora_adapter_extract_options,
         error: *mut lora_error,
     ) -> lora_status;
+    // lora/light.h
+    pub fn lora_light_recipe_init(recipe: *mut lora_light_recipe, size: usize);
+    pub fn lora_light_options_init(options: *mut lora_light_options, size: usize);
+    pub fn lora_light_draw_matrix(
+        buffer: *mut c_void,
+        bytes: usize,
+        context: *mut lora_context,
+        seed: u64,
+        draws: *const lora_light_draw,
+        draw_count: usize,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_light_expand(
+        out: *mut *mut lora_adapter,
+        adapter: *const lora_adapter,
+        recipe: *const lora_light_recipe,
+        options: *const lora_light_options,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_light_compress(
+        out: *mut *mut lora_adapter,
+        out_report: *mut *mut lora_report,
+        adapter: *const lora_adapter,
+        recipe: *const lora_light_recipe,
+        options: *const lora_light_options,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_light_create(
+        out: *mut *mut lora_adapter,
+        context: *mut lora_context,
+        recipe: *const lora_light_recipe,
+        options: *const lora_light_options,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_light_verify(
+        out_report: *mut *mut lora_report,
+        adapter: *const lora_adapter,
+        recipe: *const lora_light_recipe,
+        error: *mut lora_error,
+    ) -> lora_status;
     // lora/check.h
     pub fn lora_adapter_check_options_init(options: *mut lora_adapter_check_options, size: usize);
     pub fn lora_adapter_check(
@@ -959,6 +1061,8 @@ sized! {
     lora_adapter_convert_options,
     lora_adapter_resize_options,
     lora_adapter_extract_options,
+    lora_light_recipe,
+    lora_light_options,
     lora_adapter_check_options,
     lora_adapter_fix_options,
     lora_hashes,
@@ -1209,6 +1313,41 @@ layout! {
         split: 116, 4,
         lokr_factor: 120, 4,
         flags: 124, 4,
+    }
+    lora_light_shape, 24 {
+        pattern: 0, 8,
+        rows: 8, 8,
+        cols: 16, 8,
+    }
+    lora_light_recipe, 72 {
+        struct_size: 0, 8,
+        seed: 8, 8,
+        draws: 16, 8,
+        family: 24, 8,
+        base: 32, 8,
+        shapes: 40, 8,
+        shape_count: 48, 8,
+        down_size: 56, 8,
+        up_size: 64, 8,
+    }
+    lora_light_draw, 32 {
+        rows: 0, 8,
+        cols: 8, 8,
+        value: 16, 8,
+        init: 24, 4,
+        reserved1: 28, 4,
+    }
+    lora_light_options, 64 {
+        struct_size: 0, 8,
+        dialect: 8, 8,
+        targets: 16, 8,
+        target_count: 24, 8,
+        deviation: 32, 8,
+        rank: 40, 8,
+        dtype: 48, 4,
+        store: 52, 4,
+        skip_bad: 56, 4,
+        variant: 60, 4,
     }
     lora_adapter_check_options, 16 {
         struct_size: 0, 8,

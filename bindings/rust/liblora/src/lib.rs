@@ -29,6 +29,7 @@ mod context;
 mod error;
 mod extract;
 mod file;
+mod light;
 mod module;
 mod open;
 mod operation;
@@ -44,6 +45,7 @@ pub use context::{CancelToken, Context, ContextBuilder};
 pub use error::{Error, Result};
 pub use extract::{ExtractKind, ExtractOptions};
 pub use file::{edit_metadata, hash_file, Edit, EditOptions, Hashes};
+pub use light::{draw_matrix, Draw, Init, LightOptions, Recipe};
 pub use module::{Factors, Module, Part, Shape};
 pub use open::OpenOptions;
 pub use operation::{
