@@ -27,6 +27,8 @@
 
 #include <lora/extract.h>
 
+#include <lora/layer.h>
+
 #include <lora/check.h>
 
 #include <lora/hash.h>

@@ -121,5 +121,6 @@ LORA_PRIVATE const lora__kind lora__kind_light = {
              LORA__ROLE_BIT(LORA__ROLE_SCALAR),
     .claim = light_kind_claim,
     .parse = light_kind_parse,
+    .chain = lora__chain_light,
     .extent = light_kind_extent,
 };
