@@ -331,8 +331,8 @@ static lora_status layer_load_bias(lora_layer *layer,
                           LORA_DTYPE_F32, error));
     status = layer_floats(&layer->bias, layer, state.rows, error);
     if (status == LORA_OK) {
-        lora__rows_read(&state, module, LORA_PART_BIAS, 0, state.rows,
-                        layer->bias);
+        status = lora__rows_read(&state, module, 0, state.rows, layer->bias,
+                                 error);
     }
     lora__rows_destroy(&state);
     return status;
