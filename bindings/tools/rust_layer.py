@@ -8,7 +8,8 @@ import c_type
 
 BASIC = {
     "void": "c_void", "size_t": "usize", "char": "c_char", "double": "f64",
-    "int32_t": "i32", "uint32_t": "u32", "int64_t": "i64", "uint64_t": "u64",
+    "float": "f32", "int32_t": "i32", "uint32_t": "u32", "int64_t": "i64",
+    "uint64_t": "u64",
 }
 KEYWORDS = {"fn", "in", "type", "match", "move", "ref", "use", "where"}
 INT_MAX = 2**31 - 1

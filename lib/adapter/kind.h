@@ -8,6 +8,7 @@
 #define LORA__ADAPTER_KIND_H
 
 #include "adapter/adapter.h"
+#include "adapter/chain.h"
 #include "kernel/kernel.h"
 
 /* The currency of op/: dW[rows, cols] = scale * up[rows, rank] * down[rank,
@@ -198,6 +199,10 @@ struct lora__kind {
                   const lora_adapter *adapter,
                   const lora__module *module,
                   lora__role role);
+
+    /* The module as a chain of products, to run a layer; NULL where the kind
+     * has none. See chain.h. */
+    lora__chain_fn chain;
 };
 
 LORA_PRIVATE size_t lora__kind_count(void);

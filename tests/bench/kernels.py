@@ -49,24 +49,24 @@ PLAN = [
 ]
 
 
-def build_c(build):
-    """(program, has OpenBLAS); the program is None without a compiler or the
-    static library."""
+def build_c(build, name="kernels"):
+    """(program made of NAME.c, has OpenBLAS); the program is None without a
+    compiler or the static library."""
     compiler = shutil.which(os.environ.get("CC", "cc"))
     library = build / "liblora.a"
     if not compiler or not library.exists():
         return None, False
-    program = build / "bench" / "kernels"
+    program = build / "bench" / name
     program.parent.mkdir(parents=True, exist_ok=True)
     command = [compiler, "-O2", "-std=c11", "-I", support.ROOT / "lib", "-I",
-               support.ROOT / "include", HERE / "kernels.c", "-o", program,
+               support.ROOT / "include", HERE / f"{name}.c", "-o", program,
                library]
     system = ["-lm", "-lpthread", "-lz"]
     for more in (["-DBENCH_OPENBLAS", "-lopenblas"], []):
         if not subprocess.run([*command, *more, *system],
                               capture_output=True).returncode:
             return program, bool(more)
-    sys.exit("kernels.c cannot be built")
+    sys.exit(f"{name}.c cannot be built")
 
 
 def run(program, who, plan, times, threads):

@@ -4,8 +4,11 @@ built without a warning against the library in the build folder, and run on
 adapters that `lora demo` makes. What they write is compared with what the
 program writes, or with its input."""
 
+import math
 import re
 import sys
+
+import numpy as np
 
 import checklib
 
@@ -36,7 +39,7 @@ class Bench:
             self.checks.run(f"{source.name}: {compiler}",
                             [compiler, "-std=c11", *checklib.WARNINGS,
                              f"-I{checklib.ROOT / 'include'}", source,
-                             f"-L{self.build}", "-llora", "-pthread",
+                             f"-L{self.build}", "-llora", "-lm", "-pthread",
                              f"-Wl,-rpath,{self.build}", "-o", program])
         return program
 
@@ -177,6 +180,79 @@ def try_job_system(bench, program):
     bench.run("job_system: no threads", [program, "a", "b", "0"], code=2)
 
 
+class Numbers:
+    """The generator of train_lora.c."""
+
+    def __init__(self):
+        self.state = 1
+
+    def fill(self, size, *shape):
+        out = []
+        for _ in range(math.prod(shape)):
+            self.state = (self.state * 1664525 + 1013904223) % 2**32
+            out.append(((self.state >> 8) / 2**23 - 1) * size)
+        return np.array(out, np.float32).astype(np.float64).reshape(shape)
+
+
+def train(steps):
+    """What train_lora.c does, in numpy float64: (losses, factors in order)"""
+    numbers = Numbers()
+    frozen, taught, factors = [], [], []
+    for out, into in ((32, 16), (8, 32)):
+        frozen.append(numbers.fill(into**-0.5, out, into))
+        factors += [numbers.fill(into**-0.5, 4, into), np.zeros((out, 4))]
+        up, down = numbers.fill(1.0, out, 2), numbers.fill(into**-0.5, 2, into)
+        taught.append(frozen[-1] + up @ down)
+    m, v = ([np.zeros(f.shape) for f in factors] for _ in range(2))
+    losses = []
+    for step in range(1, steps + 1):
+        x = numbers.fill(1.0, 64, 16)
+        wanted = np.maximum(x @ taught[0].T, 0) @ taught[1].T
+        one, two = (w + factors[2 * i + 1] @ factors[2 * i]
+                    for i, w in enumerate(frozen))
+        hidden = np.maximum(x @ one.T, 0)
+        missing = hidden @ two.T - wanted
+        losses.append(np.mean(missing**2))
+        g_y = 2 * missing / missing.size
+        g_hidden = (g_y @ two) * (hidden > 0)
+        g_one, g_two = g_hidden.T @ x, g_y.T @ hidden
+        for i, g in enumerate((factors[1].T @ g_one, g_one @ factors[0].T,
+                               factors[3].T @ g_two, g_two @ factors[2].T)):
+            m[i] = 0.9 * m[i] + 0.1 * g
+            v[i] = 0.999 * v[i] + 0.001 * g * g
+            factors[i] = factors[i] - 0.01 * (m[i] / (1 - 0.9**step)) / (
+                np.sqrt(v[i] / (1 - 0.999**step)) + 1e-8)
+    return losses, factors
+
+
+def try_train_lora(bench, program):
+    """The loss falls as in numpy, to where the teacher is reached, and what is
+    saved is what was trained. f32 has an error of some 2^-24 a step, which Adam
+    carries along: 1e-4 of the loss is far above it, and far below what any
+    wrong gradient would do."""
+    out = bench.folder / "trained.safetensors"
+    rows = [line.split() for line in
+            bench.run("train_lora", [program, out, "200"]).splitlines()]
+    losses, factors = train(200)
+    bench.checks.check([int(row[0]) for row in rows] == list(range(1, 201)),
+                       "train_lora: steps")
+    got = np.array([float(row[1]) for row in rows])
+    bench.checks.check(np.allclose(got, losses, rtol=1e-4, atol=0),
+                       "train_lora: losses as in numpy",
+                       str(np.max(np.abs(got / losses - 1))))
+    bench.checks.check(got[-1] < got[0] / 500, "train_lora: the loss falls",
+                       str(got[[0, -1]]))
+    tensors, _ = support.read_file(out)
+    for name, want in zip((f"lora_unet_{layer}.lora_{which}.weight"
+                           for layer in ("first", "second")
+                           for which in ("down", "up")), factors):
+        bench.checks.check(np.allclose(tensors[name].array(), want, atol=1e-4),
+                           f"train_lora: {name}")
+    bench.run("train_lora: no steps", [program, "a", "0"], code=2)
+    bench.run("train_lora: no folder",
+              [program, bench.folder / "no" / "where", "1"], code=1)
+
+
 def try_readme(bench):
     """The first C block of README.md is a program: it must say what its
     comment promises."""
@@ -200,7 +276,7 @@ def main():
              "extract_file": try_extract_file,
              "progress_cancel": try_progress_cancel,
              "custom_io": try_custom_io, "arena": try_arena,
-             "job_system": try_job_system}
+             "job_system": try_job_system, "train_lora": try_train_lora}
     there = {path.stem for path in EXAMPLES.glob("*.c")}
     checks.check(there == set(tried), f"examples: {there ^ set(tried)}")
     table = (EXAMPLES / "README.md").read_text("utf-8")

@@ -107,6 +107,8 @@ def packs(shared):
     kind_cases, op_cases = load(kinds), load(ops)
     plain = {
         "kinds": (kinds, select(kind_cases, KINDS, OPERATIONS)),
+        "layers": (kinds, [c for c in kind_cases if c["operation"] in
+                           ("forward", "backward")]),
         "names": (kinds, select(kind_cases, NAMES, OPERATIONS)),
         "light": (kinds, select(kind_cases, ("light_",), LIGHT)),
         "load": (kinds, select(kind_cases, ("load_",), ("load",))),

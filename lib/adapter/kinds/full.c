@@ -120,6 +120,7 @@ LORA_PRIVATE const lora__kind lora__kind_full = {
     .parse = full_kind_parse,
     .prepare = full_kind_prepare,
     .rows = full_kind_rows,
+    .chain = lora__chain_full,
     .extent = full_kind_extent,
 };
 

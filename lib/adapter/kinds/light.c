@@ -465,5 +465,6 @@ LORA_PRIVATE const lora__kind lora__kind_light = {
     .factors = light_kind_factors,
     .prepare = light_kind_prepare,
     .rows = light_kind_rows,
+    .chain = lora__chain_light,
     .extent = light_kind_extent,
 };

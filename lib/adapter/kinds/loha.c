@@ -131,5 +131,6 @@ LORA_PRIVATE const lora__kind lora__kind_loha = {
     .unscaled = LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS),
     .claim = loha_kind_claim,
     .parse = loha_kind_parse,
+    .chain = lora__chain_loha,
     .extent = loha_kind_extent,
 };

@@ -145,5 +145,6 @@ LORA_PRIVATE const lora__kind lora__kind_lokr = {
     .unscaled = LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS),
     .claim = lokr_kind_claim,
     .parse = lokr_kind_parse,
+    .chain = lora__chain_lokr,
     .extent = lokr_kind_extent,
 };

@@ -279,6 +279,7 @@ LORA_PRIVATE const lora__kind lora__kind_lora = {
     .factors = lora_kind_factors,
     .prepare = lora_kind_prepare,
     .rows = lora_kind_rows,
+    .chain = lora__chain_pair,
     .extent = lora_kind_extent,
 };
 
@@ -298,5 +299,6 @@ LORA_PRIVATE const lora__kind lora__kind_locon = {
     .factors = lora_kind_factors,
     .prepare = lora_kind_prepare,
     .rows = lora_kind_rows,
+    .chain = lora__chain_pair,
     .extent = lora_kind_extent,
 };

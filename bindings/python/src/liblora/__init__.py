@@ -23,6 +23,7 @@ from ._errors import (ArgumentError, Cancelled, ConvergenceError, DTypeError,
                       ThreadError, TruncatedError, UnsupportedError)
 from ._extract import extract
 from ._files import edit_metadata, hashes
+from ._layer import Gradients, Layer, layer_backward, layer_forward
 from ._library import lib as _lib
 from ._report import Report
 from .light import orthogonal
@@ -32,11 +33,12 @@ __version__ = _ffi.LORA_VERSION_STRING
 __all__ = [
     "Adapter", "ArgumentError", "Builder", "Cancelled", "Context",
     "ConvergenceError", "DTypeError", "DuplicateError", "ExistingFileError",
-    "FileError", "FormatError", "InternalError", "KeyMatchError", "LimitError",
-    "LoraError", "MissingFileError", "NonFiniteError", "OptionError",
-    "OutOfMemoryError", "RangeError", "Report", "ShapeError", "Spectra",
-    "StateError", "ThreadError", "TruncatedError", "UnsupportedError", "build_info",
-    "edit_metadata", "extract", "hashes", "library_version", "light", "open",
+    "FileError", "FormatError", "Gradients", "InternalError", "KeyMatchError",
+    "Layer", "LimitError", "LoraError", "MissingFileError", "NonFiniteError",
+    "OptionError", "OutOfMemoryError", "RangeError", "Report", "ShapeError",
+    "Spectra", "StateError", "ThreadError", "TruncatedError",
+    "UnsupportedError", "build_info", "edit_metadata", "extract", "hashes",
+    "layer_backward", "layer_forward", "library_version", "light", "open",
     "orthogonal", "supports",
 ]
 

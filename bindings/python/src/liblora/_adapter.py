@@ -7,13 +7,16 @@ import ctypes
 import functools
 import json
 import os
-from typing import (Any, Iterable, Mapping, NamedTuple, Optional, Sequence,
-                    Union)
+from typing import (TYPE_CHECKING, Any, Iterable, Mapping, NamedTuple,
+                    Optional, Sequence, Union)
 
 from . import _arrays, _core, _errors, _ffi, _resize, _streams
 from ._core import Context, Handle, Progress, options, text, texts
 from ._library import lib
 from ._report import Report, table
+
+if TYPE_CHECKING:
+    from ._layer import Layer
 
 _PARTS = {"weight": _ffi.LORA_PART_WEIGHT, "bias": _ffi.LORA_PART_BIAS}
 _RULES = {
@@ -297,6 +300,19 @@ class Adapter:
                            up_memory.address, down_memory.address, code,
                            self._handle, index)
         return up, down, scale.value
+
+    def layer(self, name: str, strength: float = 1.0, **how: Any) -> "Layer":
+        """One module, ready to run on arrays, forward and back.
+
+        stride, padding, dilation  of a convolution: one number, or one for
+                                   each dimension of the kernel
+        kernel                     the same, where factors do not tell it
+        groups                     of a convolution
+        dtype                      of what goes in and out: float32, float16
+                                   or bfloat16
+        """
+        from ._layer import Layer
+        return Layer(self, name, strength, **how)
 
     def _lowered(self, name: str, rank: int) -> "Adapter":
         """An adapter of one module only, with a lower rank, in f32."""

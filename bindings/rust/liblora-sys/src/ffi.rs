@@ -103,6 +103,8 @@ pub const LORA_LIGHT_DOWN_ZERO: i32 = 2;
 pub const LORA_LIGHT_BOTH_ZERO: i32 = 3;
 pub const LORA_LIGHT_JOINED: i32 = 4;
 pub const LORA_LIGHT_GAUSSIAN: i32 = 5;
+pub const LORA_LAYER_ADD: i32 = 1;
+pub const LORA_LAYER_ADD_FACTORS: i32 = 2;
 
 // lora/status.h
 
@@ -510,6 +512,60 @@ pub struct lora_adapter_extract_options {
     pub lokr_factor: i32,
     pub flags: u32,
 }
+
+// lora/layer.h
+
+#[repr(C)]
+pub struct lora_layer {
+    _data: [u8; 0],
+    _marker: PhantomData<(*mut u8, PhantomPinned)>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lora_layer_options {
+    pub struct_size: usize,
+    pub dtype: lora_dtype,
+    pub groups: u32,
+    pub stride: [i32; 3],
+    pub padding: [i32; 3],
+    pub dilation: [i32; 3],
+    pub kernel: [i32; 3],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lora_layer_batch {
+    pub count: i64,
+    pub size: [i64; 3],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lora_layer_info {
+    pub struct_size: usize,
+    pub channels_in: i64,
+    pub channels_out: i64,
+    pub factor_count: usize,
+    pub dtype: lora_dtype,
+    pub dims: i32,
+    pub kernel: [i32; 3],
+    pub reserved1: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lora_layer_factor {
+    pub struct_size: usize,
+    pub name: *const c_char,
+    pub role: *const c_char,
+    pub elements: u64,
+    pub shape: [i64; 8],
+    pub ndim: i32,
+    pub frozen: u32,
+}
+
+pub type lora_layer_flags = u32;
 
 // lora/light.h
 
@@ -963,6 +1019,76 @@ extern "C" {
         options: *const lora_adapter_extract_options,
         error: *mut lora_error,
     ) -> lora_status;
+    // lora/layer.h
+    pub fn lora_layer_options_init(options: *mut lora_layer_options, size: usize);
+    pub fn lora_layer_create(
+        out: *mut *mut lora_layer,
+        adapter: *const lora_adapter,
+        index: usize,
+        strength: f64,
+        options: *const lora_layer_options,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_layer_retain(layer: *mut lora_layer) -> *mut lora_layer;
+    pub fn lora_layer_destroy(layer: *mut lora_layer);
+    pub fn lora_layer_get_info(
+        out: *mut lora_layer_info,
+        layer: *const lora_layer,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_layer_get_factor(
+        out: *mut lora_layer_factor,
+        layer: *const lora_layer,
+        index: usize,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_layer_set_factor(
+        layer: *mut lora_layer,
+        index: usize,
+        values: *const f32,
+        count: usize,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_layer_output_size(
+        out: *mut i64,
+        layer: *const lora_layer,
+        batch: *const lora_layer_batch,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_layer_workspace(
+        out_forward: *mut usize,
+        out_backward: *mut usize,
+        layer: *const lora_layer,
+        batch: *const lora_layer_batch,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_layer_forward(
+        y: *mut c_void,
+        y_step: usize,
+        layer: *const lora_layer,
+        x: *const c_void,
+        x_step: usize,
+        batch: *const lora_layer_batch,
+        flags: lora_layer_flags,
+        workspace: *mut c_void,
+        workspace_bytes: usize,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_layer_backward(
+        grad_x: *mut c_void,
+        grad_x_step: usize,
+        grad_factors: *const *mut f32,
+        layer: *const lora_layer,
+        x: *const c_void,
+        x_step: usize,
+        grad_y: *const c_void,
+        grad_y_step: usize,
+        batch: *const lora_layer_batch,
+        flags: lora_layer_flags,
+        workspace: *mut c_void,
+        workspace_bytes: usize,
+        error: *mut lora_error,
+    ) -> lora_status;
     // lora/light.h
     pub fn lora_light_recipe_init(recipe: *mut lora_light_recipe, size: usize);
     pub fn lora_light_options_init(options: *mut lora_light_options, size: usize);
@@ -1061,6 +1187,9 @@ sized! {
     lora_adapter_convert_options,
     lora_adapter_resize_options,
     lora_adapter_extract_options,
+    lora_layer_options,
+    lora_layer_info,
+    lora_layer_factor,
     lora_light_recipe,
     lora_light_options,
     lora_adapter_check_options,
@@ -1313,6 +1442,38 @@ layout! {
         split: 116, 4,
         lokr_factor: 120, 4,
         flags: 124, 4,
+    }
+    lora_layer_options, 64 {
+        struct_size: 0, 8,
+        dtype: 8, 4,
+        groups: 12, 4,
+        stride: 16, 12,
+        padding: 28, 12,
+        dilation: 40, 12,
+        kernel: 52, 12,
+    }
+    lora_layer_batch, 32 {
+        count: 0, 8,
+        size: 8, 24,
+    }
+    lora_layer_info, 56 {
+        struct_size: 0, 8,
+        channels_in: 8, 8,
+        channels_out: 16, 8,
+        factor_count: 24, 8,
+        dtype: 32, 4,
+        dims: 36, 4,
+        kernel: 40, 12,
+        reserved1: 52, 4,
+    }
+    lora_layer_factor, 104 {
+        struct_size: 0, 8,
+        name: 8, 8,
+        role: 16, 8,
+        elements: 24, 8,
+        shape: 32, 64,
+        ndim: 96, 4,
+        frozen: 100, 4,
     }
     lora_light_shape, 24 {
         pattern: 0, 8,

@@ -1,0 +1,415 @@
+/* Products of a stage with rows: a layer of one position, where a batch is a
+ * matrix [rows, in], and each sample has `before` rows of it.
+ *
+ *   forward   Y[rows, out] = X[rows, in] W^T
+ *   back      gX[rows, in] = gY[rows, out] W
+ *   gradient  gW[out, in] = gY^T X
+ *
+ * f32 with sums of at most LORA__LAYER_DEPTH products, these added in f64 or,
+ * where they are few, in f32: the error is about 1e-7 of the result where signs
+ * are mixed, and at most (DEPTH + k / DEPTH) 2^-24 sum |x| |w|.
+ */
+#include "op/layer.h"
+
+#include <string.h>
+
+/* Rows of a job, the columns of a tile, and up to how many columns products
+ * are made as dot products: few columns leave the tiles of gemm empty. */
+#define LAYER_ROWS_BLOCK 64
+#define LAYER_ROWS_TILE 480
+#define LAYER_ROWS_DOTS 128
+#define LAYER_ROWS_DOTS_DEPTH 96
+
+/* Of a gradient: the block of the shorter and of the longer side. */
+#define LAYER_ROWS_SHORT 128
+#define LAYER_ROWS_LONG 96
+
+typedef struct layer_rows_job {
+    const lora__layer_run *run;
+    const lora__layer_finish *finish;
+    lora__layer_data out;
+    lora__layer_data in;
+    const float *matrix; /* [k, n] */
+    const float *turned; /* [n, k] */
+    size_t before;
+    size_t k;
+    size_t n;
+    int dots;
+    int plain;            /* all rows of both are evenly apart */
+    size_t sample_blocks; /* unless plain: blocks of one sample */
+} layer_rows_job;
+
+static size_t layer_rows_min(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+/* The step from row to row where there is one for all of them; else 0. */
+static size_t
+layer_rows_step(lora__layer_data data, size_t before, size_t width)
+{
+    return before == 1 ? data.step : data.step == before * width ? width : 0;
+}
+
+static int layer_rows_by_dots(size_t k, size_t n)
+{
+    return n <= LAYER_ROWS_DOTS && k >= LAYER_ROWS_DOTS_DEPTH;
+}
+
+/* Scratch: sums or products of a piece, the tile, rows of the input. */
+static size_t layer_rows_room(size_t k, size_t n)
+{
+    (void)k;
+    (void)n;
+    return LAYER_ROWS_BLOCK * (LAYER_ROWS_TILE * 2 * sizeof(float) +
+                               LAYER_ROWS_DOTS * 2 * sizeof(double) +
+                               LORA__LAYER_DEPTH * sizeof(float));
+}
+
+static size_t layer_rows_gradient_room(void)
+{
+    return LAYER_ROWS_SHORT *
+               (LORA__LAYER_DEPTH * sizeof(float) +
+                LAYER_ROWS_LONG * (sizeof(float) + sizeof(double))) +
+           LAYER_ROWS_LONG * sizeof(double) * 2;
+}
+
+LORA_PRIVATE size_t lora__layer_rows_scratch(const lora__layer_run *run,
+                                             const lora__layer_stage *stage)
+{
+    const size_t product = layer_rows_room(stage->in, stage->out);
+    const size_t gradient = layer_rows_gradient_room();
+
+    (void)run;
+    return product > gradient ? product : gradient;
+}
+
+/* A piece of rows of the input as F32, and the step between them. */
+static const float *layer_rows_piece(size_t *step,
+                                     float *room,
+                                     const layer_rows_job *job,
+                                     size_t first,
+                                     size_t in_step,
+                                     size_t rows,
+                                     size_t col,
+                                     size_t cols)
+{
+    if (job->in.dtype == LORA_DTYPE_F32) {
+        *step = in_step;
+        return (const float *)job->in.data + first + col;
+    }
+    for (size_t i = 0; i < rows; i++) {
+        lora__layer_load(
+            room + i * cols, job->run->layer->kernels, job->in.dtype,
+            lora__layer_at(job->in, first + i * in_step + col), cols);
+    }
+    *step = cols;
+    return room;
+}
+
+/* Multiply, add the bias and store rows of a tile. */
+static void layer_rows_finish(const layer_rows_job *job,
+                              float *tile,
+                              size_t tile_step,
+                              size_t first,
+                              size_t out_step,
+                              size_t row,
+                              size_t rows,
+                              size_t col,
+                              size_t cols)
+{
+    const lora__layer_finish *finish = job->finish;
+    const lora__kernels *kernels = job->run->layer->kernels;
+
+    for (size_t i = 0; i < rows; i++) {
+        float *from = tile + i * tile_step;
+
+        if (finish->multiplier != 1.0F) {
+            kernels->scale_f32(from, finish->multiplier, cols);
+        }
+        if (finish->bias != NULL) {
+            kernels->axpy_f32(
+                from, finish->bias + (row + i) % job->before * job->n + col,
+                1.0F, cols);
+        }
+        lora__layer_store(lora__layer_at(job->out, first + i * out_step + col),
+                          job->out.dtype, kernels, from, cols, finish->add);
+    }
+}
+
+/* By dot products: sums over pieces of the depth in f64. */
+static void layer_rows_by_dot(const layer_rows_job *job,
+                              void *scratch,
+                              size_t row,
+                              size_t rows,
+                              size_t in_first,
+                              size_t in_step,
+                              size_t out_first,
+                              size_t out_step)
+{
+    const lora__kernels *kernels = job->run->layer->kernels;
+    const size_t n = job->n;
+    double *sums = scratch;
+    double *piece = sums + LAYER_ROWS_BLOCK * LAYER_ROWS_DOTS;
+    float *tile = (float *)(void *)(piece + LAYER_ROWS_BLOCK * LAYER_ROWS_DOTS);
+    float *room = tile + LAYER_ROWS_BLOCK * LAYER_ROWS_DOTS;
+
+    for (size_t p = 0; p < job->k; p += LORA__LAYER_DEPTH) {
+        const size_t depth = layer_rows_min(LORA__LAYER_DEPTH, job->k - p);
+        size_t step;
+        const float *x = layer_rows_piece(&step, room, job, in_first, in_step,
+                                          rows, p, depth);
+
+        kernels->dots_f32(p == 0 ? sums : piece, n, x, step, job->turned + p,
+                          job->k, rows, n, depth);
+        for (size_t i = 0; p != 0 && i < rows * n; i++) {
+            sums[i] += piece[i];
+        }
+    }
+    for (size_t i = 0; i < rows * n; i++) {
+        tile[i] = (float)sums[i];
+    }
+    layer_rows_finish(job, tile, n, out_first, out_step, row, rows, 0, n);
+}
+
+/* By gemm, in place where nothing is left to be done but to multiply. */
+static void layer_rows_by_gemm(const layer_rows_job *job,
+                               void *scratch,
+                               size_t row,
+                               size_t rows,
+                               size_t in_first,
+                               size_t in_step,
+                               size_t out_first,
+                               size_t out_step)
+{
+    const lora__kernels *kernels = job->run->layer->kernels;
+    const lora__layer_finish *finish = job->finish;
+    float *tile = scratch;
+    float *piece = tile + LAYER_ROWS_BLOCK * LAYER_ROWS_TILE;
+    float *room = piece + LAYER_ROWS_BLOCK * LAYER_ROWS_TILE;
+    const size_t n = job->n;
+    const float *x;
+    size_t step;
+
+    if (job->out.dtype == LORA_DTYPE_F32 && !finish->add &&
+        finish->bias == NULL && job->k <= LORA__LAYER_DEPTH) {
+        float *to = (float *)job->out.data + out_first;
+
+        x = layer_rows_piece(&step, room, job, in_first, in_step, rows, 0,
+                             job->k);
+        kernels->gemm_f32(to, out_step, x, step, job->matrix, n, rows, n,
+                          job->k);
+        for (size_t i = 0; finish->multiplier != 1.0F && i < rows; i++) {
+            kernels->scale_f32(to + i * out_step, finish->multiplier, n);
+        }
+        return;
+    }
+    for (size_t j = 0; j < n; j += LAYER_ROWS_TILE) {
+        const size_t cols = layer_rows_min(LAYER_ROWS_TILE, n - j);
+
+        for (size_t p = 0; p < job->k; p += LORA__LAYER_DEPTH) {
+            const size_t depth = layer_rows_min(LORA__LAYER_DEPTH, job->k - p);
+
+            x = layer_rows_piece(&step, room, job, in_first, in_step, rows, p,
+                                 depth);
+            kernels->gemm_f32(p == 0 ? tile : piece, cols, x, step,
+                              job->matrix + p * n + j, n, rows, cols, depth);
+            if (p != 0) {
+                kernels->axpy_f32(tile, piece, 1.0F, rows * cols);
+            }
+        }
+        layer_rows_finish(job, tile, cols, out_first, out_step, row, rows, j,
+                          cols);
+    }
+}
+
+static lora_status
+layer_rows_run(void *arg, size_t index, uint32_t worker, lora_error *error)
+{
+    const layer_rows_job *job = arg;
+    void *scratch = lora__layer_scratch(job->run, worker);
+    size_t in_step = layer_rows_step(job->in, job->before, job->k);
+    size_t out_step = layer_rows_step(job->out, job->before, job->n);
+    size_t row = index * LAYER_ROWS_BLOCK; /* of the batch, or of a sample */
+    size_t end = job->run->batch * job->before;
+    size_t in_first = 0;
+    size_t out_first = 0;
+    size_t rows;
+
+    (void)error;
+    if (!job->plain) {
+        const size_t sample = index / job->sample_blocks;
+
+        row = index % job->sample_blocks * LAYER_ROWS_BLOCK;
+        end = job->before;
+        in_first = sample * job->in.step;
+        out_first = sample * job->out.step;
+        in_step = job->before == 1 ? job->in.step : job->k;
+        out_step = job->before == 1 ? job->out.step : job->n;
+    }
+    rows = layer_rows_min(LAYER_ROWS_BLOCK, end - row);
+    in_first += row * in_step;
+    out_first += row * out_step;
+    if (job->dots) {
+        layer_rows_by_dot(job, scratch, row, rows, in_first, in_step, out_first,
+                          out_step);
+    } else {
+        layer_rows_by_gemm(job, scratch, row, rows, in_first, in_step,
+                           out_first, out_step);
+    }
+    return LORA_OK;
+}
+
+LORA_PRIVATE lora_status
+lora__layer_rows_product(const lora__layer_run *run,
+                         const lora__layer_stage *stage,
+                         int back,
+                         lora__layer_data out,
+                         lora__layer_data in,
+                         const lora__layer_finish *finish,
+                         lora_error *error)
+{
+    layer_rows_job job;
+    size_t count;
+
+    job.run = run;
+    job.finish = finish;
+    job.out = out;
+    job.in = in;
+    job.matrix = back ? stage->weight : stage->turned;
+    job.turned = back ? stage->turned : stage->weight;
+    job.before = stage->before;
+    job.k = back ? stage->out : stage->in;
+    job.n = back ? stage->in : stage->out;
+    job.dots = layer_rows_by_dots(job.k, job.n);
+    job.plain = layer_rows_step(in, job.before, job.k) != 0 &&
+                layer_rows_step(out, job.before, job.n) != 0;
+    job.sample_blocks = (job.before - 1) / LAYER_ROWS_BLOCK + 1;
+    count = job.plain ? (run->batch * job.before - 1) / LAYER_ROWS_BLOCK + 1
+                      : run->batch * job.sample_blocks;
+    return lora__run_jobs(run->layer->context, NULL, layer_rows_run, &job,
+                          count, error);
+}
+
+/* ---- gradients --------------------------------------------------------- */
+
+typedef struct layer_rows_gradient {
+    const lora__layer_run *run;
+    const lora__layer_sink *sink;
+    lora__layer_data one; /* of the shorter side, and of the longer one */
+    lora__layer_data two;
+    size_t one_width;
+    size_t two_width;
+    size_t before;
+    int swapped; /* the shorter side is what came in */
+    int plain;
+    size_t blocks; /* of the longer side */
+} layer_rows_gradient;
+
+/* sums[m, n] += (rows of one)^T (rows of two) */
+static void layer_rows_gradient_add(const layer_rows_gradient *job,
+                                    double *sums,
+                                    float *piece,
+                                    float *turned,
+                                    const float *one,
+                                    size_t one_step,
+                                    const float *two,
+                                    size_t two_step,
+                                    size_t m,
+                                    size_t n,
+                                    size_t rows)
+{
+    for (size_t i = 0; i < rows; i++) {
+        for (size_t j = 0; j < m; j++) {
+            turned[j * rows + i] = one[i * one_step + j];
+        }
+    }
+    job->run->layer->kernels->gemm_f32(piece, n, turned, rows, two, two_step, m,
+                                       n, rows);
+    for (size_t i = 0; i < m * n; i++) {
+        sums[i] += (double)piece[i];
+    }
+}
+
+/* Sums of a block of the gradient to where they go. */
+static void layer_rows_gradient_store(const layer_rows_gradient *job,
+                                      double *sums,
+                                      double *column,
+                                      size_t a,
+                                      size_t m,
+                                      size_t b,
+                                      size_t n)
+{
+    for (size_t i = 0; !job->swapped && i < m; i++) {
+        lora__layer_sink_row(job->sink, sums + i * n, a + i, b, n);
+    }
+    for (size_t j = 0; job->swapped && j < n; j++) {
+        for (size_t i = 0; i < m; i++) {
+            column[i] = sums[i * n + j];
+        }
+        lora__layer_sink_row(job->sink, column, b + j, a, m);
+    }
+}
+
+static lora_status layer_rows_gradient_run(void *arg,
+                                           size_t index,
+                                           uint32_t worker,
+                                           lora_error *error)
+{
+    const layer_rows_gradient *job = arg;
+    const size_t a = index / job->blocks * LAYER_ROWS_SHORT;
+    const size_t b = index % job->blocks * LAYER_ROWS_LONG;
+    const size_t m = layer_rows_min(LAYER_ROWS_SHORT, job->one_width - a);
+    const size_t n = layer_rows_min(LAYER_ROWS_LONG, job->two_width - b);
+    double *sums = lora__layer_scratch(job->run, worker);
+    double *column = sums + LAYER_ROWS_SHORT * LAYER_ROWS_LONG;
+    float *piece = (float *)(void *)(column + 2 * LAYER_ROWS_LONG);
+    float *turned = piece + LAYER_ROWS_SHORT * LAYER_ROWS_LONG;
+    const float *one = (const float *)job->one.data + a;
+    const float *two = (const float *)job->two.data + b;
+    const size_t samples = job->plain ? 1 : job->run->batch;
+    const size_t total =
+        job->plain ? job->run->batch * job->before : job->before;
+    const size_t one_step = job->before == 1 ? job->one.step : job->one_width;
+    const size_t two_step = job->before == 1 ? job->two.step : job->two_width;
+
+    (void)error;
+    memset(sums, 0, m * n * sizeof *sums);
+    for (size_t s = 0; s < samples; s++) {
+        for (size_t q = 0; q < total; q += LORA__LAYER_DEPTH) {
+            layer_rows_gradient_add(
+                job, sums, piece, turned,
+                one + s * job->one.step + q * one_step, one_step,
+                two + s * job->two.step + q * two_step, two_step, m, n,
+                layer_rows_min(LORA__LAYER_DEPTH, total - q));
+        }
+    }
+    layer_rows_gradient_store(job, sums, column, a, m, b, n);
+    return LORA_OK;
+}
+
+LORA_PRIVATE lora_status
+lora__layer_rows_gradient(const lora__layer_run *run,
+                          const lora__layer_stage *stage,
+                          const lora__layer_sink *sink,
+                          lora__layer_data gradient,
+                          lora__layer_data in,
+                          lora_error *error)
+{
+    layer_rows_gradient job;
+
+    job.run = run;
+    job.sink = sink;
+    job.before = stage->before;
+    job.swapped = stage->in < stage->out;
+    job.one = job.swapped ? in : gradient;
+    job.two = job.swapped ? gradient : in;
+    job.one_width = job.swapped ? stage->in : stage->out;
+    job.two_width = job.swapped ? stage->out : stage->in;
+    job.plain = layer_rows_step(job.one, job.before, job.one_width) != 0 &&
+                layer_rows_step(job.two, job.before, job.two_width) != 0;
+    job.blocks = (job.two_width - 1) / LAYER_ROWS_LONG + 1;
+    return lora__run_jobs(
+        run->layer->context, NULL, layer_rows_gradient_run, &job,
+        ((job.one_width - 1) / LAYER_ROWS_SHORT + 1) * job.blocks, error);
+}

@@ -1,0 +1,143 @@
+"""`./dev bench kinds`: a LoRA layer run forward and back beside the same products
+in OpenBLAS and in torch, and weight changes in GB/s beside one product. No test:
+it prints numbers, and judges none.
+
+    python3 tests/bench/kinds.py [--build FOLDER] [--threads 1,2] [--times N]
+        [--rounds N] [--torch PYTHON] [--json FILE]
+
+Widths are in and out alike. Processes take turns, a few rounds; medians of the
+rounds' medians. torch is that of the Python which --torch names, if any, and is
+run as a program would: two linear layers without a gradient. kinds.c says what
+each line is.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+
+sys.dont_write_bytecode = True
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+import kernels  # noqa: E402
+
+RANKS, BATCHES, WIDTHS = (4, 16, 64, 128), (1, 64, 512, 4096), (320, 1280, 5120)
+PLAN = [
+    *(("forward", r, n, w) for w in WIDTHS for n in BATCHES for r in RANKS),
+    *(("half", 16, n, w) for w in WIDTHS for n in BATCHES),
+    *(("backward", 16, n, w) for w in WIDTHS for n in BATCHES),
+    *(("delta", r, 0, w) for w in WIDTHS for r in RANKS),
+]
+
+TORCH = r"""
+import sys, time, statistics, torch
+times, threads = map(int, sys.argv[1:])
+torch.set_num_threads(threads)
+for line in sys.stdin:
+    name, *sizes = line.split()
+    r, n, w = map(int, sizes)
+    kind = torch.float16 if name == "half" else torch.float32
+    x = torch.rand(n, w).sub(0.5).to(kind)
+    down, up = (torch.rand(*s).sub(0.5).to(kind) for s in ((r, w), (w, r)))
+    linear = torch.nn.functional.linear
+    found = []
+    with torch.no_grad():
+        for i in range(times + 1):
+            start, calls = time.perf_counter(), 0
+            while True:
+                linear(linear(x, down), up)
+                calls += 1
+                if time.perf_counter() - start > 2e-3:
+                    break
+            found.append((time.perf_counter() - start) / calls)
+    print(line.strip(), statistics.median(found[1:]), flush=True)
+"""
+
+
+def run_torch(python, plan, times, threads):
+    lines = [line for line in plan if line[0] in ("forward", "half")]
+    done = subprocess.run(
+        [python, "-c", TORCH, str(times), str(threads)], check=True, text=True,
+        input="".join(" ".join(map(str, line)) + "\n" for line in lines),
+        stdout=subprocess.PIPE)
+    result = {}
+    for line in done.stdout.splitlines():
+        name, *sizes, seconds = line.split()
+        result[(name, *map(int, sizes))] = float(seconds)
+    return result
+
+
+def measure(args, program, who, threads):
+    """{who: {line of the plan: median seconds}}"""
+    found = {name: {} for name in who}
+    for _ in range(args.rounds):
+        for name in who:
+            rows = (run_torch(args.torch, PLAN, args.times, threads)
+                    if name == "torch" else
+                    kernels.run(program, name, PLAN, args.times, threads))
+            for line, seconds in rows.items():
+                found[name].setdefault(line, []).append(seconds)
+    return {name: {line: statistics.median(values)
+                   for line, values in lines.items()}
+            for name, lines in found.items()}
+
+
+def rate(line, seconds):
+    """(number, unit): operations, or bytes of the change."""
+    name, r, n, w = line
+    if name == "delta":
+        return 4e-9 * w * w / seconds, "GB/s"
+    products = 5 if name == "backward" else 2
+    return 2e-9 * products * n * r * w / seconds, "Gflop/s"
+
+
+def show(line, seconds):
+    ours = seconds["ours"][line]
+    name, r, n, w = line
+    text = f"{name:9}{r:5}{n:6}{w:6}{1e3 * ours:10.4f}"
+    number, unit = rate(line, ours)
+    text += f"{number:8.1f} {unit:8}"
+    for other in ("theirs", "torch"):
+        value = seconds.get(other, {}).get(line)
+        text += (f"{1e3 * value:12.4f}{ours / value:7.2f}" if value else
+                 f"{'-':>12}{'-':>7}")
+    print(text, flush=True)
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--lora", help="not used")
+    parser.add_argument("--build", type=pathlib.Path, default="build")
+    parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--times", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--torch", help="a Python that has torch")
+    parser.add_argument("--json", type=pathlib.Path, help="write the numbers")
+    return parser.parse_args()
+
+
+def main():
+    args = parse()
+    program, has_openblas = kernels.build_c(args.build, "kinds")
+    if program is None:
+        sys.exit("a C compiler and the static library are needed")
+    who = ["ours"] + ["theirs"] * has_openblas + ["torch"] * bool(args.torch)
+    rows = []
+    for threads in map(int, args.threads.split(",")):
+        seconds = measure(args, program, who, threads)
+        print(f"\n{threads} thread{'s' * (threads > 1)}: {'rank':>8}{'batch':>6}"
+              f"{'width':>6}{'ours ms':>8}{'':17}{'OpenBLAS ms':>12}"
+              f"{'ratio':>7}{'torch ms':>12}{'ratio':>7}")
+        for line in PLAN:
+            show(line, seconds)
+            rows.append({"name": line[0], "sizes": line[1:],
+                         "threads": threads,
+                         **{w: seconds[w].get(line) for w in who}})
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Golden activations: forward and back of LoRA, LoCon, LoHa and LoKr, as LyCORIS
+and torch's autograd computed them in float64, against layers of the Python
+package, at the tolerance of the case."""
+
+import pathlib
+import sys
+
+import numpy as np
+
+sys.dont_write_bytecode = True
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "bindings")]
+import bindinglib  # noqa: E402
+import support  # noqa: E402
+from support import equal  # noqa: E402
+
+
+def arrays(path):
+    return {name: t.array() for name, t in support.read_file(path)[0].items()}
+
+
+def bound(case, expected):
+    return case["atol"] + case["rtol"] * np.abs(expected)
+
+
+def layer_of(adapter, module):
+    how = {}
+    if module["type"] == "conv":
+        how = {"stride": module["stride"], "padding": module["padding"],
+               "kernel": module["shape"][2:]}
+    return adapter.layer(module["prefix"], **how)
+
+
+def test_forward(layer, case, target, base, expected):
+    want = expected[target + ".y"]
+    x = base["x"].astype(np.float32)
+    got = layer.forward(x)
+    equal(got.shape, want.shape, "shape")
+    support.close(got, want, bound(case, want), "y")
+    out = np.ones(want.shape, np.float32)
+    layer.forward(x, out=out, add=True)
+    support.close(out, want + 1, bound(case, want) + 2.0**-22, "y added")
+
+
+def test_backward(layer, case, target, base, expected):
+    x, g = (base[name].astype(np.float32) for name in "xg")
+    got = layer.backward(x, g)
+    found = {"grad.x": got.x}
+    for role, name in layer.factors.items():
+        suffix = name[len(case["params"]["modules"][target]["prefix"]) + 1:]
+        found[f"{target}.grad.{suffix}"] = got.factors[role]
+    equal(set(found), set(expected), "gradients")
+    for name, value in found.items():
+        want = expected[name]
+        equal(value.shape, want.shape, f"shape of {name}")
+        support.close(value, want, bound(case, want), name)
+    apart = layer.backward(x, g, factors=False)
+    equal(apart.factors, {}, "no factors")
+    equal(apart.x.tobytes(), got.x.tobytes(), "x alone")
+    apart = layer.backward(x, g, input=False)
+    require_none = apart.x is None
+    equal(require_none, True, "no x")
+    for role, value in apart.factors.items():
+        equal(value.tobytes(), got.factors[role].tobytes(), f"{role} alone")
+
+
+def main():
+    suite = support.Suite(__doc__.splitlines()[0])
+    liblora = bindinglib.load(suite)
+    folder, cases = suite.unpack("layers")
+    for case in cases:
+        run = (test_forward if case["operation"] == "forward"
+               else test_backward)
+        base, expected = (arrays(folder / case[k]) for k in ("base", "expect"))
+        with suite.case(case["id"]), \
+                liblora.open(folder / case["adapter"]) as adapter:
+            for target, module in case["params"]["modules"].items():
+                run(layer_of(adapter, module), case, target, base, expected)
+    return suite.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
