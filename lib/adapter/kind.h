@@ -54,7 +54,11 @@ typedef struct lora__base {
 
 /* Blocks of numbers: kinds have the first ones, what is around a kind the
  * last. */
-enum { LORA__BLOCK_DORA = 8, LORA__MAX_BLOCKS };
+enum {
+    LORA__BLOCK_DORA = 8,
+    LORA__BLOCK_SPARSE,
+    LORA__MAX_BLOCKS = LORA__BLOCK_SPARSE + 3
+};
 
 /* How the norms of DoRA are made. */
 typedef struct lora__dora {
@@ -99,6 +103,7 @@ typedef struct lora__rows {
                        * kind that is not linear in it interpolates */
     int32_t weights;  /* 1: W' is wanted, not W' - W */
     int32_t own_rows; /* 1: the part's change is `rows` of the kind */
+    double sparse;    /* what a sparse residual is multiplied by */
     int32_t has_dora; /* 1: with DoRA around it */
     lora__dora dora;
 } lora__rows;

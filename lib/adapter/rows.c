@@ -89,10 +89,13 @@ LORA_PRIVATE lora_status lora__module_has_factors(const lora__module *module,
                                                   lora_error *error)
 {
     TRY(lora__module_check(module, error));
-    if (module->kind->factors == NULL || module->dora) {
+    if (module->kind->factors == NULL || module->dora || module->sparse) {
         return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
                           module->name, "%s%s has no factors in this version",
-                          module->kind->id, module->dora ? " with DoRA" : "");
+                          module->kind->id,
+                          module->dora     ? " with DoRA"
+                          : module->sparse ? " with a sparse residual"
+                                           : "");
     }
     return rows_check_lacks(module, error);
 }

@@ -8,6 +8,7 @@ expected| <= atol + rtol * |expected|.
 """
 
 import json
+import math
 import pathlib
 import sys
 
@@ -449,6 +450,114 @@ def test_tlora_start(suite):
         changed(suite, tlora_file(suite, rank), base, code=code)
 
 
+def test_glora_layouts(suite):
+    """Either layout, of any shape, also where the rank is the larger side; and
+    one that could be either."""
+    rng = np.random.default_rng(9)
+    for out, in_, rank, kernel in ((7, 5, 2, ()), (5, 7, 2, (3, 3)),
+                                   (6, 6, 2, ()), (5, 7, 8, ()), (4, 3, 3, ())):
+        w = rng.standard_normal((out, in_) + kernel)
+        base = base_file(suite, {KOHYA + ".weight": tensor(w, "F64")})
+        ones = (1,) * len(kernel)
+        left, right = (rng.standard_normal((in_, rank)),
+                       rng.standard_normal((rank, in_)))
+        up = rng.standard_normal((out, rank))
+        down = rng.standard_normal((rank, in_) + kernel)
+        want = 0.5 * (np.einsum("oi...,ij->oj...", w, left @ right) +
+                      np.einsum("or,r...->o...", up, down))
+        for old in (False, True):
+            names = ("a2", "a1", "b2", "b1") if old else ("a1", "a2", "b1", "b2")
+            path = suite.path("glora.safetensors")
+            support.write_file(path, {
+                **{f"{KOHYA}.{name}.weight": tensor(
+                    value if value is down else
+                    value.reshape(value.shape + ones), "F64")
+                   for name, value in zip(names, (left, right, up, down))},
+                KOHYA + ".alpha": tensor(np.float64(0.5 * rank), "F32")})
+            got = changed(suite, path, base, "--dtype", "f64")[KOHYA]
+            support.close(got, want, 1e-6 * np.abs(want).max(),
+                          f"{out} x {in_} of {rank}, old: {old}")
+    square = tensor(rng.standard_normal((4, 4)), "F32")
+    path = suite.path("glora.safetensors")
+    support.write_file(path, {f"{KOHYA}.{name}.weight": square
+                              for name in ("a1", "a2", "b1", "b2")})
+    base = base_file(suite, {KOHYA + ".weight": square})
+    said = changed(suite, path, base, code=FAILED)
+    require("layout" in said and KOHYA in said, said)
+
+
+def test_set(suite):
+    rng = np.random.default_rng(10)
+    old, new = rng.standard_normal((2, 3, 4)).astype(np.float32)
+    path = suite.path("set.safetensors")
+    support.write_file(path, {KOHYA + ".set_weight": tensor(new, "F32")})
+    base = base_file(suite, {KOHYA + ".weight": tensor(old, "F32")})
+    for strength in (1.0, 0.5, 0.0):
+        want = old + strength * (new.astype(np.float64) - old)
+        got = changed(suite, path, base, "--weights", "--strength", strength)
+        support.close(got[KOHYA + ".weight"], want, 1e-6, f"at {strength}")
+    base = base_file(suite, {KOHYA + ".weight": tensor(old.T, "F32")})
+    require(KOHYA in changed(suite, path, base, code=MISMATCH), "no name")
+
+
+def sparse_tensors(rng, shape, cols, places):
+    out, in_, *kernel = shape
+    rows, columns = zip(*places)
+    wrapped = np.array([rows, columns], np.uint16).view(np.int16)
+    return {".lora_down.weight": tensor(rng.standard_normal(
+                (2, in_, *kernel)), "F32"),
+            ".lora_up.weight": tensor(rng.standard_normal(
+                (out, 2, *(1 for _ in kernel))), "F32"),
+            ".alpha": tensor(np.float32(2), "F32"),
+            ".bias_indices": tensor(wrapped, "I16"),
+            ".bias_values": tensor(rng.standard_normal(len(places)), "F16"),
+            ".bias_size": tensor(np.array([out, cols], np.uint16)
+                                 .view(np.int16), "I16")}
+
+
+def test_sparse(suite):
+    """Elements of the change beside the factors; indices above 32767 too."""
+    rng = np.random.default_rng(11)
+    path, out = suite.path("sparse.safetensors"), suite.path("out.safetensors")
+    for shape, places in (((4, 6), [(3, 5), (0, 0), (0, 5), (0, 0)]),
+                          ((3, 2, 3, 3), [(2, 17), (1, 4)]),
+                          ((2, 40000), [(1, 39999), (0, 32768), (1, 7)])):
+        cols = math.prod(shape[1:])
+        tensors = sparse_tensors(rng, shape, cols, places)
+        support.write_file(path, {KOHYA + s: t for s, t in tensors.items()})
+        want = support.module_delta(support.read_file(path)[0], KOHYA)[0]
+        want = want.reshape(shape[0], cols).copy()
+        for (row, column), value in zip(
+                places, tensors[".bias_values"].array().astype(np.float64)):
+            want[row, column] += value
+        suite.run("delta", path, "-o", out, "--force", "--strength", 0.5)
+        got = arrays(out)[KOHYA]
+        support.close(got.reshape(want.shape), 0.5 * want, 1e-6, str(shape))
+        run = suite.run("resize", path, "-o", out, "--rank", 1, "--force",
+                        code=FAILED)
+        require("sparse" in run.err, run.err)
+    whole = sparse_tensors(rng, (4, 6), 6, [(3, 5), (0, 0)])
+    for what, suffix, bad in (
+            ("row", ".bias_indices", np.array([[4, 0], [5, 0]], np.int16)),
+            ("column", ".bias_indices", np.array([[3, 0], [6, 0]], np.int16)),
+            ("negative", ".bias_indices", np.array([[3, 0], [-1, 0]], np.int16)),
+            ("size", ".bias_size", np.array([4, 7], np.int16)),
+            ("count", ".bias_indices", np.array([[3], [0]], np.int16)),
+            ("side", ".bias_indices", np.array([[3, 0, 1]], np.int16)),
+            ("floats", ".bias_indices", np.array([[3, 0], [5, 0]], np.float16)),
+            ("none", ".bias_size", None),
+            ("no values", ".bias_values", None)):
+        tensors = dict(whole)
+        if bad is None:
+            del tensors[suffix]
+        else:
+            tensors[suffix] = tensor(bad, "I16" if bad.dtype == np.int16
+                                     else "F16")
+        support.write_file(path, {KOHYA + s: t for s, t in tensors.items()})
+        run = suite.run("delta", path, "-o", out, "--force", code=MISMATCH)
+        require(KOHYA in run.err, f"{what}: {run.err}")
+
+
 def main():
     suite = support.Suite(__doc__.splitlines()[0])
     liblora = bindinglib.load(suite)
@@ -473,7 +582,8 @@ def main():
             with suite.case(entry["id"] + ", by rule"):
                 test_dora_rules(suite, case)
     for test in (test_names, test_layouts, test_refused, test_skipped,
-                 test_ia3_sides, test_tlora_start):
+                 test_ia3_sides, test_tlora_start, test_glora_layouts, test_set,
+                 test_sparse):
         with suite.case(test.__name__[5:]):
             test(suite)
     return suite.finish()

@@ -98,6 +98,22 @@ LORA_PRIVATE void lora__kind_rows_product(const lora__rows *state,
                                           size_t end,
                                           void *out);
 
+/* A sparse residual beside a pair, if there is one: see sparse.c. `prepare`
+ * wants the strength in `sparse`; `add` adds it to rows that are computed. */
+#define LORA__ROLES_SPARSE                                                     \
+    (LORA__ROLE_BIT(LORA__ROLE_SPARSE_INDICES) |                               \
+     LORA__ROLE_BIT(LORA__ROLE_SPARSE_VALUES) |                                \
+     LORA__ROLE_BIT(LORA__ROLE_SPARSE_SIZE))
+
+LORA_PRIVATE lora_status lora__sparse_parse(lora__opening *opening,
+                                            lora__module *module);
+LORA_PRIVATE lora_status lora__sparse_prepare(lora__rows *state,
+                                              const lora_adapter *adapter,
+                                              const lora__module *module,
+                                              lora_error *error);
+LORA_PRIVATE void
+lora__sparse_add(const lora__rows *state, size_t begin, size_t end, void *out);
+
 /* Elements of the dimensions from `first` on. */
 LORA_PRIVATE int64_t lora__kind_product(const lora__entry *entry,
                                         int32_t first);

@@ -254,7 +254,7 @@ LORA_PRIVATE const lora__kind lora__kind_ia3 = {
     .id = "ia3",
     .roles = LORA__ROLE_BIT(LORA__ROLE_WEIGHT) |
              LORA__ROLE_BIT(LORA__ROLE_ON_INPUT) |
-             LORA__ROLE_BIT(LORA__ROLE_IA3) | LORA__ROLE_BIT(LORA__ROLE_BIAS),
+             LORA__ROLE_BIT(LORA__ROLE_IA3),
     .unscaled = LORA__ROLE_BIT(LORA__ROLE_WEIGHT),
     .claim = ia3_kind_claim,
     .parse = ia3_kind_parse,

@@ -109,6 +109,7 @@ static lora_status lora_kind_parse(lora__opening *opening, lora__module *module)
     TRY(lora__kind_check_bias(opening, module, LORA__ROLE_DIFF_BIAS));
     TRY(lora__kind_check_dora(opening, module));
     TRY(lora_kind_turn(opening, module));
+    TRY(lora__sparse_parse(opening, module));
     return lora__module_resolve_scale(opening, module);
 }
 
@@ -169,7 +170,11 @@ static lora_status lora_kind_prepare(lora__rows *state,
             state, adapter, module, LORA__ROLE_DOWN, LORA__ROLE_UP, error);
     }
     state->rank = lora_kind_factor_rank(adapter, module);
+    state->sparse = state->multiplier;
     state->multiplier *= module->scale;
+    if (module->sparse) {
+        TRY(lora__sparse_prepare(state, adapter, module, error));
+    }
     TRY(lora__rows_load(state, LORA_BLOCK_UP, adapter, up->entry, error));
     TRY(lora__rows_load(state, LORA_BLOCK_DOWN, adapter, down->entry, error));
     if (mid == NULL) {
@@ -196,6 +201,9 @@ static void lora_kind_rows(const lora__rows *state,
     } else {
         lora__kind_rows_product(state, LORA_BLOCK_UP, lora_kind_down(module),
                                 begin, end, out);
+    }
+    if (module->sparse) {
+        lora__sparse_add(state, begin, end, out);
     }
 }
 
@@ -269,10 +277,12 @@ LORA_PRIVATE const lora__kind lora__kind_lora = {
         LORA__ROLE_BIT(LORA__ROLE_DOWN) | LORA__ROLE_BIT(LORA__ROLE_UP) |
         LORA__ROLE_BIT(LORA__ROLE_MID) | LORA__ROLE_BIT(LORA__ROLE_UP_BIAS) |
         LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS) | LORA__ROLE_BIT(LORA__ROLE_DORA) |
-        LORA__ROLE_BIT(LORA__ROLE_SCALE) | LORA__ROLE_BIT(LORA__ROLE_SCALAR),
+        LORA__ROLE_BIT(LORA__ROLE_SCALE) | LORA__ROLE_BIT(LORA__ROLE_SCALAR) |
+        LORA__ROLES_SPARSE,
     .scaled =
         LORA__ROLE_BIT(LORA__ROLE_UP) | LORA__ROLE_BIT(LORA__ROLE_UP_BIAS),
-    .unscaled = LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS),
+    .unscaled = LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS) |
+                LORA__ROLE_BIT(LORA__ROLE_SPARSE_VALUES),
     .claim = lora_kind_claim,
     .parse = lora_kind_parse,
     .factor_rank = lora_kind_factor_rank,
@@ -289,10 +299,12 @@ LORA_PRIVATE const lora__kind lora__kind_locon = {
         LORA__ROLE_BIT(LORA__ROLE_DOWN) | LORA__ROLE_BIT(LORA__ROLE_UP) |
         LORA__ROLE_BIT(LORA__ROLE_MID) | LORA__ROLE_BIT(LORA__ROLE_UP_BIAS) |
         LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS) | LORA__ROLE_BIT(LORA__ROLE_DORA) |
-        LORA__ROLE_BIT(LORA__ROLE_SCALE) | LORA__ROLE_BIT(LORA__ROLE_SCALAR),
+        LORA__ROLE_BIT(LORA__ROLE_SCALE) | LORA__ROLE_BIT(LORA__ROLE_SCALAR) |
+        LORA__ROLES_SPARSE,
     .scaled =
         LORA__ROLE_BIT(LORA__ROLE_UP) | LORA__ROLE_BIT(LORA__ROLE_UP_BIAS),
-    .unscaled = LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS),
+    .unscaled = LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS) |
+                LORA__ROLE_BIT(LORA__ROLE_SPARSE_VALUES),
     .claim = locon_kind_claim,
     .parse = lora_kind_parse,
     .factor_rank = lora_kind_factor_rank,

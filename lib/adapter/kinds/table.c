@@ -13,6 +13,7 @@ LORA_PRIVATE_DATA const lora__kind lora__kind_lokr;
 LORA_PRIVATE_DATA const lora__kind lora__kind_lora;
 LORA_PRIVATE_DATA const lora__kind lora__kind_norm;
 LORA_PRIVATE_DATA const lora__kind lora__kind_oft;
+LORA_PRIVATE_DATA const lora__kind lora__kind_set;
 LORA_PRIVATE_DATA const lora__kind lora__kind_tlora;
 
 static const lora__kind *const kind_table[] = {
@@ -20,7 +21,7 @@ static const lora__kind *const kind_table[] = {
     &lora__kind_lokr,      &lora__kind_ia3,   &lora__kind_full,
     &lora__kind_norm,      &lora__kind_glora, &lora__kind_oft,
     &lora__kind_boft,      &lora__kind_tlora, &lora__kind_light,
-    &lora__kind_embedding,
+    &lora__kind_embedding, &lora__kind_set,
 };
 
 LORA_PRIVATE size_t lora__kind_count(void)
