@@ -320,29 +320,57 @@ def test_names(suite):
             equal(value.tolist(), (weight + want).tolist(), name)
 
 
+FLUX = "transformer.transformer_blocks.0.attn."
+ORIGINAL = "model.diffusion_model.double_blocks.0.img_attn.qkv"
+FUSED = "lora_unet_double_blocks_0_img_attn_qkv"
+MODULATION = "lora_unet_final_layer_adaLN_modulation_1"
+
+
+def rows_file(suite, name, factors):
+    path = suite.path("rows.safetensors")
+    support.write_file(path, {
+        name + ".weight": tensor(factors, "F32"),
+        name + ".on_input": tensor(np.int64(0), "I64"),
+        # Tells the family.
+        "lora_unet_single_blocks_0_linear1.lora_down.weight":
+            tensor(np.ones((1, 4)), "F32"),
+        "lora_unet_single_blocks_0_linear1.lora_up.weight":
+            tensor(np.ones((28, 1)), "F32")})
+    return path
+
+
 def test_layouts(suite):
-    """A base as its authors name and fuse it, and the adapter the other way."""
+    """A base as its authors name and fuse it, or as diffusers has it, and the
+    adapter the same way or the other."""
     rng = np.random.default_rng(5)
-    name = "transformer.transformer_blocks.0.attn.to_k"
-    whole = rng.standard_normal((3 * 3072, 4))
-    base = base_file(suite, {
-        "model.diffusion_model.double_blocks.0.img_attn.qkv.weight":
-            tensor(whole, "F32")})
-    module = "lora_transformer_transformer_blocks_0_attn_to_k"
-    path = suite.path("ia3.safetensors")
-    for stored in (name, module):
-        support.write_file(path, {
-            stored + ".weight": tensor(np.array([1.0, 2.0, 0.5, 3.0]), "F32"),
-            stored + ".on_input": tensor(np.int64(1), "I64")})
-        info = suite.json("info", path, "--modules")["modules"][0]
-        if info["target"] != name:
-            continue
-        got = changed(suite, path, base)
-        equal(got[stored].tolist(),
-              (whole.astype(np.float32)[3072:6144] *
-               np.array([1.0, 2.0, 0.5, 3.0], np.float32)).tolist(), stored)
-        return
-    support.skip("no spelling of the layer was known")
+    whole = rng.standard_normal((12, 4)).astype(np.float32)
+    original = {ORIGINAL + ".weight": tensor(whole, "F32")}
+    split = {f"{FLUX}to_{x}.weight": tensor(part, "F32")
+             for x, part in zip("qkv", np.split(whole, 3))}
+    one = "lora_transformer_transformer_blocks_0_attn_to_k"
+    for name, rows in ((FUSED, slice(0, 12)), (one, slice(4, 8))):
+        factors = rng.standard_normal(12)[rows].astype(np.float32)
+        path = rows_file(suite, name, factors)
+        want = whole[rows] * factors[:, None]
+        for what, tensors in (("original", original), ("diffusers", split)):
+            base = base_file(suite, tensors)
+            got = changed(suite, path, base)
+            equal(got[name].tolist(), want.tolist(), f"{name}, {what} base")
+            got = changed(suite, path, base, "--names", "canonical")
+            parts = [got[f"{FLUX}to_{x}"] for x in "qkv"
+                     if f"{FLUX}to_{x}" in got]
+            equal(np.concatenate(parts).tolist(), want.tolist(),
+                  f"{name}, {what} base, parts")
+    del split[f"{FLUX}to_v.weight"]
+    said = changed(suite, rows_file(suite, FUSED, np.ones(12)),
+                   base_file(suite, split), code=MISMATCH)
+    require(FUSED in said, said)
+    moved = base_file(suite, {"transformer.norm_out.linear.weight":
+                              tensor(whole, "F32")})
+    factors = rng.standard_normal(12).astype(np.float32)
+    got = changed(suite, rows_file(suite, MODULATION, factors), moved)
+    want = np.roll(whole, 6, axis=0) * factors[:, None]
+    equal(got[MODULATION].tolist(), want.tolist(), "moved rows")
 
 
 def test_refused(suite):
