@@ -14,6 +14,7 @@ extern const app_verb cmd_delta;
 extern const app_verb cmd_resize;
 extern const app_verb cmd_extract;
 extern const app_verb cmd_light;
+extern const app_verb cmd_embed;
 extern const app_verb cmd_plot;
 extern const app_verb cmd_demo;
 extern const app_verb cmd_help;

@@ -211,6 +211,7 @@ static void info_put_summary(const app_state *app, json_slice report)
 static void info_put_embeddings(const app_state *app, json_slice report)
 {
     char text[INFO_TEXT];
+    char last[INFO_TEXT];
     char clean[INFO_TEXT];
     json_slice value;
     json_walk walk = json_enter(json_member(report, "embeddings"));
@@ -221,7 +222,10 @@ static void info_put_embeddings(const app_state *app, json_slice report)
     info_label(app, "embeddings");
     while (json_next(&walk, NULL, &value)) {
         json_text(text, sizeof text, json_member(value, "token"));
-        printf("%s%s", between, text_clean(clean, sizeof clean, text));
+        if (*between == '\0' || strcmp(text, last) != 0) { /* by encoder */
+            printf("%s%s", between, text_clean(clean, sizeof clean, text));
+        }
+        memcpy(last, text, sizeof last);
         between = ", ";
     }
     putchar('\n');

@@ -35,6 +35,8 @@
 
 #include <lora/hash.h>
 
+#include <lora/embed.h>
+
 #include <lora/metadata.h>
 
 #endif

@@ -3,6 +3,7 @@
 
 #include "adapter/card.h"
 #include "adapter/config.h"
+#include "adapter/embeddings.h"
 #include "adapter/kind.h"
 #include "adapter/light.h"
 #include "core/text.h"
@@ -562,17 +563,15 @@ static lora_status adapter_note_problems(lora_adapter *adapter,
                                          lora_error *error)
 {
     size_t unknown = 0;
-    size_t tokens = 0;
     const char *first = "";
 
     for (size_t i = 0; i < adapter->container->entry_count; i++) {
-        tokens += adapter->names.keys[i].role == LORA__ROLE_TOKEN;
         if (adapter->names.keys[i].role == LORA__ROLE_UNKNOWN &&
             unknown++ == 0) {
             first = adapter->container->entries[i].name;
         }
     }
-    if (adapter->module_count == 0 && tokens == 0) {
+    if (adapter->module_count == 0 && adapter->embedding_count == 0) {
         return lora__problems_add(
             &adapter->problems, LORA_SEVERITY_ERROR, LORA_ERROR_KEY,
             "not_an_adapter", "", error, "%s",
@@ -681,6 +680,7 @@ static lora_status adapter_build(lora_adapter *adapter,
     TRY(adapter_note_metadata(adapter, error));
     TRY(adapter_group(adapter, error));
     TRY(lora__light_open(adapter, error));
+    TRY(lora__embeddings_find(adapter, error));
     for (size_t m = 0; m < adapter->module_count; m++) {
         if (adapter->container->ones_lost) {
             lora__module_restore_ones(adapter, &adapter->modules[m]);

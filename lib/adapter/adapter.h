@@ -66,6 +66,9 @@ typedef struct lora__problems {
     size_t count;
 } lora__problems;
 
+/* The vectors of a learned token for one text encoder; see embeddings.h. */
+typedef struct lora__embedding lora__embedding;
+
 /* What PEFT's configuration says of one component; see config.h. */
 typedef struct lora__peft_config lora__peft_config;
 
@@ -91,8 +94,10 @@ struct lora_adapter {
     lora__names names;
     lora__module *modules;
     size_t module_count;
-    size_t *entry_module; /* per tensor: its module, or SIZE_MAX */
-    lora__map by_name;    /* stored and canonical names */
+    size_t *entry_module;        /* per tensor: its module, or SIZE_MAX */
+    lora__map by_name;           /* stored and canonical names */
+    lora__embedding *embeddings; /* of learned tokens, in file order */
+    size_t embedding_count;
     lora__problems problems;
     lora__peft_config *config; /* NULL if there is none */
     const char *config_text;   /* of an adapter_config.json beside the file */

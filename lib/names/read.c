@@ -15,6 +15,7 @@
 #include "names/mend.h"
 #include "names/numbered.h"
 #include "names/positional.h"
+#include "names/token.h"
 
 #include <string.h>
 
@@ -413,40 +414,46 @@ static lora_status read_resolve_all(lora__reading *r, lora_error *error)
 
 /* Answers ------------------------------------------------------------------ */
 
-/* 1 for what programs call the vectors of a textual inversion, in a file of its
- * own or bundled with an adapter: of A1111, of trainers for two encoders, of
- * diffusers' pivotal tuning. */
-static int read_is_embedding(const lora__key_in *key)
-{
-    static const char *const names[] = {"emb_params", "clip_l", "clip_g",
-                                        "text_encoders_0", "text_encoders_1"};
+/* More vectors than one prompt has room for belong to no token. */
+#define READ_TOKEN_VECTORS 256
 
-    if (key->ndim < 1 || key->ndim > 2) {
-        return 0;
-    }
-    for (size_t i = 0; i < LORA__COUNT(names); i++) {
-        if (strlen(names[i]) == key->name_bytes &&
-            memcmp(names[i], key->name, key->name_bytes) == 0) {
-            return 1;
-        }
-    }
-    return lora__text_begins(key->name, key->name_bytes, "string_to_param.") ||
-           lora__text_begins(key->name, key->name_bytes, "bundle_emb.");
+/* 1 for what can be the vectors of a token in a file that has nothing else:
+ * diffusers and cloneofsimo call them what the user did. */
+static int read_is_lone_token(const lora__key_in *key)
+{
+    return key->name_bytes > 0 &&
+           (key->ndim == 1 ||
+            (key->ndim == 2 && key->shape[0] <= READ_TOKEN_VECTORS)) &&
+           lora__token_encoder(key->shape[key->ndim - 1])[0] != '\0' &&
+           memchr(key->name, '.', key->name_bytes) == NULL;
 }
 
-/* A learned token: "<name>", a name of such files, or what the metadata says
- * is one. */
+static int read_has_tokens_alone(const lora__reading *r)
+{
+    for (size_t i = 0; i < r->key_count; i++) {
+        if (r->found[i].module != LORA__READ_NONE ||
+            !read_is_lone_token(&r->keys[i])) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+/* A learned token: by its name, as all of the file is, or by what cloneofsimo's
+ * metadata say. */
 static lora_status read_token(lora__reading *r,
                               lora__key_out *out,
                               size_t index,
                               lora_error *error)
 {
     const lora__key_in *key = &r->keys[index];
-    int token = (key->name_bytes > 2 && key->name[0] == '<' &&
-                 key->name[key->name_bytes - 1] == '>') ||
-                read_is_embedding(key);
+    lora__token_name name;
+    int token =
+        lora__token_read(&name, key->name, key->name_bytes)
+            ? name.form == LORA__TOKEN_NAMED || key->ndim == 1 || key->ndim == 2
+            : r->tokens_alone;
 
-    if (!token && r->positional && r->metadata != NULL) {
+    if (!token && r->metadata != NULL) {
         const char *value;
         lora__buffer_clear(&r->text);
         lora__buffer_append(&r->text, key->name, key->name_bytes);
@@ -570,6 +577,7 @@ read_run(lora__reading *r, lora__names *out, lora_error *error)
     }
     TRY(read_resolve_all(r, error));
     TRY(lora__read_settle(r, out, error));
+    r->tokens_alone = !r->base && read_has_tokens_alone(r);
     for (size_t i = 0; i < r->key_count; i++) {
         TRY(read_answer_key(r, out, i, error));
     }

@@ -71,6 +71,7 @@ typedef struct lora__reading {
     size_t missed;         /* and names that it was of no use for */
     ptrdiff_t originals;   /* original names less those of diffusers */
     int positional;
+    int tokens_alone; /* all that the file has */
     int positional_extended;
     int positional_unfit[LORA__COMPONENT_COUNT];
     lora__metadata_fn metadata;

@@ -1,4 +1,5 @@
 /* Describing an adapter: the object of `lora info --json`. */
+#include "adapter/embeddings.h"
 #include "adapter/kind.h"
 #include "core/options.h"
 #include "op/hash.h"
@@ -128,23 +129,22 @@ static void describe_put_modules(lora__buffer *json,
     lora__buffer_putc(json, ']');
 }
 
-/* Learned tokens and embeddings of other tools, by their tensor's name. */
+/* Learned tokens, each with the tensor that it is. */
 static void describe_put_embeddings(lora__buffer *json,
                                     const lora_adapter *adapter)
 {
-    int first = 1;
-
     lora__json_put_key(json, "embeddings");
     lora__buffer_putc(json, '[');
-    for (size_t i = 0; i < adapter->container->entry_count; i++) {
-        const lora__entry *entry = &adapter->container->entries[i];
-        if (adapter->names.keys[i].role == LORA__ROLE_TOKEN) {
-            lora__buffer_puts(json, first ? "{" : ",{");
-            lora__report_put_string(json, "token", entry->name);
-            lora__report_put_shape(json, "shape", entry->shape, entry->ndim);
-            lora__buffer_putc(json, '}');
-            first = 0;
-        }
+    for (size_t i = 0; i < adapter->embedding_count; i++) {
+        const lora__embedding *embedding = &adapter->embeddings[i];
+        const lora__entry *entry =
+            &adapter->container->entries[embedding->entry];
+        lora__buffer_puts(json, i == 0 ? "{" : ",{");
+        lora__report_put_string(json, "token", embedding->token);
+        lora__report_put_shape(json, "shape", entry->shape, entry->ndim);
+        lora__report_put_string(json, "encoder", embedding->encoder);
+        lora__report_put_string(json, "tensor", entry->name);
+        lora__buffer_putc(json, '}');
     }
     lora__buffer_putc(json, ']');
 }

@@ -63,6 +63,15 @@ static lora_status use_convert(const void *options, lora_error *error)
     return end_adapter(out, status);
 }
 
+static lora_status use_embed(const void *options, lora_error *error)
+{
+    lora_adapter *out = JUNK(lora_adapter);
+    lora_status status =
+        lora_adapter_insert_embeddings(&out, adapter, NULL, 0, options, error);
+
+    return end_adapter(out, status);
+}
+
 static lora_status use_resize(const void *options, lora_error *error)
 {
     const lora_rank_rule rule = {LORA_RANK_FIXED, 1, 0.0};
@@ -175,6 +184,7 @@ INIT(adapter_delta)
 INIT(adapter_check)
 INIT(adapter_fix)
 INIT(adapter_convert)
+INIT(adapter_embed)
 INIT(adapter_resize)
 INIT(adapter_extract)
 INIT(metadata_edit)
@@ -197,6 +207,8 @@ static const struct {
     {"fix", sizeof(lora_adapter_fix_options), init_adapter_fix, use_fix},
     {"convert", sizeof(lora_adapter_convert_options), init_adapter_convert,
      use_convert},
+    {"embed", sizeof(lora_adapter_embed_options), init_adapter_embed,
+     use_embed},
     {"resize", sizeof(lora_adapter_resize_options), init_adapter_resize,
      use_resize},
     {"extract", sizeof(lora_adapter_extract_options), init_adapter_extract,

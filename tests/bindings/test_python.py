@@ -305,6 +305,45 @@ def try_strength(path, tensors):
     raises(liblora.KeyMatchError, adapter.convert, strength=0)
 
 
+def try_embeddings(path, tensors):
+    """The same as the program, which has its own tests; and the numbers."""
+    cat = support.tensor(np.arange(1536.0).reshape(2, 768) / 1024)
+    alone, out = suite.path("cat.safetensors"), suite.path("with.safetensors")
+    support.write_file(alone, {"<cat>": cat, "<dog>": support.tensor(np.ones(768))})
+    file, adapter = liblora.open(alone), liblora.open(path)
+    equal(file.embeddings,
+          suite.json("embed", "list", alone)["embeddings"], "the list")
+    for dtype, kind in NUMPY.items():
+        got = file.embedding("<cat>", "clip_l", dtype=dtype)
+        require(got.dtype == kind and np.array_equal(got, cat.array()),
+                f"vectors in {dtype}")
+    equal(file.embedding("<dog>").shape, (1, 768), "one vector")
+    raises(liblora.KeyMatchError, file.embedding, "<cat>", "t5")
+    for ours, args in (({}, []), ({"form": "emb_params"},
+                                  ["--form", "emb_params"]),
+                       ({"token": "sks"}, ["--token", "sks"])):
+        suite.run("embed", "extract", alone, "<cat>", "-o", out, "--force",
+                  *args)
+        same(file.extract_embeddings("<cat>", **ours).to_bytes(),
+             out.read_bytes(), f"{ours}")
+    half = file.extract_embeddings("<cat>", dtype="f16")
+    equal(half.embeddings[0]["dtype"], "F16", "dtype")
+    suite.run("embed", "extract", alone, "<cat>", "-o", out, "--force")
+    suite.run("embed", "insert", path, out, "-o", suite.path("both"),
+              "--family", "sd15", "--force")
+    held = liblora.open(bytearray(out.read_bytes()))
+    both = adapter.insert_embeddings(held, family="sd15")
+    del held  # the result keeps the memory it reads from
+    same(both.to_bytes(), suite.path("both").read_bytes(), "insert")
+    raises(liblora.DuplicateError, both.insert_embeddings, file)
+    equal(len(both.insert_embeddings(file, replace=True).embeddings), 2,
+          "replaced")
+    raises(liblora.ShapeError, adapter.insert_embeddings, file, family="sd21")
+    same(both.remove_embeddings("<cat>").to_bytes(), adapter.to_bytes(),
+         "removed")
+    raises(liblora.KeyMatchError, adapter.remove_embeddings)
+
+
 def try_fix(path, tensors):
     """The same as the program, which has its own tests."""
     bad = {"module." + n if n.startswith("unet.") else n: t
@@ -737,7 +776,7 @@ def main():
         try_every_status()
     for attempt in (try_delta, try_out, try_factors, try_tensors,
                     try_descriptions, try_resize, try_convert_and_save,
-                    try_save_delta, try_check, try_fix, try_strength,
+                    try_save_delta, try_check, try_embeddings, try_fix, try_strength,
                     try_edit_metadata, try_sources, try_views,
                     try_peft_folder, try_folders, try_save_folder,
                     try_builder, try_special_types,

@@ -34,6 +34,7 @@ BASE = {
     "convert": ["convert", ADAPTER, *OUT],
     "resize": ["resize", ADAPTER, *OUT, "--rank", "4"],
     "extract": ["extract", BEFORE, AFTER, *OUT, "--rank", "4"],
+    "embed": ["embed", "insert", ADAPTER, "token.safetensors", *OUT],
     "delta": ["delta", "half.safetensors", "--skip-bad", *OUT],
     "light": ["light", "compress", ADAPTER, *OUT, "--down-size", "8",
               "--up-size", "4"],
@@ -103,6 +104,13 @@ class Cli:
                 [[[[1.0, 2.0]], [[3.0, 4.0]]], [[[5.0, 6.0]], [[7.0, 8.0]]]]),
             "lora_unet_a.lora_up.weight": support.tensor(
                 [[[[1.0]], [[2.0]]], [[[3.0]], [[4.0]]]])})
+        vector = support.tensor([float(i) / 64 for i in range(768)])
+        support.write_file(self.folder / "token.safetensors", {"<cat>": vector})
+        support.write_file(self.folder / "bundle.safetensors", {
+            "lora_unet_b.lora_down.weight": two,
+            "lora_unet_b.lora_up.weight": two,
+            "bundle_emb.<cat>.string_to_param.*": support.tensor(
+                [[0.0] * 768] * 2)})
         self.make_models()
         (self.folder / "folder").mkdir()
         peft = self.folder / "peft"

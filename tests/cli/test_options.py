@@ -171,6 +171,9 @@ OWN = {
     ("extract", "no-metadata"): (["--dialect", "kohya"], ["--no-metadata"]),
     ("extract", "seed"): (["--rank", "1"], ["--seed", "3"]),
     ("extract", "dialect"): ([], ["--dialect", "kohya"]),
+    ("embed", "form"): ([], ["--form", "token"]),
+    ("embed", "token"): ([], ["--token", "dog"]),
+    ("embed", "family"): ([], ["--family", "sdxl"]),
     ("delta", "names"): ([ADAPTER], None),
     ("delta", "strength"): ([], ["--strength", "0.5"]),
     ("delta", "dtype"): ([], ["--dtype", "f64"]),
@@ -251,6 +254,10 @@ PAIRS = {
          "--up-size", "1"],
         ["light", "compress", "half.safetensors", *OUT, "--down-size", "1",
          "--up-size", "1", "--skip-bad"]),
+    ("embed", "replace"): (
+        ["embed", "insert", "bundle.safetensors", "token.safetensors", *OUT],
+        ["embed", "insert", "bundle.safetensors", "token.safetensors", *OUT,
+         "--replace"]),
     ("delta", "names"): (
         ["delta", "small.safetensors", *OUT, "--names", "stored"],
         ["delta", "small.safetensors", *OUT, "--names", "canonical"]),

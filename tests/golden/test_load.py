@@ -48,30 +48,33 @@ def check_load(suite, folder, case):
           "keys")
 
 
-# What `info` lists, in the order of the file; formats.md 10.
+# What `info` lists, in the order of the file: tensor, its token if it is not
+# the tensor's name, text encoder; formats.md 10. None: the file's name.
 EMBEDDINGS = {
-    "load_ti_a1111": ["string_to_param.*"],
-    "load_ti_a1111_legacy": ["string_to_param.*"],
-    "load_ti_parameterdict": ["string_to_param.*"],
-    "load_ti_learned_embeds": ["<cat-toy>"],
-    "load_ti_learned_parameter": ["<p>"],
-    "load_ti_sdxl": ["clip_g", "clip_l"],
-    "load_ti_emb_params": ["emb_params"],
-    "load_ti_token": ["<my-token>"],
-    "load_ti_pivotal": ["text_encoders_0", "text_encoders_1"],
-    "load_bundle_emb": ["bundle_emb.foo.string_to_param.*"],
+    "load_ti_a1111": [("string_to_param.*", None, "")],
+    "load_ti_a1111_legacy": [("string_to_param.*", None, "")],
+    "load_ti_parameterdict": [("string_to_param.*", None, "")],
+    "load_ti_learned_embeds": [("<cat-toy>", "<cat-toy>", "")],
+    "load_ti_learned_parameter": [("<p>", "<p>", "")],
+    "load_ti_sdxl": [("clip_g", None, "clip_g"), ("clip_l", None, "clip_l")],
+    "load_ti_emb_params": [("emb_params", None, "")],
+    "load_ti_token": [("<my-token>", "<my-token>", "")],
+    "load_ti_pivotal": [("text_encoders_0", None, "text_encoders_0"),
+                        ("text_encoders_1", None, "text_encoders_1")],
+    "load_bundle_emb": [("bundle_emb.foo.string_to_param.*", "foo", "")],
 }
 
 
 def check_embeddings(suite, folder, case):
     """Embeddings are listed, said to be such, and kept beside modules."""
     path = folder / case["adapter"]
-    names = EMBEDDINGS[case["id"]]
+    rows = EMBEDDINGS[case["id"]]
     tensors, _ = support.read_file(folder / case["expect"])
     info = suite.json("info", path)
-    equal(info["embeddings"], [{"token": name, "shape":
-                                list(tensors[name].shape)} for name in names],
-          "embeddings")
+    equal(info["embeddings"],
+          [{"token": path.stem if token is None else token,
+            "shape": list(tensors[name].shape), "encoder": encoder,
+            "tensor": name} for name, token, encoder in rows], "embeddings")
     require("not_an_adapter" not in [p["code"] for p in info["problems"]],
             f"problems: {info['problems']}")
     text = suite.run("info", path).out
@@ -80,7 +83,8 @@ def check_embeddings(suite, folder, case):
     if not alone:
         out = suite.path("diffusers.safetensors")
         suite.run("convert", path, "-o", out, "--dialect", "diffusers")
-        require(support.read_file(out)[0][names[0]].same(tensors[names[0]]),
+        name = rows[0][0]
+        require(support.read_file(out)[0][name].same(tensors[name]),
                 "the embedding is not kept")
 
 

@@ -453,6 +453,93 @@ class Adapter:
                     skip_bad=skip_bad))
         return self._made(handle, out, Report(report, self._context, handle))
 
+    # Learned tokens -----------------------------------------------------
+
+    @functools.cached_property
+    def embeddings(self) -> list[dict[str, Any]]:
+        """Learned tokens, of textual inversion and pivotal tuning, one entry a
+        token and text encoder, as `lora embed list --json` has them."""
+        handle, table, rows = self._handle, self._table, []
+        for i in range(lib.lora_adapter_embedding_count(handle)):
+            row = options(_ffi.lora_embedding_info)
+            self._context.call(lib.lora_adapter_get_embedding, row, handle, i)
+            rows.append({
+                "token": row.token.decode(), "encoder": row.encoder.decode(),
+                "form": row.form.decode(),
+                "tensor": table.names[row.tensor_index],
+                "dtype": _arrays.dtype_name(row.dtype),
+                "vectors": row.vectors, "width": row.width,
+                "bytes": table.sizes[row.tensor_index],
+                "usable": row.status == _ffi.LORA_OK})
+        return rows
+
+    def embedding(self, token: str, encoder: Optional[str] = None,
+                  dtype: Any = None) -> Any:
+        """The vectors of a token, [vectors, width], converted to `dtype` if
+        that is given. encoder: "clip_l", "clip_g", ...; None: the first."""
+        index = ctypes.c_size_t()
+        handle, code = self._handle, _arrays.dtype_code(dtype)
+        self._context.call(lib.lora_adapter_find_embedding, index, handle,
+                           text(token), None if encoder is None
+                           else text(encoder))
+        row = options(_ffi.lora_embedding_info)
+        self._context.call(lib.lora_adapter_get_embedding, row, handle, index)
+        array, memory = _arrays.empty(code or row.dtype,
+                                      (row.vectors, row.width))
+        self._context.call(lib.lora_adapter_read_embedding, memory.address,
+                           memory.bytes, handle, index, code)
+        return array
+
+    def extract_embeddings(self, *tokens: str, form: Optional[str] = None,
+                           token: Optional[str] = None, dtype: Any = None
+                           ) -> "Adapter":
+        """Learned tokens alone, all if none is named.
+
+        form   "token", "encoder", "bundle" or "emb_params": names of tensors;
+               None: those that programs read
+        token  what the only one is to be called
+        dtype  of the vectors
+        """
+        handle = self._handle
+        out = ctypes.POINTER(_ffi.lora_adapter)()
+        self._context.work(
+            lib.lora_adapter_extract_embeddings, out, handle,
+            *_tokens(tokens), _embed_options(form, token, dtype))
+        return self._made(handle, out)
+
+    def insert_embeddings(self, *sources: "Adapter",
+                          form: Optional[str] = None,
+                          token: Optional[str] = None,
+                          family: Optional[str] = None, dtype: Any = None,
+                          replace: bool = False) -> "Adapter":
+        """The same with the learned tokens of other files.
+
+        form, token, dtype  as for extract_embeddings()
+        family   the base, instead of the guess
+        replace  tokens that are there already
+        """
+        handles = [source._handle for source in (self, *sources)]
+        others = (ctypes.c_void_p * len(sources))(
+            *(ctypes.cast(handle._as_parameter_, ctypes.c_void_p)
+              for handle in handles[1:]))
+        out = ctypes.POINTER(_ffi.lora_adapter)()
+        settings = _embed_options(form, token, dtype)
+        settings.family = None if family is None else text(family)
+        settings.replace = replace
+        self._context.work(
+            lib.lora_adapter_insert_embeddings, out, handles[0],
+            ctypes.cast(others, ctypes.POINTER(
+                ctypes.POINTER(_ffi.lora_adapter))), len(sources), settings)
+        return Adapter(out, self._context, [h.keep for h in handles])
+
+    def remove_embeddings(self, *tokens: str) -> "Adapter":
+        """The same without these learned tokens, all if none is named."""
+        handle = self._handle
+        out = ctypes.POINTER(_ffi.lora_adapter)()
+        self._context.work(lib.lora_adapter_remove_embeddings, out, handle,
+                           *_tokens(tokens))
+        return self._made(handle, out)
+
     def with_metadata(self, entries: Mapping[str, Optional[str]]) -> "Adapter":
         """The same with metadata entries set, or removed where None."""
         from ._builder import Builder
@@ -541,6 +628,19 @@ class Adapter:
             ("dtypes", ", ".join(info["dtype"])),
             ("parameters", f"{info['parameters']:,}"),
             ("problems", len(info["problems"]))])
+
+
+def _tokens(tokens: Sequence[str]) -> tuple[Any, int]:
+    names = [text(token) for token in tokens]
+    return (ctypes.c_char_p * len(names))(*names), len(names)
+
+
+def _embed_options(form: Optional[str], token: Optional[str], dtype: Any
+                   ) -> Any:
+    return options(_ffi.lora_adapter_embed_options,
+                   form=None if form is None else text(form),
+                   token=None if token is None else text(token),
+                   dtype=_arrays.dtype_code(dtype))
 
 
 class Spectra:

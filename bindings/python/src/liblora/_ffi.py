@@ -649,6 +649,31 @@ class lora_hashes(Structure):
     ]
 
 
+class lora_embedding_info(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("token", c_char_p),
+        ("encoder", c_char_p),
+        ("form", c_char_p),
+        ("tensor_index", c_uint64),
+        ("vectors", c_int64),
+        ("width", c_int64),
+        ("dtype", lora_dtype),
+        ("status", lora_status),
+    ]
+
+
+class lora_adapter_embed_options(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("form", c_char_p),
+        ("token", c_char_p),
+        ("family", c_char_p),
+        ("dtype", lora_dtype),
+        ("replace", c_uint32),
+    ]
+
+
 class lora_metadata_change(Structure):
     _fields_ = [
         ("key", c_char_p),
@@ -955,6 +980,30 @@ FUNCTIONS: dict[str, Any] = {
     "lora_hash_file":
         (lora_status, [POINTER(lora_hashes), POINTER(lora_context), c_char_p,
          POINTER(lora_error)]),
+    "lora_adapter_embed_options_init":
+        (None, [POINTER(lora_adapter_embed_options), c_size_t]),
+    "lora_adapter_embedding_count":
+        (c_size_t, [POINTER(lora_adapter)]),
+    "lora_adapter_get_embedding":
+        (lora_status, [POINTER(lora_embedding_info), POINTER(lora_adapter),
+         c_size_t, POINTER(lora_error)]),
+    "lora_adapter_find_embedding":
+        (lora_status, [POINTER(c_size_t), POINTER(lora_adapter), c_char_p,
+         c_char_p, POINTER(lora_error)]),
+    "lora_adapter_read_embedding":
+        (lora_status, [c_void_p, c_size_t, POINTER(lora_adapter), c_size_t,
+         lora_dtype, POINTER(lora_error)]),
+    "lora_adapter_extract_embeddings":
+        (lora_status, [POINTER(POINTER(lora_adapter)), POINTER(lora_adapter),
+         POINTER(c_char_p), c_size_t, POINTER(lora_adapter_embed_options),
+         POINTER(lora_error)]),
+    "lora_adapter_insert_embeddings":
+        (lora_status, [POINTER(POINTER(lora_adapter)), POINTER(lora_adapter),
+         POINTER(POINTER(lora_adapter)), c_size_t,
+         POINTER(lora_adapter_embed_options), POINTER(lora_error)]),
+    "lora_adapter_remove_embeddings":
+        (lora_status, [POINTER(POINTER(lora_adapter)), POINTER(lora_adapter),
+         POINTER(c_char_p), c_size_t, POINTER(lora_error)]),
     "lora_metadata_edit_options_init":
         (None, [POINTER(lora_metadata_edit_options), c_size_t]),
     "lora_metadata_edit_file":

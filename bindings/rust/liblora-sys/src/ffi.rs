@@ -656,6 +656,33 @@ pub struct lora_hashes {
     pub content_id: [c_char; 72],
 }
 
+// lora/embed.h
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lora_embedding_info {
+    pub struct_size: usize,
+    pub token: *const c_char,
+    pub encoder: *const c_char,
+    pub form: *const c_char,
+    pub tensor_index: u64,
+    pub vectors: i64,
+    pub width: i64,
+    pub dtype: lora_dtype,
+    pub status: lora_status,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lora_adapter_embed_options {
+    pub struct_size: usize,
+    pub form: *const c_char,
+    pub token: *const c_char,
+    pub family: *const c_char,
+    pub dtype: lora_dtype,
+    pub replace: u32,
+}
+
 // lora/metadata.h
 
 #[repr(C)]
@@ -1152,6 +1179,53 @@ extern "C" {
         path: *const c_char,
         error: *mut lora_error,
     ) -> lora_status;
+    // lora/embed.h
+    pub fn lora_adapter_embed_options_init(options: *mut lora_adapter_embed_options, size: usize);
+    pub fn lora_adapter_embedding_count(adapter: *const lora_adapter) -> usize;
+    pub fn lora_adapter_get_embedding(
+        out: *mut lora_embedding_info,
+        adapter: *const lora_adapter,
+        index: usize,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_adapter_find_embedding(
+        out_index: *mut usize,
+        adapter: *const lora_adapter,
+        token: *const c_char,
+        encoder: *const c_char,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_adapter_read_embedding(
+        buffer: *mut c_void,
+        bytes: usize,
+        adapter: *const lora_adapter,
+        index: usize,
+        dtype: lora_dtype,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_adapter_extract_embeddings(
+        out: *mut *mut lora_adapter,
+        adapter: *const lora_adapter,
+        tokens: *const *const c_char,
+        token_count: usize,
+        options: *const lora_adapter_embed_options,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_adapter_insert_embeddings(
+        out: *mut *mut lora_adapter,
+        adapter: *const lora_adapter,
+        sources: *const *const lora_adapter,
+        source_count: usize,
+        options: *const lora_adapter_embed_options,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_adapter_remove_embeddings(
+        out: *mut *mut lora_adapter,
+        adapter: *const lora_adapter,
+        tokens: *const *const c_char,
+        token_count: usize,
+        error: *mut lora_error,
+    ) -> lora_status;
     // lora/metadata.h
     pub fn lora_metadata_edit_options_init(options: *mut lora_metadata_edit_options, size: usize);
     pub fn lora_metadata_edit_file(
@@ -1195,6 +1269,8 @@ sized! {
     lora_adapter_check_options,
     lora_adapter_fix_options,
     lora_hashes,
+    lora_embedding_info,
+    lora_adapter_embed_options,
     lora_metadata_edit_options,
     lora_metadata_edit,
 }
@@ -1532,6 +1608,25 @@ layout! {
         sshs_model_hash: 288, 72,
         sshs_legacy_hash: 360, 16,
         content_id: 376, 72,
+    }
+    lora_embedding_info, 64 {
+        struct_size: 0, 8,
+        token: 8, 8,
+        encoder: 16, 8,
+        form: 24, 8,
+        tensor_index: 32, 8,
+        vectors: 40, 8,
+        width: 48, 8,
+        dtype: 56, 4,
+        status: 60, 4,
+    }
+    lora_adapter_embed_options, 40 {
+        struct_size: 0, 8,
+        form: 8, 8,
+        token: 16, 8,
+        family: 24, 8,
+        dtype: 32, 4,
+        replace: 36, 4,
     }
     lora_metadata_change, 16 {
         key: 0, 8,
