@@ -3,7 +3,9 @@
  *   dW[out, in] = s * up_aux[out, b] up[b, r] down[r, a] down_aux[a, in]
  *
  * of which only up and down are trained. The frozen ones need not be stored
- * where it is known how they were drawn: the recipe.
+ * where it is known how they were drawn: the recipe. Files say it in the
+ * metadata entry "light_lora", a JSON object of the fields of the recipe below,
+ * "shapes" being {name: [rows, columns]} there.
  */
 #ifndef LORA_LIGHT_H
 #define LORA_LIGHT_H

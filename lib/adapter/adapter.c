@@ -691,6 +691,7 @@ static lora_status adapter_build(lora_adapter *adapter,
     TRY(adapter_check_targets(&opening));
     TRY(adapter_index_modules(adapter, error));
     TRY(adapter_note_names(adapter, error));
+    TRY(lora__light_note(adapter, error));
     TRY(adapter_note_quantised(adapter, error));
     return adapter_note_problems(adapter, error);
 }

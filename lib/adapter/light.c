@@ -11,8 +11,9 @@
 
 #define LIGHT_MAX_DEPTH 8
 
-/* No layer is larger; products of two fit whatever follows. */
-#define LIGHT_MAX_SIZE (1 << 24)
+/* No linear layer that is adapted is larger: of a small file that says it is,
+ * matrices of gigabytes would be drawn. */
+#define LIGHT_MAX_SIZE (1 << 17)
 
 /* ---- orders ------------------------------------------------------------ */
 
@@ -661,4 +662,25 @@ LORA_PRIVATE lora_status lora__light_open(lora_adapter *adapter,
     adapter->light_suspected =
         adapter->light == NULL && light_suspected(adapter);
     return LORA_OK;
+}
+
+LORA_PRIVATE lora_status lora__light_note(lora_adapter *adapter,
+                                          lora_error *error)
+{
+    const lora__module *first = NULL;
+    size_t count = 0;
+
+    for (size_t m = adapter->module_count; m-- > 0;) {
+        if (adapter->modules[m].lacks != NULL) {
+            first = &adapter->modules[m];
+            count++;
+        }
+    }
+    return first == NULL
+               ? LORA_OK
+               : lora__problems_add(
+                     &adapter->problems, LORA_SEVERITY_WARNING, LORA_ERROR_KEY,
+                     "recipe_missing", first->name, error,
+                     "%llu of %llu modules have %s", (unsigned long long)count,
+                     (unsigned long long)adapter->module_count, first->lacks);
 }

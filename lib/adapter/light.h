@@ -150,6 +150,10 @@ LORA_PRIVATE lora_status lora__light_draw_one(float *out,
 LORA_PRIVATE lora_status lora__light_open(lora_adapter *adapter,
                                           lora_error *error);
 
+/* Say which modules' numbers are not known, once they are parsed. */
+LORA_PRIVATE lora_status lora__light_note(lora_adapter *adapter,
+                                          lora_error *error);
+
 /* The seed of a module: its own, or the recipe's. A seed of its own is a
  * tensor of one integer; FORMAT, SHAPE, DTYPE. */
 LORA_PRIVATE lora_status lora__light_seed(uint64_t *out,

@@ -9,6 +9,7 @@ matrices 1e-5, as torch's QR is in float32; changes of weights as the cases say.
 """
 
 import csv
+import dataclasses
 import io
 import json
 import pathlib
@@ -497,6 +498,7 @@ def check_short(suite, rng):
           {"light"}, "kinds")
     run = suite.run("delta", path, "-o", out, code=MISMATCH)
     require("recipe" in run.err, f"reason: {run}")
+    support.one(suite.json("info", path)["problems"], "code", "recipe_missing")
     suite.run("light", "expand", path, "-o", out, "--variant", 1, "--force")
     for name, (down, up) in factors_of(out).items():
         support.close(up @ down, want[name], 1e-4 * np.ones(want[name].shape),
@@ -596,6 +598,37 @@ def check_create(suite):
                   1e-5 * np.ones((4, 100)), "those of down")
 
 
+def check_python(liblora, suite, rng):
+    """The package: each call once, with the program's results."""
+    light = liblora.light
+    parts, change = trained(rng, 40, 30, 3, seed=2)
+    path = written(suite, "p.safetensors", TO_Q, parts)
+    recipe = light.Recipe(seed=2, down_size=10, up_size=6)
+    with liblora.open(path) as adapter:
+        small = light.compress(adapter, recipe)
+        require(small.report.modules[0]["energy"] > 0.999999, "energy")
+        require(light.verify(adapter, dataclasses.replace(
+            recipe, draws="down_aux,down,up_aux")).good, "verified")
+        report = light.verify(adapter, light.Recipe(seed=1))
+        equal(len(report.problems), 2, "problems of another seed")
+        plain = light.expand(small)
+    name, = (module["name"] for module in plain.modules)
+    support.close(plain.delta(name), change,
+                  1e-5 * np.abs(change).max() * np.ones(change.shape), "change")
+    made = light.create(light.Recipe(family="sdxl"), variant=2, rank=2,
+                        targets=["*mid_block*attn2.to_k"])
+    equal([tuple(m["shape"]) for m in made.modules], [(1280, 2048)] * 10,
+          "layers of SDXL")
+    told = light.Recipe(draws="down_aux,up_aux", shapes={"*": (40, 30)})
+    with liblora.open(path) as adapter:
+        error = bindinglib.raises(liblora.KeyMatchError, light.expand,
+                                  light.compress(adapter, recipe),
+                                  dataclasses.replace(told, draws="down_aux"))
+        require("does not draw it" in str(error), str(error))
+    bindinglib.raises(liblora.ArgumentError, liblora.orthogonal, (2, 2),
+                      {"sed": 1})
+
+
 def check_families(suite):
     """Sizes of layers against the catalogues of their checkpoints."""
     folder, families = suite.unpack("targets")
@@ -640,6 +673,8 @@ def main():
                   check_refused, check_short):
         with suite.case(check.__name__):
             check(suite, rng)
+    with suite.case("check_python"):
+        check_python(liblora, suite, rng)
     for check in (check_create, check_families, check_article):
         with suite.case(check.__name__):
             check(suite)
