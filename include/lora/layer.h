@@ -61,10 +61,11 @@ typedef struct lora_layer_info {
     uint32_t reserved1;
 } lora_layer_info;
 
-/** A tensor of the adapter that takes part. */
+/** A matrix or core that takes part. */
 typedef struct lora_layer_factor {
     size_t struct_size;
-    const char *name; /* of the tensor */
+    const char *name; /* of the tensor that it is, or is a part of; "" where it
+                       * was drawn again, as frozen matrices are */
     const char *role; /* such as "down" */
     uint64_t elements;
     int64_t shape[LORA_MAX_DIMS];

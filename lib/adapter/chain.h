@@ -73,10 +73,19 @@ typedef struct lora__link_maker {
                  float *scratch);
 } lora__link_maker;
 
+/* A whole tensor, or numbers of one from `first` on as a matrix, or a matrix
+ * that is drawn again. */
 typedef struct lora__chain_factor {
-    size_t entry; /* in the container */
+    size_t entry; /* in the container; SIZE_MAX: it is drawn */
     lora__role role;
     int frozen; /* is not trained */
+    size_t first;
+    size_t shape[2]; /* {0, 0}: that of the tensor */
+    lora_status (*draw)(float *out,
+                        const lora_adapter *adapter,
+                        const lora__module *module,
+                        const struct lora__chain_factor *factor,
+                        lora_error *error);
 } lora__chain_factor;
 
 typedef struct lora__chain {

@@ -172,37 +172,71 @@ static lora_status layer_read_geometry(lora_layer *layer,
     return LORA_OK;
 }
 
+/* What is told of a factor, and room for its numbers. */
+static lora_status layer_name_factor(lora_layer *layer,
+                                     const lora_adapter *adapter,
+                                     size_t index,
+                                     lora_error *error)
+{
+    const lora__chain_factor *factor = &layer->chain.factors[index];
+    const lora__entry *entry =
+        factor->entry == SIZE_MAX ? NULL
+                                  : &adapter->container->entries[factor->entry];
+    lora_layer_factor *info = &layer->infos[index];
+    size_t count;
+
+    info->struct_size = sizeof *info;
+    info->role = lora__role_name(factor->role);
+    info->name = "";
+    info->frozen = (uint32_t)factor->frozen;
+    if (entry != NULL) {
+        info->elements = entry->elements;
+        info->ndim = entry->ndim;
+        memcpy(info->shape, entry->shape, sizeof info->shape);
+        TRY(lora__arena_string(&info->name, &layer->arena, entry->name,
+                               entry->name_bytes, error));
+    }
+    if (factor->shape[0] != 0) {
+        memset(info->shape, 0, sizeof info->shape);
+        info->shape[0] = (int64_t)factor->shape[0];
+        info->shape[1] = (int64_t)factor->shape[1];
+        info->ndim = 2;
+        if (!lora__mul_u64(factor->shape[0], factor->shape[1],
+                           &info->elements)) {
+            return lora__fail_memory(error, UINT64_MAX);
+        }
+    }
+    if (!lora__u64_to_size(info->elements, &count)) {
+        return lora__fail_memory(error, UINT64_MAX);
+    }
+    return layer_floats(&layer->factors[index], layer, count, error);
+}
+
 static lora_status layer_load_factors(lora_layer *layer,
                                       const lora_adapter *adapter,
+                                      const lora__module *module,
                                       lora_error *error)
 {
     for (size_t i = 0; i < layer->chain.factor_count; i++) {
         const lora__chain_factor *factor = &layer->chain.factors[i];
-        const lora__entry *entry = &adapter->container->entries[factor->entry];
-        lora_layer_factor *info = &layer->infos[i];
         lora__rows state;
         lora_status status;
 
-        info->struct_size = sizeof *info;
-        info->role = lora__role_name(factor->role);
-        info->elements = entry->elements;
-        info->ndim = entry->ndim;
-        info->frozen = (uint32_t)factor->frozen;
-        memcpy(info->shape, entry->shape, sizeof info->shape);
-        TRY(lora__arena_string(&info->name, &layer->arena, entry->name,
-                               entry->name_bytes, error));
+        TRY(layer_name_factor(layer, adapter, i, error));
+        if (factor->draw != NULL) {
+            TRY(factor->draw(layer->factors[i], adapter, module, factor,
+                             error));
+            continue;
+        }
         memset(&state, 0, sizeof state);
         state.context = layer->context;
         state.kernels = layer->kernels;
         state.dtype = LORA_DTYPE_F32;
         status = lora__rows_load(&state, 0, adapter, factor->entry, error);
         if (status == LORA_OK) {
-            status = layer_floats(&layer->factors[i], layer,
-                                  (size_t)entry->elements, error);
-        }
-        if (status == LORA_OK) {
-            memcpy(layer->factors[i], state.blocks[0],
-                   (size_t)entry->elements * sizeof(float));
+            memcpy(layer->factors[i],
+                   (const float *)state.blocks[0] + factor->first,
+                   (size_t)layer->infos[i].elements * sizeof(float));
         }
         lora__rows_destroy(&state);
         TRY(status);
@@ -331,8 +365,8 @@ static lora_status layer_load_bias(lora_layer *layer,
                           LORA_DTYPE_F32, error));
     status = layer_floats(&layer->bias, layer, state.rows, error);
     if (status == LORA_OK) {
-        status = lora__rows_read(&state, module, 0, state.rows, layer->bias,
-                                 error);
+        status =
+            lora__rows_read(&state, module, 0, state.rows, layer->bias, error);
     }
     lora__rows_destroy(&state);
     return status;
@@ -343,13 +377,17 @@ static lora_status layer_check_module(const lora__module *module,
 {
     TRY(lora__module_check(module, error));
     if (module->kind->chain == NULL || module->dora ||
-        (module->changes & LORA_PART_WEIGHT) == 0 || module->ndim < 2) {
+        (module->changes & LORA_PART_WEIGHT) == 0 ||
+        (module->lacks == NULL && module->ndim < 2)) {
         return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
                           module->name,
                           "%s%s cannot be run on activations alone",
                           module->kind->id, module->dora ? " with DoRA" : "");
     }
-    return LORA_OK;
+    return module->lacks == NULL
+               ? LORA_OK
+               : lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
+                            module->name, "%s", module->lacks);
 }
 
 static lora_status layer_read_options(lora_layer_options *out,
@@ -389,7 +427,7 @@ static lora_status layer_fill(lora_layer *layer,
                            strlen(module->name), error));
     TRY(layer_read_geometry(layer, &kernel, module, o, error));
     TRY(module->kind->chain(&layer->chain, adapter, module, kernel, error));
-    TRY(layer_load_factors(layer, adapter, error));
+    TRY(layer_load_factors(layer, adapter, module, error));
     TRY(layer_add_stages(layer, o->groups == 0 ? 1 : o->groups, error));
     TRY(layer_fill_stages(layer, strength * module->scale, error));
     return layer_load_bias(layer, adapter, module, strength, error);

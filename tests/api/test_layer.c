@@ -4,6 +4,7 @@
 #include "api/support.h"
 
 static lora_context *context;
+static image file; /* of the adapter that is open */
 
 #define CONV "lora_unet_conv"
 #define LINEAR "lora_unet_linear"
@@ -15,26 +16,27 @@ static lora_adapter *open_some(lora_context *c)
 {
     const float alpha = 4.0F;
     float rough[64];
-    lora_adapter *adapter;
-    image im;
-
     some_numbers(rough, COUNT(rough), 3);
-    image_begin(&im, NULL);
-    image_f32(&im, CONV ".lora_down.weight", "2,3,3,3", rough, 54);
-    image_f32(&im, CONV ".lora_up.weight", "4,2,1,1", rough, 8);
-    image_f32(&im, "lora_unet_dora.dora_scale", "2,1", rough, 2);
-    image_f32(&im, "lora_unet_dora.lora_down.weight", "2,2", rough, 4);
-    image_f32(&im, "lora_unet_dora.lora_up.weight", "2,2", rough, 4);
-    image_f32(&im, "lora_unet_kron.lokr_w1", "2,2", rough, 4);
-    image_f32(&im, "lora_unet_kron.lokr_w2", "3,4", rough, 12);
-    image_f32(&im, LINEAR ".alpha", "", &alpha, 1);
-    image_f32(&im, LINEAR ".lora_down.weight", "2,2", two_by_two, 4);
-    image_f32(&im, LINEAR ".lora_up.weight", "3,2", rough, 6);
-    image_f32(&im, "lora_unet_norm.w_norm", "5", rough, 5);
-    image_end(&im);
-    adapter = open_image(c, &im);
-    image_free(&im);
-    return adapter;
+    image_begin(&file, NULL);
+    image_f32(&file, CONV ".lora_down.weight", "2,3,3,3", rough, 54);
+    image_f32(&file, CONV ".lora_up.weight", "4,2,1,1", rough, 8);
+    image_f32(&file, "lora_unet_dora.dora_scale", "2,1", rough, 2);
+    image_f32(&file, "lora_unet_dora.lora_down.weight", "2,2", rough, 4);
+    image_f32(&file, "lora_unet_dora.lora_up.weight", "2,2", rough, 4);
+    image_f32(&file, "lora_unet_kron.lokr_w1", "2,2", rough, 4);
+    image_f32(&file, "lora_unet_kron.lokr_w2", "3,4", rough, 12);
+    image_f32(&file, LINEAR ".alpha", "", &alpha, 1);
+    image_f32(&file, LINEAR ".lora_down.weight", "2,2", two_by_two, 4);
+    image_f32(&file, LINEAR ".lora_up.weight", "3,2", rough, 6);
+    image_f32(&file, "lora_unet_norm.w_norm", "5", rough, 5);
+    image_end(&file);
+    return open_image(c, &file);
+}
+
+static void close_some(lora_adapter *adapter)
+{
+    lora_adapter_destroy(adapter);
+    image_free(&file);
 }
 
 static lora_status make(lora_layer **out,
@@ -120,7 +122,7 @@ static void test_refused(void **state)
                      LORA_ERROR_ARGUMENT);
     assert_int_equal(lora_layer_create(&layer, NULL, 0, 1.0, NULL, NULL),
                      LORA_ERROR_ARGUMENT);
-    lora_adapter_destroy(adapter);
+    close_some(adapter);
 }
 
 static void test_told(void **state)
@@ -133,7 +135,7 @@ static void test_told(void **state)
     int64_t size[3];
 
     (void)state;
-    lora_adapter_destroy(adapter); /* is not needed any more */
+    close_some(adapter); /* is not needed any more */
     assert_int_equal(lora_layer_get_info(&info, layer, NULL), LORA_OK);
     assert_int_equal(info.channels_in, 3);
     assert_int_equal(info.channels_out, 4);
@@ -200,7 +202,7 @@ static void test_batches(void **state)
                          LORA_ERROR_RANGE);
     }
     lora_layer_destroy(layer);
-    lora_adapter_destroy(adapter);
+    close_some(adapter);
 }
 
 /* up, strength and scale by hand: y = 1 * (4 / 2) * up (down x). */
@@ -262,7 +264,7 @@ static void test_by_hand(void **state)
     assert_true(gradient[0] == 0.0F && gradient[3] == 0.0F);
     free(room);
     lora_layer_destroy(layer);
-    lora_adapter_destroy(adapter);
+    close_some(adapter);
 }
 
 /* Every allocation of making a layer fails; running one allocates nothing. */
@@ -306,7 +308,7 @@ static void test_memory(void **state)
         assert_int_equal(h.calls, calls);
         free(room);
         lora_layer_destroy(layer);
-        lora_adapter_destroy(adapter);
+        close_some(adapter);
         heap_end(&h, c);
     }
 }

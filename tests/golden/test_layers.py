@@ -2,6 +2,7 @@
 and torch's autograd computed them in float64, against layers of the Python
 package, at the tolerance of the case."""
 
+import json
 import pathlib
 import sys
 
@@ -13,6 +14,9 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent / "bindings")]
 import bindinglib  # noqa: E402
 import support  # noqa: E402
 from support import equal  # noqa: E402
+
+
+DELTAS = ("delta", "light_expand", "light_expand_regen")
 
 
 def arrays(path):
@@ -64,6 +68,50 @@ def test_backward(layer, case, target, base, expected):
         equal(value.tobytes(), got.factors[role].tobytes(), f"{role} alone")
 
 
+def test_delta(suite, liblora, folder, case):
+    """An image of the kernel's size, without padding, has one position: y is
+    x with the golden weight change. f32 may err as in layer_numbers."""
+    rng = np.random.default_rng(len(case["id"]))
+    expected = arrays(folder / case["expect"])
+    alpha = case["params"].get("network_alpha")  # which no tensor tells
+    strength = 1.0 if alpha is None else alpha / case["params"]["rank"]
+    with open_case(suite, liblora, folder, case) as adapter:
+        for target, module in case["params"]["modules"].items():
+            delta = expected[target + ".delta"]
+            turned = module["type"] == "linear_transposed"
+            flat = delta.T if turned else delta.reshape(len(delta), -1)
+            name, = (row["name"] for row in adapter.modules
+                     if module["prefix"] in (row["name"], row["name"] + "_lora",
+                                             row["name"] + ".lora") or
+                     len(adapter.modules) == 1)
+            layer = adapter.layer(name, strength)
+            dims = layer._info.dims
+            shape = delta.shape[2:2 + dims] if dims else ()
+            x = rng.standard_normal((5, flat.shape[1])).astype(np.float32)
+            got = layer.forward(x.reshape(5, layer.shape[1], *shape))
+            room = np.abs(x) @ (bound(case, np.abs(flat)) + 2.0**-19 *
+                                np.abs(flat)).T
+            want = x @ flat.T + expected.get(target + ".delta_bias", 0.0)
+            support.close(got.reshape(5, -1), want, room + case["atol"], target)
+
+
+def open_case(suite, liblora, folder, case):
+    """The adapter, with what is known of it from elsewhere."""
+    params = case["params"]
+    adapter = liblora.open(folder / case["adapter"],
+                           config=folder / params["config"]
+                           if "config" in params else None)
+    if case["operation"] != "light_expand_regen":
+        return adapter
+    builder = liblora.Builder(adapter)
+    builder.set_metadata("light_lora", json.dumps({
+        "seed": params["seed"],
+        "draws": ",".join(name for name, *_ in params["draws"]),
+        "shapes": {row["name"]: params["modules"]["target"]["shape"]
+                   for row in adapter.modules}}))
+    return builder.finish()
+
+
 def main():
     suite = support.Suite(__doc__.splitlines()[0])
     liblora = bindinglib.load(suite)
@@ -76,6 +124,15 @@ def main():
                 liblora.open(folder / case["adapter"]) as adapter:
             for target, module in case["params"]["modules"].items():
                 run(layer_of(adapter, module), case, target, base, expected)
+    for pack in ("kinds", "light"):
+        folder, cases = suite.unpack(pack)
+        for case in cases:
+            if (case["operation"] not in DELTAS or
+                    "embedding" in {m["type"] for m in
+                                    case["params"]["modules"].values()}):
+                continue
+            with suite.case(case["id"] + " on activations"):
+                test_delta(suite, liblora, folder, case)
     return suite.finish()
 
 

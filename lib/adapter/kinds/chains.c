@@ -1,6 +1,9 @@
-/* Chains of the kinds whose weights are tensors of the file: see chain.h. */
+/* Chains of the kinds whose weights are tensors of the file, or matrices that
+ * are drawn: see chain.h.
+ */
 #include "adapter/chain.h"
 #include "adapter/kinds/common.h"
+#include "adapter/light.h"
 
 #include <string.h>
 
@@ -74,6 +77,64 @@ LORA_PRIVATE lora_status lora__chain_full(lora__chain *out,
     return LORA_OK;
 }
 
+/* ---- Light-LoRA -------------------------------------------------------- */
+
+/* A frozen matrix that is not stored. */
+static lora_status chains_light_draw(float *out,
+                                     const lora_adapter *adapter,
+                                     const lora__module *module,
+                                     const lora__chain_factor *factor,
+                                     lora_error *error)
+{
+    const int is_up = factor->role == LORA__ROLE_LIGHT_UP_AUX;
+    const lora__light_wanted wanted = {is_up ? NULL : out, NULL, NULL,
+                                       is_up ? out : NULL};
+    lora__light_sizes sizes;
+    uint64_t seed;
+
+    INVARIANT(adapter->light != NULL, error);
+    lora__light_sizes_of(&sizes, adapter, module);
+    TRY(lora__light_seed(&seed, adapter, module, error));
+    return lora__light_draw(&wanted, &adapter->light->order, seed, &sizes,
+                            adapter->context, error);
+}
+
+/* The next link, of a matrix [out, in] of a role: as stored, from number
+ * `first` of the vector that both factors may be, or drawn. */
+static lora__link *chains_light_add(lora__chain *chain,
+                                    const lora__module *module,
+                                    lora__role role,
+                                    size_t first,
+                                    size_t out,
+                                    size_t in)
+{
+    lora__link *link = &chain->links[chain->link_count++];
+    lora__chain_factor *factor;
+
+    link->before = 1;
+    link->after = 1;
+    link->in = in;
+    link->out = out;
+    link->kernel = 1;
+    link->factor = lora__chain_take(chain, module, role);
+    if (link->factor != SIZE_MAX) {
+        return link;
+    }
+    if (role == LORA__ROLE_DOWN || role == LORA__ROLE_UP) {
+        link->factor = lora__chain_take(chain, module, LORA__ROLE_WEIGHT);
+    } else {
+        link->factor = chain->factor_count++;
+        chain->factors[link->factor].entry = SIZE_MAX;
+        chain->factors[link->factor].draw = chains_light_draw;
+    }
+    factor = &chain->factors[link->factor];
+    factor->role = role;
+    factor->first = first;
+    factor->shape[0] = out;
+    factor->shape[1] = in;
+    return link;
+}
+
 /* The outer matrices, frozen, around a pair or its product. */
 LORA_PRIVATE lora_status lora__chain_light(lora__chain *out,
                                            const lora_adapter *adapter,
@@ -81,30 +142,30 @@ LORA_PRIVATE lora_status lora__chain_light(lora__chain *out,
                                            size_t kernel,
                                            lora_error *error)
 {
+    lora__light_sizes s;
     lora__link *link;
 
+    (void)error;
     memset(out, 0, sizeof *out);
-    if (!kind_has(module, LORA__ROLE_LIGHT_DOWN_AUX) ||
-        !kind_has(module, LORA__ROLE_LIGHT_UP_AUX) ||
-        kind_has(module, LORA__ROLE_WEIGHT)) {
-        return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
-                          module->name,
-                          "the frozen matrices are not in the file");
-    }
-    link =
-        chains_add(out, adapter, module, LORA__ROLE_LIGHT_DOWN_AUX, kernel, 0);
+    lora__light_sizes_of(&s, adapter, module);
+    link = chains_light_add(out, module, LORA__ROLE_LIGHT_DOWN_AUX, 0, s.a,
+                            s.cols / kernel);
+    link->kernel = kernel;
     link->conv = 1;
     out->factors[link->factor].frozen = 1;
     if (kind_has(module, LORA__ROLE_LIGHT_DOWN_UP)) {
-        chains_add(out, adapter, module, LORA__ROLE_LIGHT_DOWN_UP, 1, 0);
+        chains_light_add(out, module, LORA__ROLE_LIGHT_DOWN_UP, 0, s.b, s.a);
     } else {
-        chains_add(out, adapter, module, LORA__ROLE_DOWN, 1, 0);
-        chains_add(out, adapter, module, LORA__ROLE_UP, 1, 0);
+        chains_light_add(out, module, LORA__ROLE_DOWN, 0, s.rank, s.a);
+        chains_light_add(out, module, LORA__ROLE_UP, s.rank * s.a, s.b, s.rank);
     }
-    link = chains_add(out, adapter, module, LORA__ROLE_LIGHT_UP_AUX, 1, 0);
+    link =
+        chains_light_add(out, module, LORA__ROLE_LIGHT_UP_AUX, 0, s.rows, s.b);
     out->factors[link->factor].frozen = 1;
     return LORA_OK;
 }
+
+/* ---- LoKr -------------------------------------------------------------- */
 
 /* w1 along i1, of a tensor with `after` inner channels. */
 static void chains_lokr_outer(lora__chain *out,
