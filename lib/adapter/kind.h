@@ -221,6 +221,10 @@ LORA_PRIVATE lora_status lora__module_extent(lora__extent *out,
                                              lora__role role,
                                              lora_error *error);
 
+/* What a module has beside its factors, as words for a message, or NULL:
+ * nothing. */
+LORA_PRIVATE const char *lora__module_beside(const lora__module *module);
+
 /* OK, or why a module has no factors. */
 LORA_PRIVATE lora_status lora__module_has_factors(const lora__module *module,
                                                   lora_error *error);

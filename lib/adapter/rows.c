@@ -85,19 +85,25 @@ static lora_status rows_check_lacks(const lora__module *module,
                             "%s", module->lacks);
 }
 
+LORA_PRIVATE const char *lora__module_beside(const lora__module *module)
+{
+    return module->dora     ? " with DoRA"
+           : module->sparse ? " with a sparse residual"
+                            : NULL;
+}
+
 LORA_PRIVATE lora_status lora__module_has_factors(const lora__module *module,
                                                   lora_error *error)
 {
+    const char *beside = lora__module_beside(module);
+
     TRY(lora__module_check(module, error));
-    if (module->kind->factors == NULL || module->dora || module->sparse) {
+    if (module->kind->factors == NULL || beside != NULL) {
         return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
                           module->name, "%s%s has no factors in this version",
-                          module->kind->id,
-                          module->dora     ? " with DoRA"
-                          : module->sparse ? " with a sparse residual"
-                                           : "");
+                          module->kind->id, beside == NULL ? "" : beside);
     }
-    return rows_check_lacks(module, error);
+    return LORA_OK;
 }
 
 LORA_PRIVATE lora_status lora__module_factors(lora__factors *out,

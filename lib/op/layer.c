@@ -375,14 +375,16 @@ static lora_status layer_load_bias(lora_layer *layer,
 static lora_status layer_check_module(const lora__module *module,
                                       lora_error *error)
 {
+    const char *beside = lora__module_beside(module);
+
     TRY(lora__module_check(module, error));
-    if (module->kind->chain == NULL || module->dora ||
+    if (module->kind->chain == NULL || beside != NULL ||
         (module->changes & LORA_PART_WEIGHT) == 0 ||
         (module->lacks == NULL && module->ndim < 2)) {
         return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
                           module->name,
                           "%s%s cannot be run on activations alone",
-                          module->kind->id, module->dora ? " with DoRA" : "");
+                          module->kind->id, beside == NULL ? "" : beside);
     }
     return module->lacks == NULL
                ? LORA_OK

@@ -18,6 +18,8 @@ int main(void)
 
 #include "api/pair.h"
 
+#include "api/based.h"
+
 #include "api/reader.h"
 
 static heap h;
@@ -552,6 +554,22 @@ static lora_status save_delta(const call *job, lora_error *error)
     return status;
 }
 
+static lora_status delta_based(const call *job, lora_error *error)
+{
+    (void)job;
+    return based_delta(adapter, error);
+}
+
+static lora_status save_based(const call *job, lora_error *error)
+{
+    lora_status status = based_save(adapter, job->flag, error);
+
+    assert_int_equal(remove(in_folder("delta.safetensors")) == 0,
+                     status == LORA_OK);
+    assert_int_equal(remove(in_folder("base.safetensors")), 0);
+    return status;
+}
+
 static lora_status hash(const call *job, lora_error *error)
 {
     lora_hashes hashes = {.struct_size = sizeof hashes};
@@ -737,6 +755,9 @@ static const call jobs[] = {
     {"save writer", image_sample, 0, save_writer, NULL, NONE, 0, 0, 0},
     {"save delta", image_sample, 0, save_delta, NULL, NONE, LORA_DTYPE_F32, 0,
      0},
+    {"delta based", image_based, 0, delta_based, NULL, NONE, 0, 0, 0},
+    {"save based", image_based, 0, save_based, NULL, NONE, 0, 0, 0},
+    {"save based, some", image_based, 0, save_based, NULL, NONE, 0, 1, 0},
     {"hash", image_sample, 2, hash, NULL, NONE, 0, 0, 0},
     {"hash odd", image_odd, 2, hash, NULL, NONE, 0, 0, 0},
     {"edit in place", image_sample, 2, edit_file, NULL, NONE, 0, 0, 0},
