@@ -586,6 +586,35 @@ def test_sparse(suite):
         require(KOHYA in run.err, f"{what}: {run.err}")
 
 
+def test_stored_transposed(suite):
+    """Layers of GPT-2's class store [in, out]: PEFT turns what it has."""
+    rng = np.random.default_rng(12)
+    name, rows, cols = "base_model.model.h.0.c_attn", 4, 6  # in, out
+    weight = rng.standard_normal((rows, cols)).astype(np.float32)
+    base = base_file(suite, {"h.0.c_attn.weight": tensor(weight, "F32")})
+    folder = suite.path("transposed")
+    folder.mkdir(exist_ok=True)
+    path = folder / "adapter_model.safetensors"
+    config = {"r": 2, "lora_alpha": 3, "fan_in_fan_out": True,
+              "feedforward_modules": []}
+    (folder / "adapter_config.json").write_text(json.dumps(config), "utf-8")
+    a, b = rng.standard_normal((2, rows)), rng.standard_normal((cols, 2))
+    magnitude = rng.uniform(0.5, 1.5, cols)
+    support.write_file(path, {
+        name + ".lora_A.weight": tensor(a, "F32"),
+        name + ".lora_B.weight": tensor(b, "F32"),
+        name + ".lora_magnitude_vector": tensor(magnitude, "F32")})
+    got = changed(suite, path, base, "--weights", "--strength", 0.5)
+    want = dora_peft(weight.T, 1.5 * b @ a, magnitude, 0, 0.5).T
+    support.close(got[name + ".weight"], want, 1e-6, "DoRA")
+    for shape in ((cols, 1), (1, rows)):
+        vector = rng.standard_normal(shape)
+        support.write_file(path, {name + ".ia3_l": tensor(vector, "F32")})
+        got = changed(suite, path, base, "--weights")
+        support.close(got[name + ".weight"], (weight.T * vector).T, 1e-6,
+                      f"(IA)3 of {shape}")
+
+
 def main():
     suite = support.Suite(__doc__.splitlines()[0])
     liblora = bindinglib.load(suite)
@@ -611,7 +640,7 @@ def main():
                 test_dora_rules(suite, case)
     for test in (test_names, test_layouts, test_refused, test_skipped,
                  test_ia3_sides, test_tlora_start, test_glora_layouts, test_set,
-                 test_sparse):
+                 test_sparse, test_stored_transposed):
         with suite.case(test.__name__[5:]):
             test(suite)
     return suite.finish()
