@@ -44,6 +44,7 @@ typedef struct lora__module {
     lora_dtype dtype;
     int32_t dora;
     int32_t tucker;
+    int32_t padded;     /* the base may be smaller: zeros are put to it */
     int32_t sparse;     /* single elements of the change beside its factors */
     int32_t transposed; /* shape is [in, out], factors are [out, r] [r, in] */
     int32_t changes;

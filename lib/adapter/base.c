@@ -15,6 +15,20 @@ static int32_t base_ndim(const int64_t *shape, int32_t ndim)
     return ndim;
 }
 
+/* Smaller in rows or inputs alone. */
+static int base_is_within(const int64_t *shape,
+                          const lora__base_tensor *tensor,
+                          int32_t ndim)
+{
+    int within = 1;
+
+    for (int32_t i = 0; i < ndim; i++) {
+        within &=
+            i < 2 ? tensor->shape[i] <= shape[i] : tensor->shape[i] == shape[i];
+    }
+    return within;
+}
+
 /* A kernel of one element may be there or not, on either side; one that the
  * module's factors cannot tell is in its columns. */
 static lora_status base_agree(const lora__module *module,
@@ -26,6 +40,10 @@ static lora_status base_agree(const lora__module *module,
     int32_t own = base_ndim(shape, ndim);
     int same = own == base_ndim(tensor->shape, tensor->ndim);
 
+    if (module->padded && same) {
+        same = base_is_within(shape, tensor, own);
+        own = 0;
+    }
     for (int32_t i = 0; i < own && same; i++) {
         same = shape[i] == tensor->shape[i];
     }
@@ -69,12 +87,42 @@ LORA_PRIVATE lora_status lora__base_shape(int64_t shape[LORA_MAX_DIMS],
         return lora__fail(error, LORA_ERROR_SHAPE, LORA_NO_OFFSET, module->name,
                           "%s of the base is not a vector", tensor->name);
     }
+    if (module->padded && part == LORA_PART_WEIGHT) {
+        memcpy(shape, module->shape, sizeof module->shape);
+        *out_ndim = ndim;
+        return LORA_OK;
+    }
     memcpy(shape, tensor->shape, sizeof tensor->shape);
     *out_ndim = tensor->ndim;
     return LORA_OK;
 }
 
 /* ---- rows -------------------------------------------------------------- */
+
+/* Rows as wide as the state's, of a base that may have narrower and fewer ones:
+ * those that are there are read in one go and moved apart, the last one first.
+ */
+static lora_status
+base_read_padded(lora__rows *state, size_t begin, size_t end, lora_error *error)
+{
+    const size_t size = lora__rows_size(state);
+    const size_t narrow = state->base->step * size;
+    const size_t wide = state->cols * size;
+    const size_t rows = (size_t)state->base->shape[0];
+    const size_t last = end < rows ? end : rows;
+
+    if (begin < last) {
+        TRY(state->base->read(state->base_rows, state->dtype, state->base,
+                              begin, last, error));
+    }
+    for (size_t i = end; i-- > begin;) {
+        unsigned char *to = state->base_rows + (i - begin) * wide;
+        size_t kept = i < last ? narrow : 0;
+        memmove(to, state->base_rows + (i - begin) * narrow, kept);
+        memset(to + kept, 0, wide - kept);
+    }
+    return LORA_OK;
+}
 
 LORA_PRIVATE lora_status lora__rows_want(lora__rows *state,
                                          size_t begin,
@@ -99,8 +147,7 @@ LORA_PRIVATE lora_status lora__rows_want(lora__rows *state,
         }
         state->base_bytes = bytes;
     }
-    TRY(state->base->read(state->base_rows, state->dtype, state->base, begin,
-                          end, error));
+    TRY(base_read_padded(state, begin, end, error));
     state->base_end = end;
     return LORA_OK;
 }

@@ -327,6 +327,13 @@ LORA_PRIVATE lora_status lora__rows_load(lora__rows *state,
                                          size_t entry,
                                          lora_error *error);
 
+/* The same into memory of the caller's, as F64. */
+LORA_PRIVATE lora_status lora__rows_load_f64(double *out,
+                                             const lora__rows *state,
+                                             const lora_adapter *adapter,
+                                             size_t entry,
+                                             lora_error *error);
+
 /* An empty block of `count` numbers of the state's type. */
 LORA_PRIVATE lora_status lora__rows_block(lora__rows *state,
                                           size_t block,

@@ -88,6 +88,7 @@ static lora_status rows_check_lacks(const lora__module *module,
 LORA_PRIVATE const char *lora__module_beside(const lora__module *module)
 {
     return module->dora     ? " with DoRA"
+           : module->padded ? " of a weight with zeros put to it"
            : module->sparse ? " with a sparse residual"
                             : NULL;
 }
@@ -183,6 +184,16 @@ LORA_PRIVATE lora_status lora__rows_load(lora__rows *state,
     TRY(lora__rows_block(state, block, count, error));
     return rows_read(state->blocks[block], state->dtype, adapter, index,
                      state->kernels, error);
+}
+
+LORA_PRIVATE lora_status lora__rows_load_f64(double *out,
+                                             const lora__rows *state,
+                                             const lora_adapter *adapter,
+                                             size_t index,
+                                             lora_error *error)
+{
+    return rows_read(out, LORA_DTYPE_F64, adapter, index, state->kernels,
+                     error);
 }
 
 /* In tiles that stay in the cache. `size` is a constant where this is called:

@@ -586,6 +586,37 @@ def test_sparse(suite):
         require(KOHYA in run.err, f"{what}: {run.err}")
 
 
+def test_padded(suite):
+    """Zeros are put to a weight that is too small, in rows and inputs."""
+    rng = np.random.default_rng(13)
+    path = suite.path("padded.safetensors")
+    for shape, small in (((6, 5), (6, 3)), ((6, 5), (4, 5)), ((6, 5), (6, 5)),
+                         ((4, 3, 2, 2), (3, 2, 2, 2))):
+        a = rng.standard_normal((2,) + shape[1:])
+        b = rng.standard_normal((shape[0], 2) + (1,) * (len(shape) - 2))
+        tensors = {KOHYA + ".lora_down.weight": tensor(a, "F32"),
+                   KOHYA + ".lora_up.weight": tensor(b, "F32"),
+                   KOHYA + ".reshape_weight": tensor(np.array(shape), "I64")}
+        support.write_file(path, tensors)
+        w = rng.standard_normal(small)
+        base = base_file(suite, {KOHYA + ".weight": tensor(w, "F32")})
+        change = support.lora_delta(a, b)[0].reshape(shape)
+        want = change + np.pad(w, [(0, x - y) for x, y in zip(shape, small)])
+        for more, value in (((), change), (("--weights",), want)):
+            (_, got), = changed(suite, path, base, *more).items()
+            support.close(got, value, 1e-5, f"{small} in {shape}")
+    larger = base_file(suite, {KOHYA + ".weight":
+                               tensor(np.ones((4, 4, 2, 2)), "F32")})
+    said = changed(suite, path, larger, "--weights", code=MISMATCH)
+    require(KOHYA in said, said)
+    for bad in (np.array([4, 3, 2, 3]), np.array([4, 3]), np.array([4.0] * 4)):
+        tensors[KOHYA + ".reshape_weight"] = tensor(
+            bad, "F32" if bad.dtype == np.float64 else "I64")
+        support.write_file(path, tensors)
+        said = changed(suite, path, larger, code=MISMATCH)
+        require(KOHYA in said, said)
+
+
 def test_stored_transposed(suite):
     """Layers of GPT-2's class store [in, out]: PEFT turns what it has."""
     rng = np.random.default_rng(12)
@@ -640,7 +671,7 @@ def main():
                 test_dora_rules(suite, case)
     for test in (test_names, test_layouts, test_refused, test_skipped,
                  test_ia3_sides, test_tlora_start, test_glora_layouts, test_set,
-                 test_sparse, test_stored_transposed):
+                 test_sparse, test_padded, test_stored_transposed):
         with suite.case(test.__name__[5:]):
             test(suite)
     return suite.finish()

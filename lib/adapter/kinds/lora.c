@@ -76,6 +76,30 @@ static lora_status lora_kind_turn(lora__opening *opening, lora__module *module)
     return LORA_OK;
 }
 
+/* The shape that the base's weight is to be brought to, with zeros, before the
+ * change is added: that of the change, as a list of integers. */
+static lora_status lora_kind_pad(lora__opening *opening, lora__module *module)
+{
+    const lora__entry *entry =
+        lora__module_entry(opening->adapter, module, LORA__ROLE_RESHAPE_WEIGHT);
+
+    if (entry == NULL) {
+        return LORA_OK;
+    }
+    module->padded = 1;
+    if (lora__dtype_is_float(entry->dtype) ||
+        !lora__dtype_is_readable(entry->dtype)) {
+        return lora__module_reject(opening, module, LORA_ERROR_DTYPE, "dtype",
+                                   "reshape_weight is %s: integers are needed",
+                                   lora_dtype_name(entry->dtype));
+    }
+    return entry->ndim == 1 && entry->shape[0] == module->ndim
+               ? LORA_OK
+               : lora__module_reject(opening, module, LORA_ERROR_SHAPE, "shape",
+                                     "reshape_weight has not the dimensions of "
+                                     "the change");
+}
+
 static lora_status lora_kind_parse(lora__opening *opening, lora__module *module)
 {
     const lora__entry *down =
@@ -109,6 +133,7 @@ static lora_status lora_kind_parse(lora__opening *opening, lora__module *module)
     TRY(lora__kind_check_bias(opening, module, LORA__ROLE_DIFF_BIAS));
     TRY(lora__kind_check_dora(opening, module));
     TRY(lora_kind_turn(opening, module));
+    TRY(lora_kind_pad(opening, module));
     TRY(lora__sparse_parse(opening, module));
     return lora__module_resolve_scale(opening, module);
 }
@@ -155,6 +180,26 @@ static size_t lora_kind_factor_rank(const lora_adapter *adapter,
     return (size_t)lora__module_entry(adapter, module, LORA__ROLE_UP)->shape[1];
 }
 
+static lora_status lora_kind_check_pad(lora__rows *state,
+                                       const lora_adapter *adapter,
+                                       const lora__module *module,
+                                       lora_error *error)
+{
+    double sizes[LORA_MAX_DIMS] = {0};
+    const lora__member *member =
+        lora__module_find(module, LORA__ROLE_RESHAPE_WEIGHT);
+
+    TRY(lora__rows_load_f64(sizes, state, adapter, member->entry, error));
+    for (int32_t i = 0; i < module->ndim; i++) {
+        if (sizes[i] != (double)module->shape[i]) {
+            return lora__fail(error, LORA_ERROR_SHAPE, LORA_NO_OFFSET,
+                              module->name,
+                              "reshape_weight is not the shape of the change");
+        }
+    }
+    return LORA_OK;
+}
+
 static lora_status lora_kind_prepare(lora__rows *state,
                                      const lora_adapter *adapter,
                                      const lora__module *module,
@@ -172,6 +217,9 @@ static lora_status lora_kind_prepare(lora__rows *state,
     state->rank = lora_kind_factor_rank(adapter, module);
     state->sparse = state->multiplier;
     state->multiplier *= module->scale;
+    if (module->padded) {
+        TRY(lora_kind_check_pad(state, adapter, module, error));
+    }
     if (module->sparse) {
         TRY(lora__sparse_prepare(state, adapter, module, error));
     }
@@ -278,7 +326,7 @@ LORA_PRIVATE const lora__kind lora__kind_lora = {
         LORA__ROLE_BIT(LORA__ROLE_MID) | LORA__ROLE_BIT(LORA__ROLE_UP_BIAS) |
         LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS) | LORA__ROLE_BIT(LORA__ROLE_DORA) |
         LORA__ROLE_BIT(LORA__ROLE_SCALE) | LORA__ROLE_BIT(LORA__ROLE_SCALAR) |
-        LORA__ROLES_SPARSE,
+        LORA__ROLE_BIT(LORA__ROLE_RESHAPE_WEIGHT) | LORA__ROLES_SPARSE,
     .scaled =
         LORA__ROLE_BIT(LORA__ROLE_UP) | LORA__ROLE_BIT(LORA__ROLE_UP_BIAS),
     .unscaled = LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS) |
@@ -300,7 +348,7 @@ LORA_PRIVATE const lora__kind lora__kind_locon = {
         LORA__ROLE_BIT(LORA__ROLE_MID) | LORA__ROLE_BIT(LORA__ROLE_UP_BIAS) |
         LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS) | LORA__ROLE_BIT(LORA__ROLE_DORA) |
         LORA__ROLE_BIT(LORA__ROLE_SCALE) | LORA__ROLE_BIT(LORA__ROLE_SCALAR) |
-        LORA__ROLES_SPARSE,
+        LORA__ROLE_BIT(LORA__ROLE_RESHAPE_WEIGHT) | LORA__ROLES_SPARSE,
     .scaled =
         LORA__ROLE_BIT(LORA__ROLE_UP) | LORA__ROLE_BIT(LORA__ROLE_UP_BIAS),
     .unscaled = LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS) |
