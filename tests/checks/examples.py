@@ -253,6 +253,23 @@ def try_train_lora(bench, program):
               [program, bench.folder / "no" / "where", "1"], code=1)
 
 
+def try_light_sizes(bench, program):
+    """The sizes in KB of rank 4: 128 layers with 797,184 parameters as LoRA;
+    600 a layer as Light-LoRA, 5,000 as one matrix; frozen ones besides. Names
+    take up to 170 bytes a tensor."""
+    want = {"LoRA": (3114, 256), "down + up": (300, 256),
+            "down + up + frozen": (58650, 512), "down_up": (2500, 128),
+            "down_up + frozen": (60850, 384)}
+    text = bench.run("light_sizes", [program])
+    got = {line[:24].strip(): int(line[24:].split()[0])
+           for line in text.splitlines()}
+    bench.checks.check(
+        got.keys() == want.keys() and all(
+            payload <= got[name] <= payload + 170 * tensors / 1024 + 1
+            for name, (payload, tensors) in want.items()),
+        "light_sizes: payload and names", text)
+
+
 def try_readme(bench):
     """The first C block of README.md is a program: it must say what its
     comment promises."""
@@ -276,7 +293,8 @@ def main():
              "extract_file": try_extract_file,
              "progress_cancel": try_progress_cancel,
              "custom_io": try_custom_io, "arena": try_arena,
-             "job_system": try_job_system, "train_lora": try_train_lora}
+             "job_system": try_job_system, "train_lora": try_train_lora,
+             "light_sizes": try_light_sizes}
     there = {path.stem for path in EXAMPLES.glob("*.c")}
     checks.check(there == set(tried), f"examples: {there ^ set(tried)}")
     table = (EXAMPLES / "README.md").read_text("utf-8")

@@ -22,7 +22,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "bindings")]
 import bindinglib  # noqa: E402
 import support  # noqa: E402
-from support import FAILED, MISMATCH, USAGE, equal, require, tensor  # noqa: E402
+from support import (FAILED, MISMATCH, OK, USAGE, equal, require,  # noqa: E402
+                     tensor)
 
 NORMAL = 1e-6
 ORTHOGONAL = 1e-5
@@ -475,9 +476,21 @@ def check_refused(suite, rng):
     require("gradients" in run.err, f"reason: {run}")
     suite.run("light", "create", "-o", out, "--family", "flux1_dev",
               code=MISMATCH)
-    path = written(suite, "ok.safetensors", TO_Q, parts)
-    run = suite.run("resize", path, "-o", out, "--rank", 1, code=FAILED)
-    require("plain LoRA" in run.err, f"reason: {run}")
+
+
+def check_resize(suite, rng):
+    """Cut to another rank it is the best there is, if it is not refused:
+    short factors do not simply take others in their place."""
+    parts, change = trained(rng, 40, 30, 3)
+    path = written(suite, "r.safetensors", TO_Q, parts)
+    out = suite.path("cut.safetensors")
+    run = suite.run("resize", path, "-o", out, "--rank", 1, code={OK, FAILED})
+    if run.code == FAILED:
+        require("plain LoRA" in run.err, f"reason: {run}")
+        return
+    u, sigma, v = np.linalg.svd(change)
+    support.close(product(out), sigma[0] * np.outer(u[:, 0], v[0]),
+                  1e-5 * sigma[0] * np.ones(change.shape), "rank 1")
 
 
 def check_short(suite, rng):
@@ -670,7 +683,7 @@ def main():
                 check_regenerated(suite, folder, case)
     rng = np.random.default_rng(3)
     for check in (check_verify, check_roundtrip, check_compress, check_vector,
-                  check_refused, check_short):
+                  check_refused, check_resize, check_short):
         with suite.case(check.__name__):
             check(suite, rng)
     with suite.case("check_python"):
