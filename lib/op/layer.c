@@ -59,6 +59,26 @@ static void layer_derive(lora_layer *layer, lora__layer_stage *stage)
                         stage->weight + i * cols * stage->out, stage->out,
                         cols);
     }
+    for (size_t i = 0; stage->spread != NULL && i < items * stage->out; i++) {
+        layer_transpose(stage->spread + i * cols, stage->weight + i * cols,
+                        stage->in, stage->kernel);
+    }
+}
+
+/* Whether a stage moves its few outputs rather than its many inputs: the
+ * kernel must go by one, and not begin outside of what it touches. */
+static int layer_spreads(const lora_layer *layer,
+                         const lora__layer_stage *stage)
+{
+    const lora__layer_geometry *g = &layer->geometry;
+
+    for (size_t d = 0; d < 3; d++) {
+        if (g->stride[d] != 1 ||
+            g->padding[d] > g->dilation[d] * (g->kernel[d] - 1)) {
+            return 0;
+        }
+    }
+    return stage->conv && stage->kernel > 1 && stage->out < stage->in;
 }
 
 static lora_status
@@ -344,6 +364,10 @@ layer_fill_stages(lora_layer *layer, double scale, lora_error *error)
                              error));
         }
         TRY(layer_floats(&stage->turned, layer, stage->weight_count, error));
+        if (layer_spreads(layer, stage)) {
+            TRY(layer_floats(&stage->spread, layer, stage->weight_count,
+                             error));
+        }
         layer_derive(layer, stage);
     }
     return LORA_OK;

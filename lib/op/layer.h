@@ -30,6 +30,8 @@ typedef struct lora__layer_stage {
     int split;           /* each of `before` has a weight of its own */
     float *weight;       /* [(before,) out, in * kernel] */
     float *turned;       /* [(before,) in * kernel, out] */
+    float *spread;       /* [(before,) out, kernel, in], where few channels
+                          * are made of many: they are moved instead; or NULL */
     float multiplier;    /* of what goes out */
     size_t weight_count; /* numbers of all weights */
 } lora__layer_stage;
@@ -81,8 +83,10 @@ typedef struct lora__layer_run {
     size_t positions_in;
     size_t positions_out;
     lora__layer_geometry geometry;
-    unsigned char *scratch; /* of all workers */
-    size_t scratch_bytes;   /* of one */
+    lora__layer_geometry mirror; /* from inputs to outputs, where they move by
+                                  * one: as the geometry, of what goes back */
+    unsigned char *scratch;      /* of all workers */
+    size_t scratch_bytes;        /* of one */
 } lora__layer_run;
 
 /* Where a gradient of a weight goes. */

@@ -43,7 +43,8 @@ typedef struct layer_maps_job {
     size_t blocks;   /* of one product */
     size_t grain;    /* products or blocks of one job */
     size_t count;
-    int patched; /* P is not the input */
+    int patched;  /* P is not the input */
+    int mirrored; /* what goes out is moved, not what comes in */
 } layer_maps_job;
 
 static size_t layer_maps_min(size_t a, size_t b)
@@ -354,58 +355,82 @@ layer_maps_run(void *arg, size_t index, uint32_t worker, lora_error *error)
     return LORA_OK;
 }
 
-/* Channels of a block to which patches are given back, which lies in scratch
- * as a whole. */
-static size_t layer_maps_channels(const lora__layer_run *run, size_t kernel)
+/* Channels of a block to which patches are given, which lies in scratch as a
+ * whole: few enough for that, and for some blocks of them. */
+static size_t
+layer_maps_channels(size_t kernel, size_t channels, size_t positions)
 {
     const size_t by_kernel = LAYER_MAPS_WIDE / kernel;
-    const size_t by_size = ((size_t)1 << 18) / run->positions_in;
-    const size_t count = layer_maps_min(by_kernel, by_size);
+    const size_t by_size = ((size_t)1 << 18) / positions;
+    const size_t count = layer_maps_min(layer_maps_min(by_kernel, by_size),
+                                        layer_maps_blocks(channels, 4));
 
     return count == 0 ? 1 : count;
 }
 
-/* A block of channels, from all positions of the output. */
+/* What is left to be done with a block of channels. */
+static void layer_maps_finish(const layer_maps_job *job,
+                              float *whole,
+                              size_t sample,
+                              size_t channel,
+                              size_t channels)
+{
+    const lora__layer_finish *finish = job->finish;
+    const lora__kernels *kernels = job->run->layer->kernels;
+    const size_t count = channels * job->to;
+
+    if (finish->multiplier != 1.0F) {
+        kernels->scale_f32(whole, finish->multiplier, count);
+    }
+    for (size_t i = 0; finish->bias != NULL && i < count; i++) {
+        whole[i] += finish->bias[channel + i / job->to];
+    }
+    lora__layer_store(
+        lora__layer_at(job->out, sample * job->out.step + channel * job->to),
+        job->out.dtype, kernels, whole, count, finish->add);
+}
+
+/* A block of channels, from all positions: first the product, a patch for each
+ * position, and then these are added to where they belong. */
 static lora_status
-layer_maps_run_back(void *arg, size_t index, uint32_t worker, lora_error *error)
+layer_maps_run_give(void *arg, size_t index, uint32_t worker, lora_error *error)
 {
     const layer_maps_job *job = arg;
     const lora__layer_stage *stage = job->stage;
     const lora__kernels *kernels = job->run->layer->kernels;
+    const size_t kernel = stage->kernel;
     const size_t channel = index % job->blocks * job->channels;
     const size_t item = index / job->blocks % stage->before;
     const size_t sample = index / job->blocks / stage->before;
-    const size_t channels = layer_maps_min(job->channels, stage->in - channel);
-    const size_t rows = channels * stage->kernel;
+    const size_t channels = layer_maps_min(job->channels, job->rows - channel);
+    const size_t rows = channels * kernel;
     const float *from = (const float *)job->in.data + sample * job->in.step +
-                        item * stage->out * job->from;
+                        item * job->k * job->from;
     const float *matrix =
-        job->matrix + ((stage->split ? item * stage->in : 0) + channel) *
-                          stage->kernel * stage->out;
+        job->matrix +
+        ((stage->split ? item * job->rows : 0) + channel) * kernel * job->k;
     float *whole = lora__layer_scratch(job->run, worker);
     float *patches = whole + job->channels * job->to;
-    float *piece = patches + job->channels * stage->kernel * job->cols;
+    float *piece = patches + job->channels * kernel * job->cols;
 
     (void)error;
     memset(whole, 0, channels * job->to * sizeof *whole);
     for (size_t p = 0; p < job->from; p += job->cols) {
         const size_t count = layer_maps_min(job->cols, job->from - p);
 
-        layer_maps_gemm(kernels, patches, count, piece, matrix, stage->out,
-                        from + p, job->from, rows, count, stage->out);
+        layer_maps_gemm(kernels, patches, count, piece, matrix, job->k,
+                        from + p, job->from, rows, count, job->k);
         for (size_t r = 0; r < rows; r++) {
-            layer_maps_give(whole + r / stage->kernel * job->to,
-                            &job->run->geometry, patches + r * count,
-                            r % stage->kernel, p, p + count);
+            const size_t element =
+                job->mirrored ? kernel - 1 - r % kernel : r % kernel;
+
+            layer_maps_give(whole + r / kernel * job->to,
+                            job->mirrored ? &job->run->mirror
+                                          : &job->run->geometry,
+                            patches + r * count, element, p, p + count);
         }
     }
-    if (job->finish->multiplier != 1.0F) {
-        kernels->scale_f32(whole, job->finish->multiplier, channels * job->to);
-    }
-    lora__layer_store(
-        lora__layer_at(job->out, sample * job->out.step +
-                                     (item * stage->in + channel) * job->to),
-        job->out.dtype, kernels, whole, channels * job->to, job->finish->add);
+    layer_maps_finish(job, whole, sample, item * job->rows + channel, channels);
     return LORA_OK;
 }
 
@@ -440,14 +465,17 @@ lora__layer_maps_product(const lora__layer_run *run,
     job.from = lora__layer_positions(run, stage, back) * stage->after;
     job.to = lora__layer_positions(run, stage, !back) * stage->after;
     job.patched = layer_maps_patched(run, stage);
-    if (back && job.patched) {
-        job.channels = layer_maps_channels(run, stage->kernel);
+    job.rows = back ? stage->in : stage->out;
+    if (job.patched && (back || stage->spread != NULL)) {
+        job.k = back ? stage->out : stage->in;
+        job.mirrored = !back;
+        job.matrix = back ? stage->turned : stage->spread;
+        job.channels = layer_maps_channels(stage->kernel, job.rows, job.to);
         job.cols = LAYER_MAPS_COLS;
-        job.blocks = layer_maps_blocks(stage->in, job.channels);
-        return lora__run_jobs(context, NULL, layer_maps_run_back, &job,
+        job.blocks = layer_maps_blocks(job.rows, job.channels);
+        return lora__run_jobs(context, NULL, layer_maps_run_give, &job,
                               run->batch * stage->before * job.blocks, error);
     }
-    job.rows = back ? stage->in : stage->out;
     job.k = back ? stage->out : stage->in * stage->kernel;
     job.cols = layer_maps_cols(job.k, job.patched);
     job.blocks = layer_maps_blocks(job.to, job.cols);
@@ -466,6 +494,14 @@ static size_t layer_maps_gradient_channels(const lora__layer_stage *stage)
     const size_t count = LAYER_MAPS_WIDE / stage->kernel;
 
     return layer_maps_min(count == 0 ? 1 : count, stage->in);
+}
+
+/* Outputs of a block whose patches are taken. */
+static size_t layer_maps_gradient_outs(const lora__layer_stage *stage)
+{
+    const size_t count = LAYER_MAPS_WIDE / stage->kernel;
+
+    return layer_maps_min(count == 0 ? 1 : count, stage->out);
 }
 
 static lora_status layer_maps_run_gradient(void *arg,
@@ -520,6 +556,66 @@ static lora_status layer_maps_run_gradient(void *arg,
     return LORA_OK;
 }
 
+/* The same with the outputs' gradient moved instead of the input: patches of
+ * that, [outs, kernel] of them, by channels as they are. */
+static lora_status layer_maps_run_mirrored(void *arg,
+                                           size_t index,
+                                           uint32_t worker,
+                                           lora_error *error)
+{
+    const layer_maps_job *job = arg;
+    const lora__layer_stage *stage = job->stage;
+    const lora__kernels *kernels = job->run->layer->kernels;
+    const size_t kernel = stage->kernel;
+    const size_t outs = layer_maps_blocks(stage->out, job->rows);
+    const size_t channel = index % job->blocks * LAYER_MAPS_OUTS;
+    const size_t n = layer_maps_min(LAYER_MAPS_OUTS, stage->in - channel);
+    const size_t row = index / job->blocks % outs * job->rows;
+    const size_t rows = layer_maps_min(job->rows, stage->out - row);
+    const size_t only = index / job->blocks / outs; /* of `before` */
+    const size_t width = job->rows * kernel * LAYER_MAPS_OUTS;
+    double *sums = lora__layer_scratch(job->run, worker);
+    double *piece = sums + width;
+    float *room = (float *)(void *)(piece + width);
+
+    (void)error;
+    memset(sums, 0, rows * kernel * n * sizeof *sums);
+    for (size_t i = 0; i < job->run->batch * stage->before; i++) {
+        const size_t item = i % stage->before;
+        const size_t sample = i / stage->before;
+        const float *x = (const float *)job->in.data + sample * job->in.step +
+                         (item * stage->in + channel) * job->from;
+        const float *g = (const float *)job->out.data + sample * job->out.step +
+                         (item * stage->out + row) * job->to;
+
+        for (size_t p = 0; (!stage->split || item == only) && p < job->from;
+             p += LAYER_MAPS_DEPTH) {
+            const size_t count =
+                layer_maps_min(LAYER_MAPS_DEPTH, job->from - p);
+
+            for (size_t r = 0; r < rows * kernel; r++) {
+                layer_maps_take(room + r * count, &job->run->mirror,
+                                g + r / kernel * job->to,
+                                kernel - 1 - r % kernel, p, p + count);
+            }
+            kernels->dots_f32(piece, n, room, count, x + p, job->from,
+                              rows * kernel, n, count);
+            for (size_t j = 0; j < rows * kernel * n; j++) {
+                sums[j] += piece[j];
+            }
+        }
+    }
+    for (size_t i = 0; i < rows; i++) {
+        for (size_t j = 0; j < n * kernel; j++) {
+            piece[j] = sums[(i * kernel + j % kernel) * n + j / kernel];
+        }
+        lora__layer_sink_row(job->sink, piece,
+                             (stage->split ? only * stage->out : 0) + row + i,
+                             channel * kernel, n * kernel);
+    }
+    return LORA_OK;
+}
+
 LORA_PRIVATE lora_status
 lora__layer_maps_gradient(const lora__layer_run *run,
                           const lora__layer_stage *stage,
@@ -539,6 +635,15 @@ lora__layer_maps_gradient(const lora__layer_run *run,
     job.from = lora__layer_positions(run, stage, 0) * stage->after;
     job.to = lora__layer_positions(run, stage, 1) * stage->after;
     job.patched = layer_maps_patched(run, stage);
+    if (stage->spread != NULL) {
+        job.rows = layer_maps_gradient_outs(stage);
+        job.blocks = layer_maps_blocks(stage->in, LAYER_MAPS_OUTS);
+        return lora__run_jobs(
+            run->layer->context, NULL, layer_maps_run_mirrored, &job,
+            job.blocks * layer_maps_blocks(stage->out, job.rows) *
+                (stage->split ? stage->before : 1),
+            error);
+    }
     job.channels = layer_maps_gradient_channels(stage);
     job.blocks = layer_maps_blocks(stage->in, job.channels);
     return lora__run_jobs(
@@ -560,32 +665,53 @@ static int layer_maps_add(size_t *sum, size_t a, size_t b, size_t size)
            lora__add_size(*sum, bytes, sum);
 }
 
+/* Of giving patches to `channels` of `positions`. */
+static int layer_maps_add_give(size_t *sum,
+                               const lora__layer_stage *stage,
+                               size_t channels,
+                               size_t positions)
+{
+    const size_t block =
+        layer_maps_channels(stage->kernel, channels, positions);
+
+    return layer_maps_add(sum, block, positions, sizeof(float)) &&
+           layer_maps_add(sum, block * stage->kernel, 2 * LAYER_MAPS_COLS,
+                          sizeof(float));
+}
+
+/* Of the gradient: sums, what is added to them, and patches of `wide` rows. */
+static int layer_maps_add_gradient(size_t *sum, size_t wide, int patched)
+{
+    return layer_maps_add(sum, 2 * LAYER_MAPS_OUTS, wide, sizeof(double)) &&
+           (!patched ||
+            layer_maps_add(sum, wide, LAYER_MAPS_DEPTH, sizeof(float)));
+}
+
 LORA_PRIVATE size_t lora__layer_maps_scratch(const lora__layer_run *run,
                                              const lora__layer_stage *stage)
 {
     const int patched = layer_maps_patched(run, stage);
     const size_t k = stage->in * stage->kernel;
-    const size_t back = layer_maps_channels(run, stage->kernel);
-    const size_t wide = layer_maps_gradient_channels(stage) * stage->kernel;
-    size_t forward_bytes = 0;
-    size_t back_bytes = 0;
-    size_t gradient_bytes = 0;
-    size_t most;
+    const size_t wide =
+        (stage->spread != NULL ? layer_maps_gradient_outs(stage)
+                               : layer_maps_gradient_channels(stage)) *
+        stage->kernel;
+    size_t bytes[4] = {0, 0, 0, 0};
+    size_t most = 0;
 
-    if (!layer_maps_add(&forward_bytes, 2 * LAYER_MAPS_ROWS, LAYER_MAPS_COLS,
+    if (!layer_maps_add(&bytes[0], 2 * LAYER_MAPS_ROWS, LAYER_MAPS_COLS,
                         sizeof(float)) ||
-        (patched && !layer_maps_add(&forward_bytes, k, layer_maps_cols(k, 1),
-                                    sizeof(float))) ||
-        (patched && !layer_maps_add(&back_bytes, back, run->positions_in,
-                                    sizeof(float))) ||
-        (patched && !layer_maps_add(&back_bytes, back * stage->kernel,
-                                    2 * LAYER_MAPS_COLS, sizeof(float))) ||
-        !layer_maps_add(&gradient_bytes, 2 * LAYER_MAPS_OUTS, wide,
-                        sizeof(double)) ||
-        (patched && !layer_maps_add(&gradient_bytes, wide, LAYER_MAPS_DEPTH,
-                                    sizeof(float)))) {
+        (patched &&
+         !layer_maps_add(&bytes[0], k, layer_maps_cols(k, 1), sizeof(float))) ||
+        (patched && !layer_maps_add_give(&bytes[1], stage, stage->in,
+                                         run->positions_in)) ||
+        (patched && !layer_maps_add_give(&bytes[2], stage, stage->out,
+                                         run->positions_out)) ||
+        !layer_maps_add_gradient(&bytes[3], wide, patched)) {
         return 0;
     }
-    most = forward_bytes > back_bytes ? forward_bytes : back_bytes;
-    return most > gradient_bytes ? most : gradient_bytes;
+    for (size_t i = 0; i < LORA__COUNT(bytes); i++) {
+        most = bytes[i] > most ? bytes[i] : most;
+    }
+    return most;
 }

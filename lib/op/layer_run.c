@@ -69,6 +69,19 @@ static lora_status layer_run_geometry(lora__layer_geometry *out,
     return LORA_OK;
 }
 
+/* Of a layer that moves by one: an element of the kernel that goes from an
+ * input to an output is the opposite one on the way from the output. */
+static void layer_run_mirror(lora__layer_geometry *out,
+                             const lora__layer_geometry *g)
+{
+    *out = *g;
+    for (size_t d = 0; d < 3; d++) {
+        out->padding[d] = g->dilation[d] * (g->kernel[d] - 1) - g->padding[d];
+        out->in[d] = g->out[d];
+        out->out[d] = g->in[d];
+    }
+}
+
 static int layer_run_product(size_t *out, const size_t *sizes, size_t count)
 {
     *out = 1;
@@ -213,6 +226,7 @@ static lora_status layer_run_make_plan(layer_run_plan *plan,
     plan->back = back;
     run->layer = layer;
     TRY(layer_run_geometry(&run->geometry, layer, batch, error));
+    layer_run_mirror(&run->mirror, &run->geometry);
     if (batch->count < 0 ||
         !lora__u64_to_size((uint64_t)batch->count, &run->batch) ||
         !layer_run_product(&run->positions_in, run->geometry.in, 3) ||

@@ -167,6 +167,16 @@ CASES = [
                                 "t2": (2, 2, 3, 3)}, (3, 3), (2, 6, 5),
      {"padding": 1}),
     ("full", full, {"diff": (12, 9)}, (), (10,), {}),
+    ("3x3, dilation 2", lora, pair(5, 8, 3, (3, 3)), (3, 3), (2, 9, 8),
+     {"padding": 1, "dilation": 2}),
+    ("3x3, many positions", lora, pair(3, 5, 2, (3, 3)), (3, 3), (1, 31, 40),
+     {"padding": (1, 2)}),
+    ("3x3, a rank over a block", lora, pair(7, 90, 70, (3, 3)), (3, 3),
+     (1, 6, 7), {"padding": 1}),
+    ("three dimensions, by one", lora, pair(4, 6, 2, (2, 3, 3)), (2, 3, 3),
+     (2, 4, 5, 6), {"padding": (1, 1, 0)}),
+    ("full 3x3, few outputs", full, {"diff": (3, 5, 3, 3)}, (3, 3), (2, 6, 5),
+     {"padding": 2}),
     ("full 3x3, groups", full, {"diff": (6, 4, 3, 3)}, (3, 3), (2, 5, 5),
      {"groups": 2, "padding": 1}),
 ]
@@ -481,6 +491,15 @@ def test_bias(liblora):
                                  down.astype(float)}, (3, 3)), x,
                            {"padding": 1}) + bias[:, None, None])
     support.close(layer.forward(x), want, 2e-5, "y")
+    whole = rng.standard_normal((6, 7, 3, 3)).astype(np.float32)
+    builder = liblora.Builder()
+    builder.add(NAME + ".diff", whole)
+    builder.add(NAME + ".diff_b", bias)
+    wide = rng.standard_normal((2, 7, 5, 6)).astype(np.float32)
+    want = 0.5 * (convolve(whole.astype(float), wide, {"padding": 1}) +
+                  bias[:, None, None])
+    layer = builder.finish().layer(NAME, 0.5, padding=1)
+    support.close(layer.forward(wide), want, 2e-5, "y of a full change")
     builder = liblora.Builder()
     for suffix, values in ((".lokr_w1", up[:3, :, 0, 0]), (".diff_b", bias),
                            (".lokr_w2", down[:, :, 0, 0])):
