@@ -86,6 +86,7 @@ typedef struct lora__rows {
     size_t rows;
     size_t cols;
     size_t rank;
+    size_t sizes[2]; /* the kind's */
     void *blocks[LORA__MAX_BLOCKS]; /* the kind's; freed by
                                      * lora__rows_destroy() */
     size_t block_bytes[LORA__MAX_BLOCKS];
@@ -328,6 +329,9 @@ LORA_PRIVATE lora_status lora__rows_block(lora__rows *state,
                                           size_t block,
                                           size_t count,
                                           lora_error *error);
+
+/* Free a block that is needed no longer. */
+LORA_PRIVATE void lora__rows_drop(lora__rows *state, size_t block);
 
 /* out[c, r] = in[r, c], in the state's type. */
 LORA_PRIVATE void lora__rows_transpose(const lora__rows *state,

@@ -1,6 +1,6 @@
-"""Golden weight changes: LoRA, LoCon, Tucker, full and norm, those of PEFT with
-its configuration, and the names of SD 1, SDXL and Flux in every dialect,
-against what the libraries of origin computed.
+"""Golden weight changes: LoRA, LoCon, Tucker, LoHa, LoKr, DyLoRA, full and norm,
+those of PEFT with its configuration, and the names of SD 1, SDXL and Flux in
+every dialect, against what the libraries of origin computed.
 
 Each case first compares the formula, in numpy float64, with the golden array,
 which shows that the test reads the case rightly; then the program, at the
@@ -43,11 +43,10 @@ def formula(tensors, module, expected):
         t = tensors.get(module + suffix)
         return None if t is None else t.array()
 
-    if module + KOHYA["down"] in tensors:
-        weight = support.module_delta(tensors, module)[0]
-    else:
-        weight = value(".diff")
-        weight = value(".w_norm") if weight is None else weight
+    weight = value(".diff")
+    weight = value(".w_norm") if weight is None else weight
+    if weight is None:
+        weight = support.module_change(tensors, module)
     bias = value(".diff_b")
     bias = value(".b_norm") if bias is None else bias
     return weight.reshape(expected.shape), bias
@@ -65,12 +64,12 @@ def peft_file(suite, folder, case):
 
 def peft_scale(config, target, rank):
     """alpha / r as PEFT has it; the first pattern that ends the path."""
-    alpha = config["lora_alpha"]
+    alpha = config.get("lora_alpha", config.get("alpha"))
     for pattern, value in (config.get("alpha_pattern") or {}).items():
         if re.fullmatch(rf"(.*\.)?({pattern})", target):
             alpha = value
             break
-    return alpha / (math.sqrt(rank) if config["use_rslora"] else rank)
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
 def peft_formula(tensors, module, config, target):
@@ -82,6 +81,9 @@ def peft_formula(tensors, module, config, target):
     if module["type"] == "embedding":
         a, b = value(".lora_embedding_A"), value(".lora_embedding_B")
         return peft_scale(config, target, a.shape[0]) * (b @ a).T, None
+    if config["peft_type"] in ("LOHA", "LOKR"):  # also where there is no rank
+        scale = peft_scale(config, target, config["r"])
+        return support.module_change(tensors, module["prefix"], scale), None
     a, b = value(".lora_A.weight"), value(".lora_B.weight")
     scale = peft_scale(config, target, a.shape[0])
     weight = support.lora_delta(a, b, None, scale)[0]
@@ -110,9 +112,11 @@ def test_peft(suite, folder, case):
             bound = tolerance(case, want)
             support.close(value.reshape(want.shape), want, bound,
                           f"formula of {target}{key}")
-            support.close(got.pop(name), want, bound, target + key)
-        equal(support.one(suite.json("info", path, "--modules")["modules"],
-                          "name", module["prefix"])["shape"], module["shape"],
+            change = got.pop(name)
+            support.close(change.reshape(want.shape), want, bound, target + key)
+        row = support.one(suite.json("info", path, "--modules")["modules"],
+                          "name", module["prefix"])
+        equal(tuple(row["shape"]), weight_shape(tensors, module),
               f"shape of {target}")
     equal(set(got), set(), "further tensors")
 
@@ -156,10 +160,12 @@ def test_peft_resize(suite, folder, case):
 
 
 def weight_shape(tensors, module):
-    """Of the weight; 2-D factors cannot tell that it is a 1x1 convolution."""
+    """Of the weight; factors of two dimensions cannot tell that of a kernel,
+    nor whether it is a convolution."""
     shape = tuple(module["shape"])
-    down = tensors[module["prefix"] + KOHYA["down"]]
-    return shape if len(down.shape) > 2 else shape[:2]
+    told = any(len(t.shape) > 2 for name, t in tensors.items()
+               if name.startswith(module["prefix"] + "."))
+    return shape if told else (shape[0], math.prod(shape[1:]))
 
 
 def test_delta(suite, folder, case):
@@ -388,7 +394,10 @@ def main():
                 not case["id"].startswith(ADDITIVE):
             continue  # in test_base.py
         if "config" in case["params"]:
-            for test in (test_peft, test_peft_resize):
+            tests = [test_peft]
+            if case["params"]["peft_type"] == "LORA":
+                tests.append(test_peft_resize)
+            for test in tests:
                 with suite.case(f"{case['id']} {test.__name__[5:]}"):
                     test(suite, folder, case)
             continue

@@ -90,6 +90,39 @@ LORA_PRIVATE void lora__kind_rows_transposed(const lora__rows *state,
                                              size_t end,
                                              void *out);
 
+/* Two blocks that are free between the loading of others. */
+enum { LORA__BLOCK_SPARE = 4 };
+
+/* Load a tensor [rows, cols...] as its transpose [cols..., rows]. */
+LORA_PRIVATE lora_status lora__kind_load_turned(lora__rows *state,
+                                                size_t block,
+                                                const lora_adapter *adapter,
+                                                const lora__member *member,
+                                                lora_error *error);
+
+/* Load b [inner, in] with a core [rank, inner, K...] multiplied in:
+ *   block[i, q * K + x] = sum_j core[i, j, x] b[j, q] */
+LORA_PRIVATE lora_status lora__kind_load_cored(lora__rows *state,
+                                               size_t block,
+                                               const lora_adapter *adapter,
+                                               const lora__member *core,
+                                               const lora__member *b,
+                                               lora_error *error);
+
+/* out[m, n] = a[m, k] b[k, n], in the state's type, with elements a row: one
+ * accumulator an element, k ascending, fused. The same bits for any cut into
+ * blocks. */
+LORA_PRIVATE void lora__kind_gemm(const lora__rows *state,
+                                  void *out,
+                                  size_t ldo,
+                                  const void *a,
+                                  size_t lda,
+                                  const void *b,
+                                  size_t ldb,
+                                  size_t m,
+                                  size_t n,
+                                  size_t k);
+
 /* Rows of scale * a b, of blocks a [rows, rank] and b [rank, cols]. */
 LORA_PRIVATE void lora__kind_rows_product(const lora__rows *state,
                                           size_t a,

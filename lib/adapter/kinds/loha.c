@@ -1,8 +1,13 @@
-/* LoHa: dW = s * (w1_a w1_b) o (w2_a w2_b), elementwise product.
+/* LoHa: the elementwise product of two changes of low rank.
  *
- * With cores t1, t2 [r, r, k...] the a-factors are stored transposed, [r,
- * out]. The rank is the first dimension of w1_b in both layouts. Source:
- * formats.md 5.5. Recognised here; not computed in this version.
+ *   linear       dW[out, in] = s * (w1_a w1_b) o (w2_a w2_b)
+ *   convolution  the same, w1_b and w2_b [r, in * K]
+ *   cores        M1[p, q, x] = sum_ij t1[i, j, x] w1_a[i, p] w1_b[j, q], M2 in
+ *                the same way, dW = s * M1 o M2
+ *
+ * With cores, [r, r, k...], the a-factors are stored transposed, [r, out]. The
+ * rank, by which alpha is divided, is the first dimension of w1_b in both
+ * layouts. Source: formats.md 5.5 and 5.6.
  */
 #include "adapter/kinds/common.h"
 
@@ -102,6 +107,121 @@ static lora_status loha_kind_parse(lora__opening *opening, lora__module *module)
     return lora__module_resolve_scale(opening, module);
 }
 
+/* ---- numbers ----------------------------------------------------------- */
+
+/* The factors of both products: a [rows, rank], b [rank, cols]. */
+enum { LOHA_BLOCK_A1, LOHA_BLOCK_B1, LOHA_BLOCK_A2, LOHA_BLOCK_B2 };
+
+/* The ranks of both products, of the state's sizes. */
+enum { LOHA_RANK1, LOHA_RANK2 };
+
+/* One product: its a and b, and its core. */
+static lora_status loha_kind_load(lora__rows *state,
+                                  size_t product,
+                                  const lora_adapter *adapter,
+                                  const lora__module *module,
+                                  lora_error *error)
+{
+    static const lora__role roles[2][3] = {
+        {LORA__ROLE_HADA_W1_A, LORA__ROLE_HADA_W1_B, LORA__ROLE_HADA_T1},
+        {LORA__ROLE_HADA_W2_A, LORA__ROLE_HADA_W2_B, LORA__ROLE_HADA_T2}};
+    const lora__member *a = lora__module_find(module, roles[product][0]);
+    const lora__member *b = lora__module_find(module, roles[product][1]);
+    const lora__member *core = lora__module_find(module, roles[product][2]);
+    size_t a_block = LOHA_BLOCK_A1 + 2 * product;
+    size_t b_block = LOHA_BLOCK_B1 + 2 * product;
+
+    state->sizes[LOHA_RANK1 + product] =
+        (size_t)adapter->container->entries[b->entry].shape[0];
+    if (core != NULL) {
+        TRY(lora__kind_load_turned(state, a_block, adapter, a, error));
+        return lora__kind_load_cored(state, b_block, adapter, core, b, error);
+    }
+    TRY(lora__rows_load(state, a_block, adapter, a->entry, error));
+    return lora__rows_load(state, b_block, adapter, b->entry, error);
+}
+
+static lora_status loha_kind_prepare(lora__rows *state,
+                                     const lora_adapter *adapter,
+                                     const lora__module *module,
+                                     lora_error *error)
+{
+    state->multiplier *= module->scale;
+    TRY(loha_kind_load(state, 0, adapter, module, error));
+    return loha_kind_load(state, 1, adapter, module, error);
+}
+
+/* Rows that are computed at once, and columns: a tile of the second product
+ * lies on the stack. */
+enum { LOHA_TILE_ROWS = 8, LOHA_TILE_COLS = 256 };
+
+/* out[m, n] = (a b)[i.., j..], of one of the products. */
+static void loha_kind_tile(const lora__rows *state,
+                           size_t product,
+                           size_t i,
+                           size_t j,
+                           size_t m,
+                           size_t n,
+                           void *out,
+                           size_t ldo)
+{
+    size_t size = lora__rows_size(state);
+    size_t rank = state->sizes[LOHA_RANK1 + product];
+    const unsigned char *a = state->blocks[LOHA_BLOCK_A1 + 2 * product];
+    const unsigned char *b = state->blocks[LOHA_BLOCK_B1 + 2 * product];
+
+    lora__kind_gemm(state, out, ldo, a + i * rank * size, rank, b + j * size,
+                    state->cols, m, n, rank);
+}
+
+/* out[0, count) *= by[0, count) */
+static void loha_kind_multiply(const lora__rows *state,
+                               void *out,
+                               const void *by,
+                               size_t count)
+{
+    if (state->dtype == LORA_DTYPE_F64) {
+        for (size_t i = 0; i < count; i++) {
+            ((double *)out)[i] *= ((const double *)by)[i];
+        }
+    } else {
+        for (size_t i = 0; i < count; i++) {
+            ((float *)out)[i] *= ((const float *)by)[i];
+        }
+    }
+}
+
+/* An element is rounded as each of the two products is, once where they are
+ * multiplied, and once by the scale. */
+static void loha_kind_rows(const lora__rows *state,
+                           const lora__module *module,
+                           size_t begin,
+                           size_t end,
+                           void *out)
+{
+    size_t size = lora__rows_size(state);
+    size_t step = state->cols * size;
+    double tile[LOHA_TILE_ROWS * LOHA_TILE_COLS];
+
+    (void)module;
+    for (size_t i = begin; i < end; i += LOHA_TILE_ROWS) {
+        size_t m = end - i < LOHA_TILE_ROWS ? end - i : LOHA_TILE_ROWS;
+        unsigned char *rows = (unsigned char *)out + (i - begin) * step;
+        for (size_t j = 0; j < state->cols; j += LOHA_TILE_COLS) {
+            size_t left = state->cols - j;
+            size_t n = left < LOHA_TILE_COLS ? left : LOHA_TILE_COLS;
+            loha_kind_tile(state, 0, i, j, m, n, rows + j * size, state->cols);
+            loha_kind_tile(state, 1, i, j, m, n, tile, LOHA_TILE_COLS);
+            for (size_t k = 0; k < m; k++) {
+                loha_kind_multiply(
+                    state, rows + k * step + j * size,
+                    (const unsigned char *)tile + k * LOHA_TILE_COLS * size, n);
+            }
+        }
+    }
+    lora__rows_scale(state, out, (end - begin) * state->cols);
+}
+
 /* Both products give a row of theirs to a row of the change. */
 static int loha_kind_extent(lora__extent *out,
                             const lora_adapter *adapter,
@@ -131,6 +251,8 @@ LORA_PRIVATE const lora__kind lora__kind_loha = {
     .unscaled = LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS),
     .claim = loha_kind_claim,
     .parse = loha_kind_parse,
+    .prepare = loha_kind_prepare,
+    .rows = loha_kind_rows,
     .chain = lora__chain_loha,
     .extent = loha_kind_extent,
 };

@@ -1,10 +1,20 @@
-/* LoKr: dW = s * kron(w1, w2), each factor full or itself factored.
+/* LoKr: the Kronecker product of two matrices, each whole or a product itself.
  *
- * The rank is the first dimension of w2_b, else of w1_b; with both full there
- * is none, the scale is 1 and alpha is ignored. Source: formats.md 5.7.
- * Recognised here; not computed in this version.
+ *   dW[a * o2 + b, (c * i2 + d) * K + x] = s * w1[a, c] * w2[b, d, x]
+ *
+ *   w1  lokr_w1 [o1, i1], or w1_a [o1, r] w1_b [r, i1]
+ *   w2  lokr_w2 [o2, i2, k...], or w2_a [o2, r] w2_b [r, i2 * K], or with a
+ *       core t2 [r, r, k...], where w2_a is stored transposed, [r, o2]:
+ *       w2[p, q, x] = sum_ij t2[i, j, x] w2_a[i, p] w2_b[j, q]
+ *
+ * The rank, by which alpha is divided, is the first dimension of w2_b, else of
+ * w1_b; with both whole there is none, the scale is 1 and alpha, which trainers
+ * then store without meaning it, is ignored; but PEFT divides its alpha by its
+ * r. Source: formats.md 5.6 and 5.7.
  */
 #include "adapter/kinds/common.h"
+
+#include <string.h>
 
 static int lokr_kind_claim(const lora_adapter *adapter,
                            const lora__module *module)
@@ -102,11 +112,136 @@ static lora_status lokr_kind_parse(lora__opening *opening, lora__module *module)
     TRY(lora__kind_check_bias(opening, module, LORA__ROLE_DIFF_BIAS));
     TRY(lora__kind_check_dora(opening, module));
     if (rank == 0) {
-        module->scale = 1.0;
-        return LORA_OK;
+        return lora__module_resolve_scale_whole(opening, module);
     }
     TRY(lora__kind_set_rank(opening, module, rank));
     return lora__module_resolve_scale(opening, module);
+}
+
+/* ---- numbers ----------------------------------------------------------- */
+
+/* Both factors of the product, whole: w1 [o1, i1], w2 [o2, i2 * K]; and what
+ * is multiplied to get one. */
+enum { LOKR_BLOCK_W1, LOKR_BLOCK_W2, LOKR_BLOCK_A, LOKR_BLOCK_B };
+
+/* Rows and columns of w2, of the state's sizes. */
+enum { LOKR_ROWS2, LOKR_COLS2 };
+
+/* One factor from its pair. */
+static lora_status lokr_kind_multiply(lora__rows *state,
+                                      size_t block,
+                                      const lora_adapter *adapter,
+                                      const lora__member *a,
+                                      const lora__member *b,
+                                      const lora__member *core,
+                                      lora_error *error)
+{
+    const lora__entry *inner = &adapter->container->entries[b->entry];
+    const lora__entry *outer = &adapter->container->entries[a->entry];
+    size_t rank = (size_t)inner->shape[0];
+    size_t rows = (size_t)outer->elements / rank;
+    size_t cols = (size_t)inner->elements / rank;
+    size_t count;
+
+    if (core != NULL) {
+        const lora__entry *entry = &adapter->container->entries[core->entry];
+        cols *= (size_t)lora__kind_product(entry, 2);
+        TRY(lora__kind_load_turned(state, LOKR_BLOCK_A, adapter, a, error));
+        TRY(lora__kind_load_cored(state, LOKR_BLOCK_B, adapter, core, b,
+                                  error));
+    } else {
+        TRY(lora__rows_load(state, LOKR_BLOCK_A, adapter, a->entry, error));
+        TRY(lora__rows_load(state, LOKR_BLOCK_B, adapter, b->entry, error));
+    }
+    if (!lora__mul_size(rows, cols, &count)) {
+        return lora__fail_memory(error, UINT64_MAX);
+    }
+    TRY(lora__rows_block(state, block, count, error));
+    lora__kind_gemm(state, state->blocks[block], cols,
+                    state->blocks[LOKR_BLOCK_A], rank,
+                    state->blocks[LOKR_BLOCK_B], cols, rows, cols, rank);
+    lora__rows_drop(state, LOKR_BLOCK_A);
+    lora__rows_drop(state, LOKR_BLOCK_B);
+    return LORA_OK;
+}
+
+/* One factor, of the roles that begin with that of the whole one. */
+static lora_status lokr_kind_load(lora__rows *state,
+                                  size_t block,
+                                  const lora_adapter *adapter,
+                                  const lora__module *module,
+                                  lora__role full_role,
+                                  lora_error *error)
+{
+    const lora__member *full = lora__module_find(module, full_role);
+    const lora__member *core =
+        full_role == LORA__ROLE_LOKR_W2
+            ? lora__module_find(module, LORA__ROLE_LOKR_T2)
+            : NULL;
+
+    return full != NULL
+               ? lora__rows_load(state, block, adapter, full->entry, error)
+               : lokr_kind_multiply(
+                     state, block, adapter,
+                     lora__module_find(module, (lora__role)(full_role + 1)),
+                     lora__module_find(module, (lora__role)(full_role + 2)),
+                     core, error);
+}
+
+/* Rows of w1, the dimension that is not transposed by a core. */
+static size_t lokr_kind_rows1(const lora_adapter *adapter,
+                              const lora__module *module)
+{
+    lora__role role = kind_has(module, LORA__ROLE_LOKR_W1)
+                          ? LORA__ROLE_LOKR_W1
+                          : LORA__ROLE_LOKR_W1_A;
+
+    return (size_t)lora__module_entry(adapter, module, role)->shape[0];
+}
+
+static lora_status lokr_kind_prepare(lora__rows *state,
+                                     const lora_adapter *adapter,
+                                     const lora__module *module,
+                                     lora_error *error)
+{
+    size_t size = lora__rows_size(state);
+
+    state->multiplier *= module->scale;
+    TRY(lokr_kind_load(state, LOKR_BLOCK_W1, adapter, module,
+                       LORA__ROLE_LOKR_W1, error));
+    TRY(lokr_kind_load(state, LOKR_BLOCK_W2, adapter, module,
+                       LORA__ROLE_LOKR_W2, error));
+    state->sizes[LOKR_ROWS2] = state->rows / lokr_kind_rows1(adapter, module);
+    state->sizes[LOKR_COLS2] =
+        state->block_bytes[LOKR_BLOCK_W2] / size / state->sizes[LOKR_ROWS2];
+    return LORA_OK;
+}
+
+/* An element is rounded as each factor is, once where they are multiplied, and
+ * once by the scale. */
+static void lokr_kind_rows(const lora__rows *state,
+                           const lora__module *module,
+                           size_t begin,
+                           size_t end,
+                           void *out)
+{
+    size_t rows2 = state->sizes[LOKR_ROWS2];
+    size_t cols2 = state->sizes[LOKR_COLS2];
+    size_t cols1 = state->cols / cols2;
+    size_t step = cols2 * lora__rows_size(state);
+    const unsigned char *w2 = state->blocks[LOKR_BLOCK_W2];
+    unsigned char *row = out;
+
+    (void)module;
+    memset(out, 0, (end - begin) * cols1 * step);
+    for (size_t i = begin; i < end; i++) {
+        for (size_t c = 0; c < cols1; c++, row += step) {
+            lora__rows_axpy(state, row, w2 + i % rows2 * step,
+                            state->blocks[LOKR_BLOCK_W1], i / rows2 * cols1 + c,
+                            cols2);
+        }
+    }
+    lora__rows_scale(state, out, (end - begin) * state->cols);
 }
 
 /* A row of w1 is as many rows of the change as w2 has. */
@@ -115,14 +250,10 @@ static int lokr_kind_extent(lora__extent *out,
                             const lora__module *module,
                             lora__role role)
 {
-    const lora__entry *one = lora__module_entry(
-        adapter, module,
-        kind_has(module, LORA__ROLE_LOKR_W1) ? LORA__ROLE_LOKR_W1
-                                             : LORA__ROLE_LOKR_W1_A);
-
     if (role == LORA__ROLE_LOKR_W1 || role == LORA__ROLE_LOKR_W1_A) {
         out->rows = 0;
-        out->grain = module->shape[0] / one->shape[0];
+        out->grain =
+            module->shape[0] / (int64_t)lokr_kind_rows1(adapter, module);
         return 1;
     }
     return role >= LORA__ROLE_LOKR_W1_B && role <= LORA__ROLE_LOKR_T2;
@@ -145,6 +276,8 @@ LORA_PRIVATE const lora__kind lora__kind_lokr = {
     .unscaled = LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS),
     .claim = lokr_kind_claim,
     .parse = lokr_kind_parse,
+    .prepare = lokr_kind_prepare,
+    .rows = lokr_kind_rows,
     .chain = lora__chain_lokr,
     .extent = lokr_kind_extent,
 };
