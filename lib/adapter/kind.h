@@ -23,8 +23,11 @@ typedef struct lora__factors {
     size_t cols;
     size_t rank;
     double scale;
-    double *up_t; /* [rank, rows] */
-    double *down; /* [rank, cols] */
+    double *up_t;  /* [rank, rows] */
+    double *down;  /* [rank, cols] */
+    double *sigma; /* [rank], descending: singular values of up * down, whose
+                    * vectors times their roots the rows of up_t and down are.
+                    * NULL: these are any factors */
 } lora__factors;
 
 /* A tensor of the base model: rows of numbers, one for each step of the first
@@ -142,6 +145,7 @@ typedef struct lora__extent {
 
 struct lora__kind {
     const char *id;
+    int is_pair; /* its factors are what up and down hold */
 
     /* The roles it understands, besides the common ones. A module with others
      * is refused: leaving a tensor out would change the effect. */

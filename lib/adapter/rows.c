@@ -48,6 +48,7 @@ LORA_PRIVATE void lora__factors_destroy(lora__factors *f)
                    LORA__ALIGN_NUMERIC);
         lora__free(f->context, f->down, f->cols * f->rank * sizeof(double),
                    LORA__ALIGN_NUMERIC);
+        lora__free(f->context, f->sigma, f->rank * sizeof(double), LORA__ALIGN);
     }
     memset(f, 0, sizeof *f);
 }

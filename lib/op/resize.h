@@ -34,6 +34,8 @@ typedef struct lora__resize {
     const lora__kernels *kernels;
     lora__resize_result *results; /* one a module, as report->modules */
     lora_report *report;
+    int pairs;    /* what is no pair becomes one */
+    int exact;    /* and that is all: no rule */
     int lowers;   /* some module has new factors */
     int measures; /* the results have no data */
 } lora__resize;
@@ -62,6 +64,10 @@ LORA_PRIVATE void lora__resize_range(size_t *out_least,
  * module under LORA_RANK_SIZE. RANGE if not even the least fits. */
 LORA_PRIVATE lora_status lora__resize_plan_size(lora__resize *job,
                                                 lora_error *error);
+
+/* Whether a module has factors, or a rank that cannot be lowered. Others stay
+ * what they are: biases, norms, full differences. */
+LORA_PRIVATE int lora__resize_applies(const lora__module *module);
 
 /* A module with NaN is left out on demand; otherwise say where it is. */
 LORA_PRIVATE lora_status lora__resize_nonfinite(lora__resize *job,
@@ -97,7 +103,9 @@ LORA_PRIVATE lora_status lora__resize_kept_error(double *out,
 /* 1 if a module has a core that it is to keep. */
 static inline int lora__resize_keeps_core(const lora__resize *job, size_t index)
 {
-    return job->options.keep_core && job->adapter->modules[index].tucker;
+    const lora__module *module = &job->adapter->modules[index];
+
+    return job->options.keep_core && module->tucker && module->kind->is_pair;
 }
 
 /* Cut such a module, opened; resize_core.c. */
@@ -118,6 +126,15 @@ LORA_PRIVATE lora_status lora__resize_module(void *job,
 LORA_PRIVATE lora_status lora__resize_emit(lora_adapter **out,
                                            lora__resize *job,
                                            lora_error *error);
+
+/* Make every module whose change has factors a pair up and down: its exact
+ * factors, or the best of a rank. Pairs are lowered to that rank too. */
+LORA_PRIVATE lora_status
+lora__resize_to_pairs(lora_adapter **out,
+                      const lora_adapter *adapter,
+                      size_t rank, /* 0: exact */
+                      const lora_adapter_resize_options *options,
+                      lora_error *error);
 
 /* The size of the file that is emitted, from the ranks of the results alone. */
 LORA_PRIVATE lora_status lora__resize_measure(uint64_t *out_bytes,

@@ -8,8 +8,9 @@ static int choose_is_conv(const lora__resize *job, const lora__module *module)
     int64_t kernel = 1;
 
     if (job->options.counting == LORA_COUNT_KOHYA) {
-        return lora__module_entry(job->adapter, module, LORA__ROLE_DOWN)->ndim >
-               2;
+        const lora__entry *down =
+            lora__module_entry(job->adapter, module, LORA__ROLE_DOWN);
+        return (down != NULL ? down->ndim : module->ndim) > 2;
     }
     for (int32_t i = 2; i < module->ndim; i++) {
         kernel *= module->shape[i];

@@ -299,6 +299,32 @@ LORA_PRIVATE void lora__kind_gemm(const lora__rows *state,
     }
 }
 
+LORA_PRIVATE lora_status lora__kind_whole_factors(lora__factors *out,
+                                                  const lora__rows *state,
+                                                  const double *block,
+                                                  size_t rows,
+                                                  size_t cols,
+                                                  lora_error *error)
+{
+    size_t rank = rows < cols ? rows : cols;
+    double *one;
+
+    TRY(lora__factors_alloc(out, state->context, rows, cols, rank, error));
+    out->scale = 1.0;
+    if (rank == rows) {
+        one = out->up_t;
+        memcpy(out->down, block, rows * cols * sizeof *block);
+    } else {
+        one = out->down;
+        lora__rows_transpose(state, out->up_t, block, rows, cols);
+    }
+    memset(one, 0, rank * rank * sizeof *one);
+    for (size_t i = 0; i < rank; i++) {
+        one[i * rank + i] = 1.0;
+    }
+    return LORA_OK;
+}
+
 LORA_PRIVATE lora_status
 lora__kind_prepare_transposed(lora__rows *state,
                               const lora_adapter *adapter,

@@ -123,6 +123,15 @@ LORA_PRIVATE void lora__kind_gemm(const lora__rows *state,
                                   size_t n,
                                   size_t k);
 
+/* Exact factors, of scale 1, of a block [rows, cols] of a state in F64: itself,
+ * and an identity on its shorter side. */
+LORA_PRIVATE lora_status lora__kind_whole_factors(lora__factors *out,
+                                                  const lora__rows *state,
+                                                  const double *block,
+                                                  size_t rows,
+                                                  size_t cols,
+                                                  lora_error *error);
+
 /* Rows of scale * a b, of blocks a [rows, rank] and b [rank, cols]. */
 LORA_PRIVATE void lora__kind_rows_product(const lora__rows *state,
                                           size_t a,

@@ -10,6 +10,7 @@
  * layouts. Source: formats.md 5.5 and 5.6.
  */
 #include "adapter/kinds/common.h"
+#include "core/integer.h"
 
 static int loha_kind_claim(const lora_adapter *adapter,
                            const lora__module *module)
@@ -222,6 +223,117 @@ static void loha_kind_rows(const lora__rows *state,
     lora__rows_scale(state, out, (end - begin) * state->cols);
 }
 
+/* ---- factors ----------------------------------------------------------- */
+
+/* Each pair of terms of the products is a term of the change, unless its own
+ * rows or columns are fewer. */
+static size_t loha_kind_factor_rank(const lora_adapter *adapter,
+                                    const lora__module *module)
+{
+    const lora__entry *one =
+        lora__module_entry(adapter, module, LORA__ROLE_HADA_W1_B);
+    const lora__entry *two =
+        lora__module_entry(adapter, module, LORA__ROLE_HADA_W2_B);
+    uint64_t most = 1;
+    uint64_t rank;
+
+    for (int32_t i = 1; i < module->ndim; i++) {
+        most *= (uint64_t)module->shape[i];
+    }
+    most =
+        most < (uint64_t)module->shape[0] ? most : (uint64_t)module->shape[0];
+    return lora__mul_u64((uint64_t)one->shape[0], (uint64_t)two->shape[0],
+                         &rank) &&
+                   rank < most
+               ? (size_t)rank
+               : (size_t)most;
+}
+
+/* out[(k * rank2 + l), i] = a[k, i] b[l, i], of both factors transposed. */
+static void loha_kind_pairs(double *out,
+                            const double *a,
+                            const double *b,
+                            const size_t ranks[2],
+                            size_t length)
+{
+    for (size_t k = 0; k < ranks[0]; k++) {
+        for (size_t l = 0; l < ranks[1]; l++) {
+            for (size_t i = 0; i < length; i++) {
+                out[i] = a[k * length + i] * b[l * length + i];
+            }
+            out += length;
+        }
+    }
+}
+
+/* (sum_k a_k b_k^T) o (sum_l c_l d_l^T) = sum_kl (a_k o c_l) (b_k o d_l)^T */
+static lora_status
+loha_kind_take_pairs(lora__factors *out, lora__rows *state, lora_error *error)
+{
+    const size_t *ranks = state->sizes;
+
+    TRY(lora__factors_alloc(out, state->context, state->rows, state->cols,
+                            ranks[0] * ranks[1], error));
+    out->scale = state->multiplier;
+    for (size_t i = 0; i < 2; i++) {
+        TRY(lora__rows_block(state, LORA__BLOCK_SPARE + i,
+                             state->rows * ranks[i], error));
+        lora__rows_transpose(state, state->blocks[LORA__BLOCK_SPARE + i],
+                             state->blocks[LOHA_BLOCK_A1 + 2 * i], state->rows,
+                             ranks[i]);
+    }
+    loha_kind_pairs(out->up_t, state->blocks[LORA__BLOCK_SPARE],
+                    state->blocks[LORA__BLOCK_SPARE + 1], ranks, state->rows);
+    loha_kind_pairs(out->down, state->blocks[LOHA_BLOCK_B1],
+                    state->blocks[LOHA_BLOCK_B2], ranks, state->cols);
+    return LORA_OK;
+}
+
+/* Where the pairs are more than the rows or columns, the change itself. */
+static lora_status loha_kind_take_whole(lora__factors *out,
+                                        lora__rows *state,
+                                        const lora__module *module,
+                                        lora_error *error)
+{
+    double scale = state->multiplier;
+    size_t count;
+
+    if (!lora__mul_size(state->rows, state->cols, &count)) {
+        return lora__fail_memory(error, UINT64_MAX);
+    }
+    TRY(lora__rows_block(state, LORA__BLOCK_SPARE, count, error));
+    state->multiplier = 1.0;
+    loha_kind_rows(state, module, 0, state->rows,
+                   state->blocks[LORA__BLOCK_SPARE]);
+    TRY(lora__kind_whole_factors(out, state, state->blocks[LORA__BLOCK_SPARE],
+                                 state->rows, state->cols, error));
+    out->scale = scale;
+    return LORA_OK;
+}
+
+static lora_status loha_kind_factors(lora__factors *out,
+                                     const lora_adapter *adapter,
+                                     const lora__module *module,
+                                     lora_error *error)
+{
+    lora__rows state;
+    size_t rank;
+    lora_status status;
+
+    TRY(lora__rows_create(&state, adapter, module, LORA_PART_WEIGHT, 1.0,
+                          LORA_DTYPE_F64, error));
+    status = lora__mul_size(state.sizes[LOHA_RANK1], state.sizes[LOHA_RANK2],
+                            &rank) &&
+                     rank == loha_kind_factor_rank(adapter, module)
+                 ? loha_kind_take_pairs(out, &state, error)
+                 : loha_kind_take_whole(out, &state, module, error);
+    lora__rows_destroy(&state);
+    if (status != LORA_OK) {
+        lora__factors_destroy(out);
+    }
+    return status;
+}
+
 /* Both products give a row of theirs to a row of the change. */
 static int loha_kind_extent(lora__extent *out,
                             const lora_adapter *adapter,
@@ -251,6 +363,8 @@ LORA_PRIVATE const lora__kind lora__kind_loha = {
     .unscaled = LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS),
     .claim = loha_kind_claim,
     .parse = loha_kind_parse,
+    .factor_rank = loha_kind_factor_rank,
+    .factors = loha_kind_factors,
     .prepare = loha_kind_prepare,
     .rows = loha_kind_rows,
     .chain = lora__chain_loha,

@@ -13,6 +13,8 @@
  * r. Source: formats.md 5.6 and 5.7.
  */
 #include "adapter/kinds/common.h"
+#include "format/sort.h"
+#include "linalg/factored.h"
 
 #include <string.h>
 
@@ -95,8 +97,11 @@ static lora_status lokr_kind_parse(lora__opening *opening, lora__module *module)
         return LORA_OK;
     }
     rank = two[2] != 0 ? two[2] : one[2];
-    module->dtype =
-        opening->adapter->container->entries[module->members[0].entry].dtype;
+    module->dtype = lora__module_entry(opening->adapter, module,
+                                       kind_has(module, LORA__ROLE_LOKR_W1)
+                                           ? LORA__ROLE_LOKR_W1
+                                           : LORA__ROLE_LOKR_W1_B)
+                        ->dtype;
     module->tucker = core != NULL;
     module->changes = LORA_PART_WEIGHT;
     if (one[0] > INT32_MAX || one[1] > INT32_MAX || two[0] > INT32_MAX ||
@@ -244,6 +249,220 @@ static void lokr_kind_rows(const lora__rows *state,
     lora__rows_scale(state, out, (end - begin) * state->cols);
 }
 
+/* ---- factors ----------------------------------------------------------- */
+
+/* The singular values of the change are the products of those of w1 and w2,
+ * and its vectors the Kronecker products of theirs. */
+
+/* Terms of one factor: as many as its pair has, or its shorter side. */
+static size_t lokr_kind_side_rank(const lora_adapter *adapter,
+                                  const lora__module *module,
+                                  lora__role full_role,
+                                  size_t rows,
+                                  size_t cols)
+{
+    const lora__entry *b =
+        lora__module_entry(adapter, module, (lora__role)(full_role + 2));
+    size_t rank = rows < cols ? rows : cols;
+
+    return b != NULL && (uint64_t)b->shape[0] < rank ? (size_t)b->shape[0]
+                                                     : rank;
+}
+
+/* Rows and columns of w1 and w2. */
+typedef struct lokr_kind_sizes {
+    size_t rows[2];
+    size_t cols[2];
+    size_t rank[2];
+} lokr_kind_sizes;
+
+static lokr_kind_sizes lokr_kind_sizes_of(const lora_adapter *adapter,
+                                          const lora__module *module)
+{
+    const lora__entry *one =
+        lora__module_entry(adapter, module, LORA__ROLE_LOKR_W1);
+    lokr_kind_sizes s;
+    size_t cols = 1;
+
+    if (one == NULL) {
+        one = lora__module_entry(adapter, module, LORA__ROLE_LOKR_W1_B);
+    }
+    for (int32_t i = 1; i < module->ndim; i++) {
+        cols *= (size_t)module->shape[i];
+    }
+    s.rows[0] = lokr_kind_rows1(adapter, module);
+    s.cols[0] = (size_t)one->shape[1];
+    s.rows[1] = (size_t)module->shape[0] / s.rows[0];
+    s.cols[1] = cols / s.cols[0];
+    s.rank[0] = lokr_kind_side_rank(adapter, module, LORA__ROLE_LOKR_W1,
+                                    s.rows[0], s.cols[0]);
+    s.rank[1] = lokr_kind_side_rank(adapter, module, LORA__ROLE_LOKR_W2,
+                                    s.rows[1], s.cols[1]);
+    return s;
+}
+
+static size_t lokr_kind_factor_rank(const lora_adapter *adapter,
+                                    const lora__module *module)
+{
+    lokr_kind_sizes s = lokr_kind_sizes_of(adapter, module);
+
+    return s.rank[0] * s.rank[1];
+}
+
+/* The first `rank` singular values of a block and their vectors, balanced. */
+static lora_status lokr_kind_svd(lora__factors *out,
+                                 const lora__rows *state,
+                                 size_t block,
+                                 size_t rows,
+                                 size_t cols,
+                                 size_t rank,
+                                 lora_error *error)
+{
+    lora_context *context = state->context;
+    lora__factors whole;
+    lora__svd_input input;
+    lora__svd svd;
+    void *sigma;
+    lora_status status;
+
+    memset(&svd, 0, sizeof svd);
+    memset(out, 0, sizeof *out);
+    TRY(lora__kind_whole_factors(&whole, state, state->blocks[block], rows,
+                                 cols, error));
+    input.rows = rows;
+    input.cols = cols;
+    input.rank = whole.rank;
+    input.up_t = whole.up_t;
+    input.down = whole.down;
+    TRY_OR_DONE(lora__svd_create(&svd, context, &input, error));
+    TRY_OR_DONE(lora__factors_alloc(out, context, rows, cols, rank, error));
+    TRY_OR_DONE(
+        lora__alloc_zeroed(&sigma, context, rank, sizeof *out->sigma, error));
+    out->sigma = sigma;
+    memcpy(out->sigma, svd.sigma, rank * sizeof *out->sigma);
+    status = lora__svd_truncate(out->up_t, out->down, &svd, &input, rank,
+                                context, error);
+done:
+    lora__svd_destroy(&svd, context);
+    lora__factors_destroy(&whole);
+    if (status != LORA_OK) {
+        lora__factors_destroy(out);
+    }
+    return status;
+}
+
+/* A singular value of the change: of w1 the one, of w2 the other. */
+typedef struct lokr_kind_value {
+    double sigma;
+    size_t one;
+    size_t two;
+} lokr_kind_value;
+
+/* Descending, equal ones in the order of the factors. */
+static int lokr_kind_compare(const void *a, const void *b)
+{
+    const lokr_kind_value *x = a;
+    const lokr_kind_value *y = b;
+
+    if (x->sigma != y->sigma) {
+        return x->sigma > y->sigma ? -1 : 1;
+    }
+    if (x->one != y->one) {
+        return x->one < y->one ? -1 : 1;
+    }
+    return x->two < y->two ? -1 : x->two > y->two;
+}
+
+static void lokr_kind_list(lokr_kind_value *values,
+                           const lora__factors *one,
+                           const lora__factors *two)
+{
+    for (size_t i = 0; i < one->rank; i++) {
+        for (size_t j = 0; j < two->rank; j++, values++) {
+            values->sigma = one->sigma[i] * two->sigma[j];
+            values->one = i;
+            values->two = j;
+        }
+    }
+}
+
+/* out[i * two + j] = a[i] b[j] */
+static void lokr_kind_kron(
+    double *out, const double *a, size_t one, const double *b, size_t two)
+{
+    for (size_t i = 0; i < one; i++) {
+        for (size_t j = 0; j < two; j++) {
+            out[i * two + j] = a[i] * b[j];
+        }
+    }
+}
+
+static lora_status lokr_kind_combine(lora__factors *out,
+                                     const lora__factors *one,
+                                     const lora__factors *two,
+                                     lora_error *error)
+{
+    lora_context *context = one->context;
+    size_t rank = one->rank * two->rank;
+    lokr_kind_value *values;
+    void *memory;
+    void *sigma;
+    lora_status status;
+
+    TRY(lora__alloc_zeroed(&memory, context, rank, sizeof *values, error));
+    values = memory;
+    lokr_kind_list(values, one, two);
+    lora__sort(values, rank, sizeof *values, lokr_kind_compare);
+    TRY_OR_DONE(lora__factors_alloc(out, context, one->rows * two->rows,
+                                    one->cols * two->cols, rank, error));
+    TRY_OR_DONE(
+        lora__alloc_zeroed(&sigma, context, rank, sizeof *out->sigma, error));
+    out->sigma = sigma;
+    for (size_t k = 0; k < rank; k++) {
+        const lokr_kind_value *v = &values[k];
+        out->sigma[k] = v->sigma;
+        lokr_kind_kron(out->up_t + k * out->rows,
+                       one->up_t + v->one * one->rows, one->rows,
+                       two->up_t + v->two * two->rows, two->rows);
+        lokr_kind_kron(out->down + k * out->cols,
+                       one->down + v->one * one->cols, one->cols,
+                       two->down + v->two * two->cols, two->cols);
+    }
+done:
+    lora__free(context, values, rank * sizeof *values, LORA__ALIGN);
+    return status;
+}
+
+static lora_status lokr_kind_factors(lora__factors *out,
+                                     const lora_adapter *adapter,
+                                     const lora__module *module,
+                                     lora_error *error)
+{
+    lokr_kind_sizes s = lokr_kind_sizes_of(adapter, module);
+    lora__factors side[2];
+    lora__rows state;
+    lora_status status;
+
+    memset(side, 0, sizeof side);
+    TRY(lora__rows_create(&state, adapter, module, LORA_PART_WEIGHT, 1.0,
+                          LORA_DTYPE_F64, error));
+    for (size_t i = 0; i < 2; i++) {
+        TRY_OR_DONE(lokr_kind_svd(&side[i], &state, LOKR_BLOCK_W1 + i,
+                                  s.rows[i], s.cols[i], s.rank[i], error));
+    }
+    TRY_OR_DONE(lokr_kind_combine(out, &side[0], &side[1], error));
+    out->scale = state.multiplier;
+done:
+    lora__factors_destroy(&side[0]);
+    lora__factors_destroy(&side[1]);
+    lora__rows_destroy(&state);
+    if (status != LORA_OK) {
+        lora__factors_destroy(out);
+        lora__error_set_subject(error, module->name);
+    }
+    return status;
+}
+
 /* A row of w1 is as many rows of the change as w2 has. */
 static int lokr_kind_extent(lora__extent *out,
                             const lora_adapter *adapter,
@@ -276,6 +495,8 @@ LORA_PRIVATE const lora__kind lora__kind_lokr = {
     .unscaled = LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS),
     .claim = lokr_kind_claim,
     .parse = lokr_kind_parse,
+    .factor_rank = lokr_kind_factor_rank,
+    .factors = lokr_kind_factors,
     .prepare = lokr_kind_prepare,
     .rows = lokr_kind_rows,
     .chain = lora__chain_lokr,

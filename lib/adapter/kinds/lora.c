@@ -232,6 +232,7 @@ static int lora_kind_extent(lora__extent *out,
 
 LORA_PRIVATE const lora__kind lora__kind_lora = {
     .id = "lora",
+    .is_pair = 1,
     .roles =
         LORA__ROLE_BIT(LORA__ROLE_DOWN) | LORA__ROLE_BIT(LORA__ROLE_UP) |
         LORA__ROLE_BIT(LORA__ROLE_MID) | LORA__ROLE_BIT(LORA__ROLE_UP_BIAS) |
@@ -254,6 +255,7 @@ LORA_PRIVATE const lora__kind lora__kind_lora = {
 
 LORA_PRIVATE const lora__kind lora__kind_locon = {
     .id = "locon",
+    .is_pair = 1,
     .roles =
         LORA__ROLE_BIT(LORA__ROLE_DOWN) | LORA__ROLE_BIT(LORA__ROLE_UP) |
         LORA__ROLE_BIT(LORA__ROLE_MID) | LORA__ROLE_BIT(LORA__ROLE_UP_BIAS) |
