@@ -3,6 +3,8 @@
 
 #include "core/options.h"
 #include "op/parts.h"
+#include "op/prefix.h"
+#include "op/resize.h"
 #include "op/strength.h"
 #include "op/values.h"
 
@@ -25,6 +27,26 @@ typedef struct convert_job {
     lora__parts parts;
     lora_adapter_convert_options options;
 } convert_job;
+
+/* What is said of ranks. */
+static lora_status convert_check_made(const lora_adapter_convert_options *o,
+                                      lora_error *error)
+{
+    if (o->kind != NULL && strcmp(o->kind, "lora") != 0) {
+        return lora__fail(error, LORA_ERROR_ARGUMENT, LORA_NO_OFFSET, o->kind,
+                          "no kind that others can become");
+    }
+    CHECK_ARG(o->rank == 0 || o->kind != NULL, error);
+    CHECK_ARG(o->truncation == LORA_TRUNCATE_KEEP_ALPHA ||
+                  (o->rank_prefix != 0 &&
+                   (o->truncation == LORA_TRUNCATE_TRAINED_SQRT ||
+                    o->truncation == LORA_TRUNCATE_KEEP_SCALE)),
+              error);
+    return o->rank >= 0 && o->rank_prefix >= 0
+               ? LORA_OK
+               : lora__fail(error, LORA_ERROR_RANGE, LORA_NO_OFFSET, "rank",
+                            "negative");
+}
 
 static lora_status convert_read_options(convert_job *job,
                                         const lora__dialect **out_dialect,
@@ -54,6 +76,7 @@ static lora_status convert_read_options(convert_job *job,
     for (size_t i = 0; i < o->drop_count; i++) {
         CHECK_ARG(o->drops[i] != NULL, error);
     }
+    TRY(convert_check_made(o, error));
     TRY(lora__strength_read(&job->options.strength, error));
     if (o->dtype != LORA_DTYPE_NONE && !lora__dtype_is_float(o->dtype)) {
         return lora__fail(error, LORA_ERROR_DTYPE, LORA_NO_OFFSET, "dtype",
@@ -220,7 +243,7 @@ convert_module(convert_job *job, const lora__module *module, lora_error *error)
     int has_scale = module->rank > 0 && (renamed || bakes || strength != 1.0);
     double scaled = convert_scaled(module, strength, bakes);
 
-    if (bakes && !lora__module_find(module, LORA__ROLE_UP)) {
+    if (bakes && module->kind->scaled == 0) {
         return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
                           module->name,
                           "the scale of %s cannot be baked in by this version",
@@ -431,6 +454,56 @@ static lora_status convert_twice(lora_adapter **out,
     return status;
 }
 
+/* The next step of several: *adapter, which is owned, is replaced. */
+static void convert_step(lora_adapter **adapter, lora_adapter *next)
+{
+    lora_adapter_destroy(*adapter);
+    *adapter = next;
+}
+
+/* Other factors, and then what else was asked for. What is dropped need not
+ * have any. */
+static lora_status convert_made(lora_adapter **out,
+                                const lora_adapter *adapter,
+                                const lora_adapter_convert_options *options,
+                                lora_error *error)
+{
+    lora_adapter_convert_options first;
+    lora_adapter_convert_options then = *options;
+    lora_adapter_resize_options resize;
+    lora_adapter *between;
+    lora_adapter *next;
+    lora_status status;
+
+    lora_adapter_convert_options_init(&first, sizeof first);
+    first.drops = options->drops;
+    first.drop_count = options->drop_count;
+    first.skip_bad = options->skip_bad;
+    then.drops = NULL;
+    then.drop_count = 0;
+    then.kind = NULL;
+    then.rank = 0;
+    then.rank_prefix = 0;
+    then.truncation = LORA_TRUNCATE_KEEP_ALPHA;
+    TRY(lora_adapter_convert(&between, adapter, &first, error));
+    if (options->rank_prefix != 0) {
+        TRY_OR_DONE(lora__prefix_cut(&next, between, options->rank_prefix,
+                                     options->truncation, error));
+        convert_step(&between, next);
+    }
+    if (options->kind != NULL) {
+        lora_adapter_resize_options_init(&resize, sizeof resize);
+        resize.dtype = options->dtype;
+        TRY_OR_DONE(lora__resize_to_pairs(&next, between, (size_t)options->rank,
+                                          &resize, error));
+        convert_step(&between, next);
+    }
+    status = lora_adapter_convert(out, between, &then, error);
+done:
+    lora_adapter_destroy(between);
+    return status;
+}
+
 static lora_status convert_run(lora_adapter **out,
                                convert_job *job,
                                const lora_adapter *adapter,
@@ -475,10 +548,14 @@ lora_adapter_convert(lora_adapter **out,
     memset(&job, 0, sizeof job);
     TRY(lora__options_read(
         &job.options, sizeof job.options,
-        LORA__SIZE_TO(lora_adapter_convert_options, drop_count), options,
+        LORA__SIZE_TO(lora_adapter_convert_options, reserved2), options,
         error));
     TRY(lora__options_reserved(job.options.reserved1, error));
+    TRY(lora__options_reserved(job.options.reserved2, error));
     TRY(convert_read_options(&job, &dialect, &family, adapter, error));
+    if (job.options.kind != NULL || job.options.rank_prefix != 0) {
+        return convert_made(out, adapter, &job.options, error);
+    }
     if (convert_changes_nothing(&job.options)) {
         return convert_copy(out, adapter, error);
     }

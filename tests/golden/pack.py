@@ -24,7 +24,8 @@ KINDS = ("kohya_lora_", "locon_", "loha_", "lokr_", "dylora_", "full_", "norm_",
          "peft_lora_", "peft_loha_", "peft_lokr_", "ia3_", "glora_",
          "peft_ia3_", "dora_locon_", "dora_loha_", "dora_lokr_", "tlora_")
 NAMES = ("names_sd1_", "names_sdxl_", "names_flux_", "load_cloneofsimo")
-OPERATIONS = ("delta", "patched_weight", "same_as", "load_positional")
+OPERATIONS = ("delta", "patched_weight", "truncate", "same_as",
+              "load_positional")
 
 LIGHT = ("rng_stream", "rng_orthogonal", "rng_draw_order", "light_expand",
          "light_expand_regen")

@@ -128,7 +128,7 @@ def test_peft_resize(suite, folder, case):
     types = {m["type"] for m in case["params"]["modules"].values()}
     path = peft_file(suite, folder, case)
     out = suite.path(case["id"] + ".resized.safetensors")
-    if "embedding" in types:
+    if "embedding" in types:  # nothing lowers these
         run = suite.run("resize", path, "-o", out, "--rank", 2,
                         code=support.FAILED)
         require("no factors" in run.err, f"reason: {run}")
@@ -157,6 +157,87 @@ def test_peft_resize(suite, folder, case):
         kept = (peft_scale(config, target, 2)
                 if row["rank_in"] == row["rank_out"] else 1.0)
         support.close(kept * b @ a, best, bound * (1 + 4 * sigma[0] / gap), f"rank 2 of {target}")
+
+
+def test_peft_pairs(suite, folder, case):
+    """LoHa and LoKr as pairs: the same change without their configuration, and
+    the best of rank 2."""
+    expected = arrays(folder / case["expect"])
+    path = peft_file(suite, folder, case)
+    out = suite.path(case["id"] + ".pairs.safetensors")
+    delta = suite.path(case["id"] + ".pairs.delta.safetensors")
+    for rank in (None, 2):
+        suite.run("convert", path, "-o", out, "--as", "lora", "--dtype", "f32",
+                  "--force", *([] if rank is None else ["--rank", rank]))
+        suite.run("delta", out, "-o", delta, "--force")
+        got = arrays(delta)
+        equal({m["kind"] for m in suite.json("info", out, "--modules")
+               ["modules"]} - {"lora", "locon"}, set(), "kinds")
+        for target, module in case["params"]["modules"].items():
+            want = support.flat(expected[target + ".delta"])
+            bound = support.flat(tolerance(case, want))
+            change = support.flat(got[module["prefix"]])
+            if rank is None:
+                support.close(change, want, bound, f"pairs of {target}")
+                continue
+            u, sigma, vt = np.linalg.svd(want, full_matrices=False)
+            tail = np.linalg.norm(sigma[rank:])
+            error = np.linalg.norm(change - want)
+            require(error <= tail * (1 + 1e-6) + np.linalg.norm(bound),
+                    f"rank {rank} of {target}: {error:g}, best {tail:g}")
+
+
+def test_pairs(suite, folder, case):
+    """LoHa and LoKr as pairs: the change stays, to 1e-6 of its largest."""
+    expected = arrays(folder / case["expect"])
+    out = suite.path(case["id"] + ".pairs.safetensors")
+    suite.run("convert", folder / case["adapter"], "-o", out, "--as", "lora",
+              "--dtype", "f32")
+    support.require_writer_rules(out)
+    tensors, metadata = support.read_file(out)
+    for target, module in case["params"]["modules"].items():
+        prefix = module["prefix"]
+        names = {n for n in tensors if n.startswith(prefix + ".")}
+        equal(names, {prefix + KOHYA[role] for role in ("down", "up", "alpha")},
+              "tensors")
+        rank = tensors[prefix + KOHYA["down"]].shape[0]
+        equal(float(tensors[prefix + KOHYA["alpha"]].array()), rank, "alpha")
+        want = support.flat(expected[target + ".delta"])
+        got = support.flat(support.module_delta(tensors, prefix)[0])
+        support.close(got, want, 1e-6 * np.max(np.abs(want)), target)
+    equal(metadata.get("ss_network_module"), "networks.lora", "its trainer")
+
+
+def test_truncate(suite, folder, case):
+    """DyLoRA's first directions, with the scales of two programs."""
+    tensors, _ = support.read_file(folder / case["adapter"])
+    expected = arrays(folder / case["expect"])
+    rank = case["params"]["rank"]
+    for mode, key in (("keep-alpha", ".delta"),
+                      ("trained-sqrt", ".delta_trained_scale"),
+                      ("keep-scale", None)):
+        out = suite.path(f"{case['id']}.{mode}.safetensors")
+        suite.run("convert", folder / case["adapter"], "-o", out,
+                  "--rank-prefix", rank, "--truncate", mode)
+        got, _ = support.read_file(out)
+        for target, module in case["params"]["modules"].items():
+            down, up = (tensors[module["prefix"] + KOHYA[role]]
+                        for role in ("down", "up"))
+            for tensor, role, part in (
+                    (down, "down", down.array()[:rank]),
+                    (up, "up", up.array()[:, :rank])):
+                new = got[module["prefix"] + KOHYA[role]]
+                equal(new.dtype, tensor.dtype, f"type of {role}")
+                require(np.array_equal(new.array(), part), f"bits of {role}")
+            if key is None:
+                support.close(support.module_scale(got, module["prefix"]),
+                              support.module_scale(tensors, module["prefix"]),
+                              1e-7, "scale")
+                continue
+            want = expected[target + key]
+            change = support.module_delta(got, module["prefix"])[0]
+            support.close(change.reshape(want.shape), want,
+                          tolerance(case, want), f"{target}, {mode}")
 
 
 def weight_shape(tensors, module):
@@ -394,16 +475,19 @@ def main():
                 not case["id"].startswith(ADDITIVE):
             continue  # in test_base.py
         if "config" in case["params"]:
-            tests = [test_peft]
-            if case["params"]["peft_type"] == "LORA":
-                tests.append(test_peft_resize)
-            for test in tests:
+            is_pair = case["params"]["peft_type"] == "LORA"
+            for test in (test_peft,
+                         test_peft_resize if is_pair else test_peft_pairs):
                 with suite.case(f"{case['id']} {test.__name__[5:]}"):
                     test(suite, folder, case)
             continue
-        run = test_delta if case["operation"] == "delta" else test_patched
+        run = {"delta": test_delta, "patched_weight": test_patched,
+               "truncate": test_truncate}[case["operation"]]
         with suite.case(case["id"]):
             run(suite, folder, case)
+        if case["kind"] in ("loha", "lokr"):
+            with suite.case(case["id"] + " as pairs"):
+                test_pairs(suite, folder, case)
         if run is test_delta:
             with suite.case(case["id"] + " at other strengths"):
                 test_strengths(suite, folder, case)
