@@ -244,8 +244,9 @@ def weight_shape(tensors, module):
     """Of the weight; factors of two dimensions cannot tell that of a kernel,
     nor whether it is a convolution."""
     shape = tuple(module["shape"])
-    told = any(len(t.shape) > 2 for name, t in tensors.items()
-               if name.startswith(module["prefix"] + "."))
+    names = [n for n in tensors if n.startswith(module["prefix"] + ".")]
+    told = (any(len(tensors[n].shape) > 2 for n in names) or
+            ("resnets" in module["prefix"] and shape[2:] == (3, 3)))
     return shape if told else (shape[0], math.prod(shape[1:]))
 
 

@@ -102,6 +102,17 @@ LORA_PRIVATE lora_status lora__kind_set_shape(lora__opening *opening,
     return LORA_OK;
 }
 
+LORA_PRIVATE void lora__kind_unfold(lora__module *module)
+{
+    if (module->layer == LORA__LAYER_CONV3 && module->ndim == 2 &&
+        module->shape[1] % 9 == 0) {
+        module->shape[1] /= 9;
+        module->shape[2] = 3;
+        module->shape[3] = 3;
+        module->ndim = 4;
+    }
+}
+
 LORA_PRIVATE lora_status lora__kind_set_rank(lora__opening *opening,
                                              lora__module *module,
                                              int64_t rank)

@@ -33,6 +33,11 @@ LORA_PRIVATE lora_status lora__kind_set_shape(lora__opening *opening,
                                               int64_t cols,
                                               const lora__entry *spatial);
 
+/* Factors of LoHa and LoKr have the kernel of a convolution in their columns:
+ * where the name tells that the kernel is 3 x 3, [out, in * 9] becomes [out,
+ * in, 3, 3]. */
+LORA_PRIVATE void lora__kind_unfold(lora__module *module);
+
 /* Set the rank, which must be at least 1 and within the limit. */
 LORA_PRIVATE lora_status lora__kind_set_rank(lora__opening *opening,
                                              lora__module *module,

@@ -103,6 +103,7 @@ static lora_status loha_kind_parse(lora__opening *opening, lora__module *module)
     if (module->status != LORA_OK) {
         return LORA_OK;
     }
+    lora__kind_unfold(module);
     TRY(lora__kind_check_bias(opening, module, LORA__ROLE_DIFF_BIAS));
     TRY(lora__kind_check_dora(opening, module));
     return lora__module_resolve_scale(opening, module);
