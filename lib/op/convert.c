@@ -200,7 +200,10 @@ static lora_status convert_alpha(convert_job *job,
     double strength = lora__strength_of(job->options.strength, module);
 
     if (module->rank == 0) {
-        return LORA_OK;
+        return lora__emit_is_whole(module)
+                   ? lora__emit_put_whole(&job->emit, module,
+                                          fabs(module->scale * strength), error)
+                   : LORA_OK;
     }
     if (convert_bakes(job, module)) {
         return lora__emit_put_alpha(&job->emit, module, (double)module->rank,
@@ -224,13 +227,38 @@ static lora_status convert_alpha(convert_job *job,
 
 /* What the tensors that alpha multiplies take of it and of the strength: all,
  * where there is no alpha, or the sign. */
-static double
-convert_scaled(const lora__module *module, double strength, int bakes)
+static double convert_scaled(const convert_job *job, const lora__module *module)
 {
-    if (bakes || module->rank == 0) {
-        return module->scale * strength;
+    const lora__dialect *dialect = lora__emit_dialect(&job->emit, module);
+    double strength = lora__strength_of(job->options.strength, module);
+    double scaled = module->scale * strength;
+
+    if (lora__emit_is_whole(module) &&
+        lora__dialect_alpha_in_metadata(dialect)) {
+        return scaled < 0.0 ? -1.0 : 1.0;
     }
-    return strength != 1.0 && module->scale * strength < 0.0 ? -1.0 : 1.0;
+    if (module->rank == 0 || convert_bakes(job, module)) {
+        return scaled;
+    }
+    return strength != 1.0 && scaled < 0.0 ? -1.0 : 1.0;
+}
+
+/* Whether a tensor is left out, as the scale of the module is said again. */
+static int convert_drops_scale(const convert_job *job,
+                               const lora__module *module,
+                               lora__role role)
+{
+    const lora__dialect *dialect = lora__emit_dialect(&job->emit, module);
+
+    if (lora__emit_is_whole(module)) { /* its alpha says nothing */
+        return role == LORA__ROLE_ALPHA ? !lora__dialect_has_role(dialect, role)
+                                        : lora__emit_is_scale(role);
+    }
+    return module->rank > 0 &&
+           (role == LORA__ROLE_ALPHA ||
+            (lora__emit_is_scale(role) &&
+             (dialect != module->dialect || convert_bakes(job, module) ||
+              lora__strength_of(job->options.strength, module) != 1.0)));
 }
 
 static lora_status
@@ -240,8 +268,7 @@ convert_module(convert_job *job, const lora__module *module, lora_error *error)
     int renamed = lora__emit_dialect(&job->emit, module) != module->dialect;
     int bakes = convert_bakes(job, module);
     double strength = lora__strength_of(job->options.strength, module);
-    int has_scale = module->rank > 0 && (renamed || bakes || strength != 1.0);
-    double scaled = convert_scaled(module, strength, bakes);
+    double scaled = convert_scaled(job, module);
 
     if (bakes && module->kind->scaled == 0) {
         return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
@@ -258,10 +285,7 @@ convert_module(convert_job *job, const lora__module *module, lora_error *error)
         const lora__entry *entry = &adapter->container->entries[member->entry];
         int64_t shape[LORA_MAX_DIMS] = {0};
         int32_t ndim = -1;
-        if (member->role == LORA__ROLE_ALPHA && module->rank > 0) {
-            continue;
-        }
-        if (has_scale && lora__emit_is_scale(member->role)) {
+        if (convert_drops_scale(job, module, member->role)) {
             continue;
         }
         if (renamed) {
@@ -288,6 +312,11 @@ convert_group(convert_job *job, const lora__group *group, lora_error *error)
 
     for (const lora__piece *p = group->first; p != NULL; p = p->next) {
         bakes |= convert_bakes(job, p->module);
+        if (lora__emit_is_whole(p->module) && p->module->scale != 1.0) {
+            return lora__fail(
+                error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET, p->module->name,
+                "a scale that is no alpha's cannot be shared out");
+        }
     }
     job->emit.changed |= bakes;
     TRY(lora__join_begin(&joined, group, job->emit.source, &job->arena, bakes,
@@ -389,6 +418,7 @@ static lora_status convert_modules(convert_job *job, lora_error *error)
             const lora__module *module = group->first->module;
             job->emit.changed |=
                 convert_bakes(job, module) ||
+                (lora__emit_is_whole(module) && module->scale != 1.0) ||
                 lora__strength_of(job->options.strength, module) != 1.0;
             TRY(convert_module(job, module, error));
         } else {

@@ -135,6 +135,9 @@ prefix_module(prefix_job *job, const lora__module *module, lora_error *error)
     if (cuts) {
         return prefix_put_alpha(job, module, error);
     }
+    if (lora__emit_is_whole(module)) {
+        return lora__emit_put_whole(&job->emit, module, module->scale, error);
+    }
     return states ? lora__emit_put_alpha(&job->emit, module,
                                          prefix_alpha_before(module),
                                          module->rank, module->dtype, 0, error)

@@ -304,10 +304,10 @@ LORA_PRIVATE lora_status lora__resize_module(void *arg,
     lora_error_init(&found, sizeof found);
     if (job->exact) {
         status = cut_exact(job, index, &found);
-        status = status == LORA_ERROR_NONFINITE
-                     ? lora__resize_nonfinite(job, index, &found)
-                     : status;
-        return status == LORA_OK ? LORA_OK : lora__error_merge(error, &found);
+        return status == LORA_OK ? LORA_OK
+               : status == LORA_ERROR_NONFINITE
+                   ? lora__resize_nonfinite(job, index, error)
+                   : lora__error_merge(error, &found);
     }
     if (!job->spectra->layers[index].is_nonfinite) {
         status = lora__spectra_open(&work, job->spectra, index, &found);

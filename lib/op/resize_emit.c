@@ -129,7 +129,9 @@ static lora_status resize_emit_module(lora__emit *emit,
     const lora__module *module = &job->adapter->modules[index];
     int is_new = job->results[index].is_new;
     int explicit = resize_puts_alpha(job, module);
-    double sign = explicit && module->scale < 0.0 ? -1.0 : 1.0;
+    int in_metadata = lora__emit_is_whole(module) && !is_new &&
+                      lora__dialect_alpha_in_metadata(module->dialect);
+    double sign = (explicit || in_metadata) && module->scale < 0.0 ? -1.0 : 1.0;
     double bias_scale = is_new ? module->scale : sign;
 
     for (size_t i = 0; i < module->member_count; i++) {
@@ -137,7 +139,8 @@ static lora_status resize_emit_module(lora__emit *emit,
         lora__role role = member->role;
         int replaced =
             role != LORA__ROLE_UP_BIAS && role != LORA__ROLE_DIFF_BIAS;
-        if ((is_new && replaced) || (explicit && lora__emit_is_scale(role))) {
+        if ((is_new && replaced) ||
+            ((explicit || in_metadata) && lora__emit_is_scale(role))) {
             continue;
         }
         TRY(lora__emit_spell(emit, module, role, error));
@@ -151,6 +154,9 @@ static lora_status resize_emit_module(lora__emit *emit,
     }
     if (is_new) {
         return resize_emit_new(emit, job, index, error);
+    }
+    if (in_metadata) {
+        return lora__emit_put_whole(emit, module, fabs(module->scale), error);
     }
     return explicit
                ? lora__emit_put_alpha(emit, module, fabs(resize_alpha(module)),
