@@ -145,7 +145,8 @@ typedef struct lora__extent {
 
 struct lora__kind {
     const char *id;
-    int is_pair; /* its factors are what up and down hold */
+    int is_pair;    /* its factors are what up and down hold */
+    int decomposes; /* its factors come with their singular values */
 
     /* The roles it understands, besides the common ones. A module with others
      * is refused: leaving a tensor out would change the effect. */

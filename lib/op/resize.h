@@ -24,6 +24,7 @@ typedef struct lora__resize_result {
     size_t up_bytes;
     size_t down_bytes;
     size_t core_bytes;
+    double beyond; /* squares of the singular values that were not found */
 } lora__resize_result;
 
 typedef struct lora__resize {
@@ -49,6 +50,14 @@ typedef struct lora__rank_choice {
 
 LORA_PRIVATE lora__rank_choice lora__resize_choose(
     const lora__resize *job, size_t index, const lora__spectrum *spectrum);
+
+/* The same where only the first values are there, with the squares of all;
+ * below 0 all values are. */
+LORA_PRIVATE lora__rank_choice
+lora__resize_choose_part(const lora__resize *job,
+                         size_t index,
+                         const lora__spectrum *spectrum,
+                         double squares);
 
 /* The rule for a module. */
 LORA_PRIVATE const lora_rank_rule *lora__resize_rule(const lora__resize *job,
@@ -99,6 +108,19 @@ LORA_PRIVATE lora_status lora__resize_kept_error(double *out,
                                                  const lora__module *module,
                                                  const lora__factors *f,
                                                  lora_error *error);
+
+/* Round factors, which have the scale in them, to the types they are written
+ * in, and put them into the result of a module. */
+LORA_PRIVATE lora_status lora__resize_store(lora__resize *job,
+                                            size_t index,
+                                            lora__factors *cut,
+                                            lora_error *error);
+
+/* 1 if a module is cut by its dense change; and that; resize_dense.c. */
+LORA_PRIVATE int lora__resize_is_dense(const lora__resize *job, size_t index);
+LORA_PRIVATE lora_status lora__resize_dense(lora__resize *job,
+                                            size_t index,
+                                            lora_error *error);
 
 /* 1 if a module has a core that it is to keep. */
 static inline int lora__resize_keeps_core(const lora__resize *job, size_t index)

@@ -58,6 +58,20 @@ lora__resize_transpose(double *out, const double *in, size_t rows, size_t cols)
     }
 }
 
+/* Both factors as readers will see them. */
+static lora_status cut_round(lora__factors *f,
+                             const lora__resize *job,
+                             const lora__module *module,
+                             lora_error *error)
+{
+    TRY(lora__resize_round(f->up_t, f->rank * f->rows,
+                           lora__resize_dtype(job, module, LORA__ROLE_UP),
+                           module->name, job->kernels, error));
+    return lora__resize_round(f->down, f->rank * f->cols,
+                              lora__resize_dtype(job, module, LORA__ROLE_DOWN),
+                              module->name, job->kernels, error);
+}
+
 /* Factors of the scaled change, rounded to the file's types; rows behind those
  * kept are zero. */
 static lora_status cut_factors(lora__factors *out,
@@ -76,12 +90,7 @@ static lora_status cut_factors(lora__factors *out,
     TRY(lora__spectra_truncate(out->up_t, out->down, work, choice.keep, error));
     lora__factors_split(out, job->kernels, job->options.split, f->scale,
                         work->svd->sigma, choice.keep);
-    TRY(lora__resize_round(out->up_t, rank * f->rows,
-                           lora__resize_dtype(job, module, LORA__ROLE_UP),
-                           module->name, job->kernels, error));
-    return lora__resize_round(out->down, rank * f->cols,
-                              lora__resize_dtype(job, module, LORA__ROLE_DOWN),
-                              module->name, job->kernels, error);
+    return cut_round(out, job, module, error);
 }
 
 /* Encode the new factors into the result. */
@@ -114,6 +123,17 @@ static lora_status cut_store(lora__resize_result *result,
 done:
     lora__free(cut->context, up, bytes, LORA__ALIGN_NUMERIC);
     return status;
+}
+
+LORA_PRIVATE lora_status lora__resize_store(lora__resize *job,
+                                            size_t index,
+                                            lora__factors *cut,
+                                            lora_error *error)
+{
+    const lora__module *module = &job->adapter->modules[index];
+
+    TRY(cut_round(cut, job, module, error));
+    return cut_store(&job->results[index], job, module, cut, error);
 }
 
 LORA_PRIVATE lora_status lora__resize_kept_error(double *out,
@@ -271,14 +291,7 @@ static lora_status cut_exact(lora__resize *job, size_t index, lora_error *error)
         goto done;
     }
     TRY_OR_DONE(cut_balance(&f, job, module, error));
-    TRY_OR_DONE(lora__resize_round(
-        f.up_t, f.rank * f.rows, lora__resize_dtype(job, module, LORA__ROLE_UP),
-        module->name, job->kernels, error));
-    TRY_OR_DONE(
-        lora__resize_round(f.down, f.rank * f.cols,
-                           lora__resize_dtype(job, module, LORA__ROLE_DOWN),
-                           module->name, job->kernels, error));
-    TRY_OR_DONE(cut_store(&job->results[index], job, module, &f, error));
+    TRY_OR_DONE(lora__resize_store(job, index, &f, error));
     job->report->modules[index].rank_out = (int64_t)f.rank;
 done:
     lora__factors_destroy(&f);
@@ -304,6 +317,13 @@ LORA_PRIVATE lora_status lora__resize_module(void *arg,
     lora_error_init(&found, sizeof found);
     if (job->exact) {
         status = cut_exact(job, index, &found);
+        return status == LORA_OK ? LORA_OK
+               : status == LORA_ERROR_NONFINITE
+                   ? lora__resize_nonfinite(job, index, error)
+                   : lora__error_merge(error, &found);
+    }
+    if (lora__resize_is_dense(job, index)) {
+        status = lora__resize_dense(job, index, &found);
         return status == LORA_OK ? LORA_OK
                : status == LORA_ERROR_NONFINITE
                    ? lora__resize_nonfinite(job, index, error)

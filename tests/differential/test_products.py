@@ -186,6 +186,48 @@ def check_ranks(suite, what, rng):
     equal(np.all(sigma[count:] <= 1e-10 * sigma[0]), True, "the others")
 
 
+def check_dense(suite, rng):
+    """Where the terms are more than half of the rows or columns the change
+    itself is decomposed, within 1.01 of the best."""
+    shapes = {"hada_w1_a": (600, 20), "hada_w1_b": (20, 700),
+              "hada_w2_a": (600, 30), "hada_w2_b": (30, 700)}
+    tensors = {f"{LINEAR}.{suffix}": tensor(rng.standard_normal(shape) * 0.2)
+               for suffix, shape in shapes.items()}
+    for n in (1, 2):  # directions that matter, and such that hardly do
+        a = tensors[f"{LINEAR}.hada_w{n}_a"]
+        falling = a.array() * 0.6 ** np.arange(a.shape[1])
+        tensors[f"{LINEAR}.hada_w{n}_a"] = tensor(falling)
+    tensors[LINEAR + ".alpha"] = tensor(np.float64(7))
+    path, out = write(suite, tensors), suite.path("low.safetensors")
+    want = support.module_change(tensors, LINEAR)
+    sigma = np.linalg.svd(want, compute_uv=False)
+    squares = np.cumsum(sigma**2) / np.sum(sigma**2)
+    for options, rank in (
+            (["--rank", 12], 12),
+            (["--energy", 0.9], int(np.argmax(squares >= 0.9)) + 1),
+            (["--ratio", 4], int(np.sum(sigma > sigma[0] / 4))),
+            (["--threshold", sigma[6] * 0.999], 7),
+            (["--energy", 0.9, "--max-rank", 3], 3)):
+        report = suite.json("resize", path, "-o", out, "--force", "--dtype",
+                            "f32", *options)
+        row, = report["modules"]
+        got, _ = support.read_file(out)
+        error = np.linalg.norm(support.module_change(got, LINEAR) - want)
+        best = np.linalg.norm(sigma[rank:])
+        equal(row["rank_out"], rank, f"rank by {options}")
+        require(error <= 1.01 * best, f"{options}: {error:g}, best {best:g}")
+        support.close(row["error"], error, 1e-5 * error, "reported error")
+        kept = 1 - (error / np.linalg.norm(want)) ** 2
+        for where in (row, report["totals"]):
+            support.close(where["energy"], kept, 1e-5, "reported energy")
+        count = len(row["sigma"])
+        support.close(row["sigma"][:rank], sigma[:rank], 1e-2 * sigma[0],
+                      "sigma")
+        require(count < 600, f"{count} values were found")
+    plain = suite.json("resize", path, "-o", out, "--force", "--effective")
+    equal(len(plain["modules"][0]["sigma"]), 600, "a rule of all values")
+
+
 def check_same(suite, what, rng):
     """The change is what it was, times the weight, however it is written."""
     module, _, _ = LAYOUTS[what]
@@ -342,6 +384,8 @@ def main():
             check_ranks(suite, what, rng)
         with suite.case(f"{what}, written otherwise"):
             check_same(suite, what, rng)
+    with suite.case("more terms than half of the rows"):
+        check_dense(suite, rng)
     for name, check in (("PEFT's scale of whole factors", check_whole_scale),
                         ("alpha beside whole factors", check_alpha_of_whole),
                         ("prefixes", check_prefix),

@@ -481,6 +481,7 @@ static int lokr_kind_extent(lora__extent *out,
 
 LORA_PRIVATE const lora__kind lora__kind_lokr = {
     .id = "lokr",
+    .decomposes = 1,
     .roles =
         LORA__ROLE_BIT(LORA__ROLE_LOKR_W1) |
         LORA__ROLE_BIT(LORA__ROLE_LOKR_W1_A) |
