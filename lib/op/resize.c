@@ -4,6 +4,8 @@
 #include "core/options.h"
 #include "op/report.h"
 
+#include <lora/convert.h>
+
 #include <string.h>
 
 LORA_API void
@@ -127,9 +129,32 @@ static lora_status resize_check_options(const lora__resize *job,
     return LORA_OK;
 }
 
+/* What stays but for its type is measured by what its tensors, rounded, make:
+ * of pairs that is done by their factors. */
+static lora_status resize_round_all(lora__resize *job, lora_error *error)
+{
+    lora_adapter_convert_options options;
+    int others = 0;
+
+    for (size_t m = 0; m < job->adapter->module_count; m++) {
+        others |= !job->results[m].left_out && !job->exact &&
+                  lora__resize_applies(&job->adapter->modules[m]) &&
+                  !job->adapter->modules[m].kind->is_pair;
+    }
+    if (!others || job->options.dtype == LORA_DTYPE_NONE) {
+        return LORA_OK;
+    }
+    lora_adapter_convert_options_init(&options, sizeof options);
+    options.dtype = job->options.dtype;
+    options.skip_bad = job->options.skip_bad;
+    return lora_adapter_convert(&job->rounded, job->adapter, &options, error);
+}
+
 static void resize_free(lora__resize *job)
 {
     lora_context *context = job->adapter->context;
+
+    lora_adapter_destroy(job->rounded);
 
     for (size_t m = 0; job->results != NULL && m < job->adapter->module_count;
          m++) {
@@ -167,6 +192,7 @@ static lora_status resize_work(lora_adapter **out,
                                    error));
     job->results = memory;
     TRY_OR_DONE(resize_plan(job, error));
+    TRY_OR_DONE(resize_round_all(job, error));
     lora__log(adapter->context, LORA_LOG_DEBUG,
               "resize: %llu modules, %u at a time, %s kernels",
               (unsigned long long)adapter->module_count,

@@ -35,10 +35,12 @@ typedef struct lora__resize {
     const lora__kernels *kernels;
     lora__resize_result *results; /* one a module, as report->modules */
     lora_report *report;
-    int pairs;    /* what is no pair becomes one */
-    int exact;    /* and that is all: no rule */
-    int lowers;   /* some module has new factors */
-    int measures; /* the results have no data */
+    int pairs;             /* what is no pair becomes one */
+    int exact;             /* and that is all: no rule */
+    lora_adapter *rounded; /* the adapter in another type; NULL: no module
+                            * that is no pair changes its type */
+    int lowers;            /* some module has new factors */
+    int measures;          /* the results have no data */
 } lora__resize;
 
 /* How many directions of a module are kept, and the rank that is written: more

@@ -1,4 +1,5 @@
 /* A module's factors decomposed, cut and rounded; modules run side by side. */
+#include "linalg/block.h"
 #include "op/emit.h"
 #include "op/factor_error.h"
 #include "op/factor_split.h"
@@ -136,6 +137,52 @@ LORA_PRIVATE lora_status lora__resize_store(lora__resize *job,
     return cut_store(&job->results[index], job, module, cut, error);
 }
 
+/* Rows that are compared at once. */
+#define CUT_ROWS_BYTES ((size_t)1 << 22)
+
+/* The squared difference of two changes, of modules of two adapters. */
+static lora_status cut_difference(double *out,
+                                  const lora_adapter *a,
+                                  size_t index_a,
+                                  const lora_adapter *b,
+                                  size_t index_b,
+                                  const lora__kernels *kernels,
+                                  lora_error *error)
+{
+    const lora__module *module = &a->modules[index_a];
+    int64_t rows = module->shape[0];
+    size_t row = sizeof(double);
+    lora__block block;
+    lora_status status = LORA_OK;
+    int64_t step;
+
+    for (int32_t i = 1; i < module->ndim; i++) {
+        row *= (size_t)module->shape[i];
+    }
+    step = row > CUT_ROWS_BYTES ? 1 : (int64_t)(CUT_ROWS_BYTES / row);
+    step = step < rows ? step : rows;
+    TRY(lora__block_create(&block, 2 * (size_t)step, row / sizeof(double),
+                           a->context, error));
+    *out = 0.0;
+    for (int64_t i = 0; i < rows; i += step) {
+        int64_t end = rows - i < step ? rows : i + step;
+        size_t bytes = (size_t)(end - i) * row;
+        size_t count = bytes / sizeof(double);
+        double *other = block.at + block.count / 2;
+        TRY_OR_DONE(lora_adapter_delta(block.at, bytes, a, index_a,
+                                       LORA_PART_WEIGHT, 1.0, LORA_DTYPE_F64, i,
+                                       end, error));
+        TRY_OR_DONE(lora_adapter_delta(other, bytes, b, index_b,
+                                       LORA_PART_WEIGHT, 1.0, LORA_DTYPE_F64, i,
+                                       end, error));
+        kernels->axpy_f64(other, block.at, -1.0, count);
+        *out += kernels->dot_f64(other, other, count);
+    }
+done:
+    lora__block_destroy(&block, a->context);
+    return status;
+}
+
 LORA_PRIVATE lora_status lora__resize_kept_error(double *out,
                                                  const lora__resize *job,
                                                  const lora__module *module,
@@ -150,6 +197,14 @@ LORA_PRIVATE lora_status lora__resize_kept_error(double *out,
     *out = 0.0;
     if (job->options.dtype == LORA_DTYPE_NONE) {
         return LORA_OK;
+    }
+    if (!module->kind->is_pair) {
+        size_t there;
+        TRY(lora_adapter_find_module(&there, job->rounded, module->name,
+                                     error));
+        return cut_difference(out, job->adapter,
+                              (size_t)(module - job->adapter->modules),
+                              job->rounded, there, job->kernels, error);
     }
     TRY(lora__factors_alloc(&rounded, f->context, f->rows, f->cols, f->rank,
                             error));
