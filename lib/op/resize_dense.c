@@ -1,6 +1,7 @@
 /* Cutting modules whose factors would cost more than their dense change, such
  * as LoHa of a high rank: the change itself is decomposed, as far as the rule
- * asks. What is beyond that is known by its norm alone.
+ * asks. What is beyond that is known by its norm alone. So it is done too where
+ * all spectra are there: the result does not depend on that.
  */
 #include "linalg/dense.h"
 #include "op/factor_split.h"
@@ -60,9 +61,8 @@ LORA_PRIVATE int lora__resize_is_dense(const lora__resize *job, size_t index)
 
     dense_sizes(sizes, module);
     return !module->kind->is_pair && !module->kind->decomposes &&
-           !job->spectra->is_complete && sizes[2] >= DENSE_LEAST &&
-           rank > sizes[2] / 2 && dense_goal(&goal, job, rule) &&
-           goal.rank < rank;
+           sizes[2] >= DENSE_LEAST && rank > sizes[2] / 2 &&
+           dense_goal(&goal, job, rule) && goal.rank < rank;
 }
 
 /* The squared error of factors, which have the scale in them. */

@@ -230,6 +230,11 @@ def check_dense(suite, rng):
         support.close(row["sigma"][:rank], sigma[:rank], 1e-2 * sigma[0],
                       "sigma")
         require(count < 600, f"{count} values were found")
+    direct = suite.path("direct.safetensors")
+    suite.run("resize", path, "-o", direct, "--force", "--rank", 12)
+    suite.run("resize", path, "-o", f"{out}@rank=12", "-o",
+              f"{suite.path('other.safetensors')}@rank=5", "--force")
+    equal(out.read_bytes(), direct.read_bytes(), "one of two results")
     plain = suite.json("resize", path, "-o", out, "--force", "--effective")
     equal(len(plain["modules"][0]["sigma"]), 600, "a rule of all values")
 
