@@ -89,7 +89,7 @@ typedef struct lora__rows {
     size_t rows;
     size_t cols;
     size_t rank;
-    size_t sizes[2]; /* the kind's */
+    size_t sizes[2];                /* the kind's */
     void *blocks[LORA__MAX_BLOCKS]; /* the kind's; freed by
                                      * lora__rows_destroy() */
     size_t block_bytes[LORA__MAX_BLOCKS];
@@ -145,8 +145,6 @@ typedef struct lora__extent {
 
 struct lora__kind {
     const char *id;
-    int is_pair;    /* its factors are what up and down hold */
-    int decomposes; /* its factors come with their singular values */
 
     /* The roles it understands, besides the common ones. A module with others
      * is refused: leaving a tensor out would change the effect. */
@@ -163,12 +161,15 @@ struct lora__kind {
      * kind computes, unless the caller has it interpolated. */
     int32_t nonlinear;
 
+    /* 1: its factors are what up and down hold, so that others can simply take
+     * their place. */
+    int32_t is_pair;
+
+    /* 1: its factors come with their singular values. */
+    int32_t decomposes;
+
     /* 1: the weight's columns are what a layer gives, as an embedding's. */
     int32_t columns;
-
-    /* 1: factors are not its tensors down and up but made of more, so that
-     * others cannot simply take their place. */
-    int32_t composite;
 
     /* How well the module's roles and shapes fit: 0 not at all; the highest
      * wins. */

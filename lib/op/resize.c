@@ -47,13 +47,6 @@ static lora_status resize_plan(lora__resize *job, lora_error *error)
             continue;
         }
         TRY(lora__module_has_factors(module, error));
-        if (module->kind->composite) {
-            return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
-                              module->name,
-                              "%s has no factors of its own that could be cut: "
-                              "make it plain LoRA first",
-                              module->kind->id);
-        }
         rank = module->kind->factor_rank(adapter, module);
         count = 1;
         for (int32_t i = 1; i < module->ndim && count < rank; i++) {

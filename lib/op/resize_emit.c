@@ -32,6 +32,15 @@ static lora_status resize_emit_factor(lora__emit *emit,
                                shape, owned, error);
 }
 
+/* The factor that a new one replaces; NULL: there is none. */
+static const lora__entry *
+resize_old(const lora__resize *job, const lora__module *module, lora__role role)
+{
+    return module->kind->is_pair
+               ? lora__module_entry(job->adapter, module, role)
+               : NULL;
+}
+
 /* The shape of a new factor: as the one before, or, where there was none, as
  * the weight has it; `outer` is the dimension that is not the rank. A whole one
  * gets the kernel that a core had. */
@@ -65,10 +74,8 @@ static lora_status resize_emit_new(lora__emit *emit,
 {
     const lora__module *module = &job->adapter->modules[index];
     lora__resize_result *result = &job->results[index];
-    const lora__entry *up =
-        lora__module_entry(job->adapter, module, LORA__ROLE_UP);
-    const lora__entry *down =
-        lora__module_entry(job->adapter, module, LORA__ROLE_DOWN);
+    const lora__entry *up = resize_old(job, module, LORA__ROLE_UP);
+    const lora__entry *down = resize_old(job, module, LORA__ROLE_DOWN);
     const lora__entry *alpha =
         lora__module_entry(job->adapter, module, LORA__ROLE_ALPHA);
     const lora__entry *mid =
