@@ -11,10 +11,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#define CONVERT_MOST 65536 /* ranks */
+
 typedef struct convert_settings {
     int bake_alpha;
+    int kind;
+    int truncation;
     const char *family;
     opt_list drops;
+    uint64_t rank;
+    uint64_t rank_prefix;
 } convert_settings;
 
 static const opt_spec convert_options[] = {
@@ -26,6 +32,16 @@ static const opt_spec convert_options[] = {
     {"drop", 0, OPT_LIST, "PATTERN",
      "leave the modules that match out (repeatable)",
      offsetof(convert_settings, drops), 0, 0, 0},
+    {"as", 0, OPT_CHOICE, "lora",
+     "what other kinds become: pairs of factors, exactly",
+     offsetof(convert_settings, kind), 0, 0, 0},
+    {"rank", 0, OPT_COUNT, "K", "with --as: the best of rank K at most",
+     offsetof(convert_settings, rank), 1, CONVERT_MOST, 0},
+    {"rank-prefix", 0, OPT_COUNT, "K", "of DyLoRA: the first K directions",
+     offsetof(convert_settings, rank_prefix), 1, CONVERT_MOST, 0},
+    {"truncate", 0, OPT_CHOICE, "keep-alpha|trained-sqrt|keep-scale",
+     "what becomes of alpha then (keep-alpha)",
+     offsetof(convert_settings, truncation), 0, 0, 0},
     {NULL, 0, OPT_FLAG, NULL, NULL, 0, 0, 0, 0},
 };
 
@@ -120,6 +136,20 @@ static int convert_report(app_state *app,
     return 0;
 }
 
+/* Options that say something of others. */
+static int convert_check(app_state *app, const convert_settings *own)
+{
+    if (own->rank != 0 && own->kind == 0) {
+        return say_usage(app, NULL,
+                         "--rank goes with --as lora; lora resize lowers "
+                         "ranks");
+    }
+    if (own->truncation != 0 && own->rank_prefix == 0) {
+        return say_usage(app, NULL, "--truncate goes with --rank-prefix");
+    }
+    return output_check_adapter(app);
+}
+
 static int
 convert_run(app_state *app, int count, char **paths, const void *settings)
 {
@@ -132,7 +162,7 @@ convert_run(app_state *app, int count, char **paths, const void *settings)
     uint64_t bytes = 0;
     int given;
     (void)count;
-    int code = output_check_adapter(app);
+    int code = convert_check(app, own);
     if (code != 0) {
         return code;
     }
@@ -147,6 +177,11 @@ convert_run(app_state *app, int count, char **paths, const void *settings)
     options.strength = given ? &strength : NULL;
     options.drops = own->drops.items;
     options.drop_count = own->drops.count;
+    options.kind = own->kind != 0 ? "lora" : NULL;
+    options.rank = (int32_t)own->rank;
+    options.rank_prefix = (int32_t)own->rank_prefix;
+    options.truncation =
+        own->truncation == 0 ? 0 : (lora_truncation)(own->truncation - 1);
     lora_status status = input_open(app, &before, input, &error);
     if (status != LORA_OK) {
         code = say_failure(app, SAY_READING, input, status, &error);
@@ -185,14 +220,18 @@ const app_verb cmd_convert = {
     "without training data\n"
     "lora convert style.safetensors -o style/ --dialect peft\tfor PEFT\n"
     "lora convert style.safetensors:0.7 -o soft.safetensors --drop "
-    "text_encoder\tweaker, and for the UNet alone\n",
+    "text_encoder\tweaker, and for the UNet alone\n"
+    "lora convert loha.safetensors -o plain.safetensors --as lora\t"
+    "LoHa and LoKr as plain LoRA\n",
     "Without options the same tensors are written anew. Dialects are kohya,\n"
     "diffusers-old, diffusers-unet, diffusers, peft and the others that\n"
     "lora info names. With --dialect peft OUT may be a folder, or end with a\n"
     "slash: it gets the two files that PEFT loads. With a WEIGHT the result\n"
     "has at weight 1 the effect that the input has at it; TE_WEIGHT is that\n"
     "of text encoders. --drop takes the name of a component, or a pattern of\n"
-    "names, in which * is any text.\n",
+    "names, in which * is any text.\n"
+    "With --as lora LoHa and LoKr become pairs of factors, exactly, or with\n"
+    "--rank the best of that rank.\n",
     convert_options,
     OPT_GROUP_TALK | OPT_GROUP_JSON | OPT_GROUP_CONTEXT | OPT_GROUP_INPUT |
         OPT_GROUP_FORCE | OPT_GROUP_OUTPUT | OPT_GROUP_SKIP_BAD |

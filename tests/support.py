@@ -414,3 +414,63 @@ def module_delta(tensors, module):
             for role, suffix in KOHYA.items() if module + suffix in tensors}
     return lora_delta(part["down"], part["up"], part.get("mid"),
                       module_scale(tensors, module))
+
+
+def loha_delta(part):
+    """(w1_a w1_b) o (w2_a w2_b) as [out, in * K], of arrays by their names
+    behind "hada_"."""
+    def product(n):
+        a, b, core = (part.get(name) for name in
+                      (f"w{n}_a", f"w{n}_b", f"t{n}"))
+        if core is None:
+            return flat(a) @ flat(b)
+        core = core.reshape(core.shape[0], core.shape[1], -1)
+        return flat(np.einsum("ijx,ip,jq->pqx", core, a, b))
+
+    return product(1) * product(2)
+
+
+def lokr_delta(part):
+    """dW[a * o2 + b, (c * i2 + d) * K + x] = w1[a, c] w2[b, d, x], of arrays by
+    their names behind "lokr_"."""
+    def whole(name):
+        a, b = part.get(name + "_a"), part.get(name + "_b")
+        if name in part:
+            return flat(part[name])
+        if name == "w2" and "t2" in part:
+            core = part["t2"]
+            core = core.reshape(core.shape[0], core.shape[1], -1)
+            return flat(np.einsum("ijx,ip,jq->pqx", core, a, b))
+        return flat(a) @ flat(b)
+
+    product = np.einsum("ac,bd->abcd", whole("w1"), whole("w2"))
+    o1, o2, i1, i2 = product.shape
+    return product.reshape(o1 * o2, i1 * i2)
+
+
+def lokr_rank(part):
+    """Of the pair that alpha is divided by the rank of, or None."""
+    b = part.get("w2_b", part.get("w1_b"))
+    return None if b is None else b.shape[0]
+
+
+def module_change(tensors, module, scale=None):
+    """dW of a module of LoRA, LoHa or LoKr, [out, in * K]; scale as kohya's
+    names tell it, unless it is given."""
+    def parts(kind):
+        start = f"{module}.{kind}_"
+        return {name[len(start):]: t.array() for name, t in tensors.items()
+                if name.startswith(start)}
+
+    if module + KOHYA["down"] in tensors:
+        return flat(module_delta(tensors, module)[0])
+    kind, part = next((kind, parts(kind)) for kind in ("hada", "lokr")
+                      if parts(kind))
+    if scale is None:
+        rank = part["w1_b"].shape[0] if kind == "hada" else lokr_rank(part)
+        alpha = tensors.get(module + KOHYA["alpha"])
+        alpha = alpha and float(alpha.array().reshape(-1)[0])
+        scalar = tensors.get(module + KOHYA["scalar"])
+        scale = resolve_scale(alpha, rank) if rank else 1.0
+        scale *= float(scalar.array().reshape(-1)[0]) if scalar else 1.0
+    return scale * (loha_delta if kind == "hada" else lokr_delta)(part)

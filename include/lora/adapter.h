@@ -590,7 +590,10 @@ lora_adapter_delta_base(void *buffer,
                         lora_error *error);
 
 /** Compute the factors of one module: dW = scale * up[rows, rank] *
- *  down[rank, cols], exactly (a core is multiplied into down).
+ *  down[rank, cols], exactly (a core is multiplied into down). Of LoHa these
+ *  are the products of all pairs of its terms or, where that is more than its
+ *  rows or columns, the change beside an identity; of LoKr the singular
+ * vectors, balanced, by descending value.
  *
  *  Call with up and down NULL to learn the sizes.
  *
@@ -606,6 +609,7 @@ lora_adapter_delta_base(void *buffer,
  *  @param error      may be NULL.
  *  @return LORA_OK; LORA_ERROR_ARGUMENT; LORA_ERROR_RANGE; LORA_ERROR_DTYPE;
  *          LORA_ERROR_UNSUPPORTED (no factors); the module's own status;
+ *          LORA_ERROR_NONFINITE and LORA_ERROR_CONVERGENCE (of LoKr);
  *          LORA_ERROR_IO; LORA_ERROR_TRUNCATED; LORA_ERROR_MEMORY.
  *  @threads safe.
  *  @since 0.1

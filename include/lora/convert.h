@@ -16,6 +16,17 @@ typedef struct lora_strength {
     double text_encoder; /* of all text encoders */
 } lora_strength;
 
+typedef int32_t lora_truncation;
+
+/** What becomes of alpha where a rank r is cut to its first k directions. */
+enum {
+    LORA_TRUNCATE_KEEP_ALPHA = 0,   /* as it was, as sd-scripts does: the scale
+                                     * is r / k of what it was */
+    LORA_TRUNCATE_TRAINED_SQRT = 1, /* alpha sqrt(k / r): the scale that
+                                     * sd-scripts trained this rank with */
+    LORA_TRUNCATE_KEEP_SCALE = 2    /* alpha k / r: the same scale */
+};
+
 typedef struct lora_adapter_convert_options {
     size_t struct_size;
     const char *dialect; /* such as "kohya" or "diffusers"; NULL or "keep" */
@@ -27,6 +38,11 @@ typedef struct lora_adapter_convert_options {
     const lora_strength *strength; /* to put into it; NULL: 1 and 1 */
     const char *const *drops;      /* patterns of modules to leave out */
     size_t drop_count;
+    const char *kind;    /* "lora": what other kinds become; NULL keeps them */
+    int32_t rank;        /* of those, and of LoRA, at most; 0: exact */
+    int32_t rank_prefix; /* first directions to keep; 0: all */
+    lora_truncation truncation;
+    uint32_t reserved2;
 } lora_adapter_convert_options;
 
 /** See lora_adapter_open_options_init(). @since 0.1 */
@@ -50,6 +66,18 @@ lora_adapter_convert_options_init(lora_adapter_convert_options *options,
  *  A pattern of `drops` is for stored or canonical names, or components such as
  *  "text_encoder" ('*' any bytes, '?' one). Each must fit a module.
  *
+ *  With kind "lora" every module whose change has factors becomes a pair of
+ *  them, with alpha as its rank: of LoHa the products of its terms, of LoKr
+ *  those of its singular vectors, so many that the change is the same but for
+ *  the rounding to the type; with `rank` the best of that rank, by SVD. What
+ * has none (biases, norms, full differences) stays as it is. A convolution
+ * whose kernel neither the tensors nor the name tell becomes a pair of two
+ *  dimensions.
+ *
+ *  `rank_prefix` is for DyLoRA, whose directions are in the order of their
+ *  importance: of up and down the first ones are kept, bit by bit. It comes
+ *  before `kind`, and both before everything else but `drops`.
+ *
  *  The result has at strength 1 the effect that the adapter has at `strength`.
  *  It goes into alpha, which is stored so that it loses no more than F32 does;
  *  a sign goes into a factor, and changes without alpha are multiplied
@@ -60,12 +88,13 @@ lora_adapter_convert_options_init(lora_adapter_convert_options *options,
  *  @param adapter  must not be NULL; the result keeps its file open.
  *  @param options  NULL for defaults, which change nothing.
  *  @param error    may be NULL.
- *  @return LORA_OK; LORA_ERROR_ARGUMENT (unknown dialect or family);
+ *  @return LORA_OK; LORA_ERROR_ARGUMENT (unknown dialect, family or kind);
  *          LORA_ERROR_OPTION; LORA_ERROR_DTYPE (no type for factors);
- *          LORA_ERROR_RANGE (a strength that is not finite);
+ *          LORA_ERROR_RANGE (a strength that is not finite, a negative rank);
+ *          LORA_ERROR_LIMIT (a pair would have a rank over the limit);
  *          LORA_ERROR_UNSUPPORTED (the dialect cannot spell the kind, a module
- *          cannot be split or joined without a loss, or the kind takes no
- *          strength);
+ *          cannot be split or joined without a loss, the kind takes no
+ *          strength, has no factors, or is not DyLoRA's);
  *          LORA_ERROR_SHAPE (its rows are no shares of a weight);
  *          LORA_ERROR_KEY (there is no module, or none would be left, or none
  *          fits a pattern, or no family knows a name that must be respelled);

@@ -184,6 +184,7 @@
 #define lora_tensor_convert LORA__RENAME(LORA_NAMESPACE, lora_tensor_convert)
 #define lora_tensor_info LORA__RENAME(LORA_NAMESPACE, lora_tensor_info)
 #define lora_tensor_read LORA__RENAME(LORA_NAMESPACE, lora_tensor_read)
+#define lora_truncation LORA__RENAME(LORA_NAMESPACE, lora_truncation)
 #define lora_version_number LORA__RENAME(LORA_NAMESPACE, lora_version_number)
 #define lora_version_string LORA__RENAME(LORA_NAMESPACE, lora_version_string)
 #define lora_writer LORA__RENAME(LORA_NAMESPACE, lora_writer)

@@ -94,7 +94,12 @@ lora_adapter_resize_options_init(lora_adapter_resize_options *options,
  *  unless keep_core says otherwise: then both sides are cut to one rank, the
  *  larger of what the rule says of either's singular values, and the core is
  *  what is left between them: the truncated higher-order SVD.
- *  Modules without a rank, learned tokens and unknown tensors pass through.
+ *  LoHa and LoKr whose rank is lowered become pairs of factors: LoKr by the
+ * SVDs of its two matrices; LoHa by its factors or, where these have more terms
+ * than half of its rows or columns and the rule needs the first values only, by
+ * its dense change, within 1.01 of the best error. The report has the values
+ * that were found then. Modules without factors, learned tokens and unknown
+ * tensors pass through.
  *
  *  LORA_RANK_SIZE is for the whole file, so it is no rule of conv_rule or
  *  overrides; layers that have one of these keep what that says.

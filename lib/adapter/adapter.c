@@ -9,7 +9,6 @@
 #include "core/text.h"
 #include "platform/atomic.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -138,102 +137,6 @@ LORA_PRIVATE lora_status lora__module_check(const lora__module *module,
                ? LORA_OK
                : lora__fail(error, module->status, LORA_NO_OFFSET, module->name,
                             "%s", module->reason);
-}
-
-LORA_PRIVATE lora_status lora__adapter_read_scalar(double *out,
-                                                   const lora_adapter *adapter,
-                                                   size_t index,
-                                                   lora_error *error)
-{
-    const lora__entry *entry = &adapter->container->entries[index];
-    unsigned char bytes[16];
-
-    if (entry->elements != 1) {
-        return lora__fail(error, LORA_ERROR_SHAPE, entry->offset, entry->name,
-                          "%llu elements where one number belongs",
-                          (unsigned long long)entry->elements);
-    }
-    if (!lora__dtype_is_readable(entry->dtype)) {
-        return lora__fail(error, LORA_ERROR_DTYPE, entry->offset, entry->name,
-                          "%s where one number belongs",
-                          lora_dtype_name(entry->dtype));
-    }
-    TRY(lora__container_read(adapter->container, index, 0, bytes,
-                             (size_t)entry->bytes, error));
-    return lora__convert_to_f64(out, bytes, entry->dtype, 1,
-                                lora__kernels_get(0), error);
-}
-
-/* Read a member that must be one finite number; what is wrong with it is the
- * module's problem, a failing read is the call's. */
-static lora_status adapter_module_scalar(double *out,
-                                         lora__opening *opening,
-                                         lora__module *module,
-                                         lora__role role)
-{
-    const lora__member *member = lora__module_find(module, role);
-    lora_error found;
-    lora_status status;
-
-    lora_error_init(&found, sizeof found);
-    status =
-        lora__adapter_read_scalar(out, opening->adapter, member->entry, &found);
-    if (status == LORA_ERROR_SHAPE || status == LORA_ERROR_DTYPE) {
-        return lora__module_reject(opening, module, status, "alpha_invalid",
-                                   "%s: %s", lora__role_name(role),
-                                   found.message);
-    }
-    if (status != LORA_OK) {
-        return lora__error_merge(opening->error, &found);
-    }
-    if (!(*out - *out == 0.0)) {
-        return lora__module_reject(opening, module, LORA_ERROR_NONFINITE,
-                                   "alpha_invalid", "%s is not finite",
-                                   lora__role_name(role));
-    }
-    return LORA_OK;
-}
-
-LORA_PRIVATE lora_status lora__module_resolve_scale(lora__opening *opening,
-                                                    lora__module *module)
-{
-    const lora_adapter *adapter = opening->adapter;
-    double gate = 1.0;
-    int rslora = 0;
-
-    module->scale = 1.0;
-    if (lora__module_find(module, LORA__ROLE_ALPHA) != NULL) {
-        TRY(adapter_module_scalar(&module->alpha, opening, module,
-                                  LORA__ROLE_ALPHA));
-        module->has_alpha = 1;
-    } else if (lora__config_alpha(&module->alpha, &rslora, adapter->config,
-                                  module->target)) {
-        module->has_alpha = 1;
-        if (!(module->alpha - module->alpha == 0.0)) {
-            return lora__module_reject(opening, module, LORA_ERROR_NONFINITE,
-                                       "alpha_invalid", "alpha is not finite");
-        }
-    }
-    if (module->status != LORA_OK) {
-        return LORA_OK;
-    }
-    /* alpha 0 is stored by trainers that mean "the rank". */
-    if (module->has_alpha && module->alpha != 0.0 && module->rank > 0) {
-        module->scale = module->alpha / (double)module->rank;
-    }
-    if (rslora && module->has_alpha && module->alpha != 0.0 &&
-        module->rank > 0) {
-        module->scale = module->alpha / sqrt((double)module->rank);
-    }
-    if (lora__module_find(module, LORA__ROLE_SCALE) != NULL) {
-        TRY(adapter_module_scalar(&module->scale, opening, module,
-                                  LORA__ROLE_SCALE));
-    }
-    if (lora__module_find(module, LORA__ROLE_SCALAR) != NULL) {
-        TRY(adapter_module_scalar(&gate, opening, module, LORA__ROLE_SCALAR));
-        module->scale *= gate;
-    }
-    return LORA_OK;
 }
 
 /* ---- opening ----------------------------------------------------------- */
@@ -638,10 +541,10 @@ static lora_status adapter_note_config(lora_adapter *adapter, lora_error *error)
     const lora__peft_config *config = adapter->config;
 
     for (; config != NULL; config = config->next) {
-        if (config->unread != NULL) {
+        if (config->alphas.unread != NULL) {
             TRY(lora__problems_add(
                 &adapter->problems, LORA_SEVERITY_WARNING, LORA_OK,
-                "pattern_unread", config->unread, error,
+                "pattern_unread", config->alphas.unread, error,
                 "a regular expression in alpha_pattern is not read: the "
                 "scales of what it means are not certain"));
         }

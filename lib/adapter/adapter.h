@@ -173,6 +173,12 @@ LORA_PRIVATE lora_status lora__adapter_read_scalar(double *out,
 LORA_PRIVATE lora_status lora__module_resolve_scale(lora__opening *opening,
                                                     lora__module *module);
 
+/* The same of a module whose tensors are whole, which has no rank: alpha, which
+ * trainers then store without meaning it, is ignored, but for that of a PEFT
+ * configuration, which has a rank beside it. */
+LORA_PRIVATE lora_status
+lora__module_resolve_scale_whole(lora__opening *opening, lora__module *module);
+
 /* Put back the first dimensions of 1 of a module's tensors, in the container.
  * For one whose ones_lost is set, before anybody else has it. */
 LORA_PRIVATE void lora__module_restore_ones(const lora_adapter *adapter,

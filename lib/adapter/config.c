@@ -32,8 +32,10 @@ static lora_status config_add(lora__peft_config **list,
 
     TRY(lora__arena_zeroed(&memory, arena, 1, sizeof *config, error));
     config = memory;
-    lora__map_init(&config->patterns, arena->context);
-    lora__map_init(&config->anchored, arena->context);
+    lora__map_init(&config->alphas.ends, arena->context);
+    lora__map_init(&config->alphas.anchored, arena->context);
+    lora__map_init(&config->ranks.ends, arena->context);
+    lora__map_init(&config->ranks.anchored, arena->context);
     lora__map_init(&config->feedforward, arena->context);
     TRY(lora__arena_string(&config->component, arena, component, bytes, error));
     config->next = *list;
@@ -70,7 +72,7 @@ static lora_status config_entry(lora__peft_config **out,
 
 /* An object of pattern: number; other values are passed over, and of a
  * pattern that is there twice the first one holds. */
-static lora_status config_patterns(lora__peft_config *config,
+static lora_status config_patterns(lora__peft_patterns *out,
                                    lora__json *json,
                                    lora__arena *arena,
                                    lora_error *error)
@@ -82,7 +84,7 @@ static lora_status config_patterns(lora__peft_config *config,
         size_t bytes;
         size_t place;
         size_t skip;
-        void *values = config->values;
+        void *values = out->values;
 
         TRY(lora__json_next(&event, json, error));
         if (event.type != LORA__JSON_KEY) {
@@ -100,17 +102,16 @@ static lora_status config_patterns(lora__peft_config *config,
             continue;
         }
         if (strpbrk(text + skip, "\\*+?[](){}|$") != NULL) {
-            config->unread = text;
+            out->unread = text;
             continue;
         }
-        TRY(lora__arena_grow(&values, &config->value_capacity, arena,
-                             config->value_count + 1, sizeof(double), error));
-        config->values = values;
-        TRY(lora__map_add(&place, skip ? &config->anchored : &config->patterns,
-                          text + skip, bytes - skip, config->value_count,
-                          error));
-        if (place == config->value_count) {
-            config->values[config->value_count++] =
+        TRY(lora__arena_grow(&values, &out->capacity, arena, out->count + 1,
+                             sizeof(double), error));
+        out->values = values;
+        TRY(lora__map_add(&place, skip ? &out->anchored : &out->ends,
+                          text + skip, bytes - skip, out->count, error));
+        if (place == out->count) {
+            out->values[out->count++] =
                 lora__text_to_double(event.text, event.bytes, &bytes);
         }
     }
@@ -147,10 +148,17 @@ static lora_status config_list(lora__peft_config *config,
     }
 }
 
-/* One "component.field": value of the top object. */
+/* 1 if the field has this name. */
+static int config_is(const char *field, size_t bytes, const char *name)
+{
+    return strlen(name) == bytes && memcmp(field, name, bytes) == 0;
+}
+
+/* One "component.field": value of the top object. LoHa and LoKr have "alpha"
+ * where LoRA has "lora_alpha". */
 static lora_status config_field(lora__peft_config *config,
                                 const char *field,
-                                size_t field_bytes,
+                                size_t bytes,
                                 lora__json *json,
                                 lora__arena *arena,
                                 lora_error *error)
@@ -161,20 +169,24 @@ static lora_status config_field(lora__peft_config *config,
     TRY(lora__json_next(&event, json, error));
     if (event.type == LORA__JSON_NUMBER) {
         double value = lora__text_to_double(event.text, event.bytes, &used);
-        if (field_bytes == 10 && memcmp(field, "lora_alpha", 10) == 0) {
+        if (config_is(field, bytes, "lora_alpha") ||
+            config_is(field, bytes, "alpha")) {
             config->alpha = value;
+        } else if (config_is(field, bytes, "r")) {
+            config->rank = value;
         }
-    } else if (event.type == LORA__JSON_TRUE && field_bytes == 10 &&
-               memcmp(field, "use_rslora", 10) == 0) {
-        config->rslora = 1;
-    } else if (event.type == LORA__JSON_TRUE && field_bytes == 14 &&
-               memcmp(field, "fan_in_fan_out", 14) == 0) {
-        config->transposed = 1;
-    } else if (event.type == LORA__JSON_OBJECT_BEGIN && field_bytes == 13 &&
-               memcmp(field, "alpha_pattern", 13) == 0) {
-        return config_patterns(config, json, arena, error);
-    } else if (event.type == LORA__JSON_ARRAY_BEGIN && field_bytes == 19 &&
-               memcmp(field, "feedforward_modules", 19) == 0) {
+    } else if (event.type == LORA__JSON_TRUE) {
+        config->rslora |= config_is(field, bytes, "use_rslora");
+        config->transposed |= config_is(field, bytes, "fan_in_fan_out");
+    } else if (event.type == LORA__JSON_OBJECT_BEGIN) {
+        if (config_is(field, bytes, "alpha_pattern")) {
+            return config_patterns(&config->alphas, json, arena, error);
+        }
+        if (config_is(field, bytes, "rank_pattern")) {
+            return config_patterns(&config->ranks, json, arena, error);
+        }
+    } else if (event.type == LORA__JSON_ARRAY_BEGIN &&
+               config_is(field, bytes, "feedforward_modules")) {
         return config_list(config, json, arena, error);
     }
     return lora__json_skip(json, &event, error);
@@ -247,8 +259,10 @@ LORA_PRIVATE lora_status lora__config_for_all(lora__peft_config **out,
 LORA_PRIVATE void lora__config_destroy(lora__peft_config *config)
 {
     for (; config != NULL; config = config->next) {
-        lora__map_destroy(&config->patterns);
-        lora__map_destroy(&config->anchored);
+        lora__map_destroy(&config->alphas.ends);
+        lora__map_destroy(&config->alphas.anchored);
+        lora__map_destroy(&config->ranks.ends);
+        lora__map_destroy(&config->ranks.anchored);
         lora__map_destroy(&config->feedforward);
     }
 }
@@ -270,6 +284,7 @@ static const char *config_last_parts(const char *path)
  * a dot, or with "^" is the path. The first of the file holds. */
 static int config_match(double *out,
                         const lora__peft_config *config,
+                        const lora__peft_patterns *patterns,
                         const char *target,
                         const char *path)
 {
@@ -280,27 +295,27 @@ static int config_match(double *out,
      * may be ours, or be in the model's own names. */
     const char *whole = config->component[0] == '\0' ? target : path;
 
-    if (lora__map_find(&place, &config->anchored, path, strlen(path))) {
+    if (lora__map_find(&place, &patterns->anchored, path, strlen(path))) {
         best = place;
     }
-    if (lora__map_find(&place, &config->anchored, whole, strlen(whole)) &&
+    if (lora__map_find(&place, &patterns->anchored, whole, strlen(whole)) &&
         place < best) {
         best = place;
     }
-    if (lora__map_find(&place, &config->patterns, whole, strlen(whole)) &&
+    if (lora__map_find(&place, &patterns->ends, whole, strlen(whole)) &&
         place < best) {
         best = place;
     }
     for (const char *end = config_last_parts(whole); end != NULL;
          end = strchr(end, '.')) {
         end += *end == '.' ? 1 : 0;
-        if (lora__map_find(&place, &config->patterns, end, strlen(end)) &&
+        if (lora__map_find(&place, &patterns->ends, end, strlen(end)) &&
             place < best) {
             best = place;
         }
     }
     if (best != SIZE_MAX) {
-        *out = config->values[best];
+        *out = patterns->values[best];
     }
     return best != SIZE_MAX;
 }
@@ -349,7 +364,27 @@ LORA_PRIVATE int lora__config_alpha(double *out_alpha,
     }
     *out_rslora = config->rslora;
     *out_alpha = config->alpha;
-    return config_match(out_alpha, config, target, path) || config->alpha != 0;
+    return config_match(out_alpha, config, &config->alphas, target, path) ||
+           config->alpha != 0;
+}
+
+LORA_PRIVATE double lora__config_rank(const lora__peft_config *config,
+                                      const char *target)
+{
+    size_t component = lora__config_component(target);
+    const char *path = target + component + (component != 0 ? 1 : 0);
+    double rank = 8.0; /* PEFT's */
+
+    config = config_of(config, target, component);
+    if (config == NULL) {
+        return rank;
+    }
+    if (config->ranks.unread != NULL) {
+        return (double)NAN;
+    }
+    rank = config->rank != 0 ? config->rank : rank;
+    (void)config_match(&rank, config, &config->ranks, target, path);
+    return rank;
 }
 
 LORA_PRIVATE int lora__config_transposed(const lora__peft_config *config,

@@ -13,21 +13,28 @@
 /* That of llama.cpp, a number: the alpha of all modules. */
 #define LORA__CONFIG_ALPHA_KEY "adapter.lora.alpha"
 
+/* Numbers by the path of a module, or by its end. */
+typedef struct lora__peft_patterns {
+    lora__map ends;     /* module path or its end -> index into values */
+    lora__map anchored; /* the same for "^...": the whole path */
+    double *values;     /* in the order of the file */
+    size_t count;
+    size_t capacity;
+    const char *unread; /* a pattern that is a regular expression, or NULL */
+} lora__peft_patterns;
+
 struct lora__peft_config {
     lora__peft_config *next;
     const char *component; /* "unet"; "" in an adapter_config.json */
     double alpha;          /* 0 if not given */
+    double rank;           /* 0 if not given */
     int rslora;
-    int transposed;        /* fan_in_fan_out: weights are stored [in, out] */
-    lora__map patterns;    /* module path or its end -> index into values */
-    lora__map anchored;    /* the same for "^...": the whole path */
-    const char *unread;    /* a pattern that is a regular expression, or NULL */
+    int transposed; /* fan_in_fan_out: weights are stored [in, out] */
+    lora__peft_patterns alphas;
+    lora__peft_patterns ranks;
     lora__map feedforward; /* module paths, or their ends, of IA3's layers that
                             * scale inputs; of no use if !feedforward_given */
     int feedforward_given; /* the configuration has such a list */
-    double *values;        /* alphas, in the order of the file */
-    size_t value_count;
-    size_t value_capacity;
 };
 
 /* Parse into the arena; FORMAT if it is no JSON object. To be destroyed, also
@@ -54,6 +61,11 @@ LORA_PRIVATE int lora__config_alpha(double *out_alpha,
                                     int *out_rslora,
                                     const lora__peft_config *config,
                                     const char *target);
+
+/* The rank it says a canonical target has, PEFT's default where it does not;
+ * NaN where that is not certain. Tensors tell it too, unless they are whole. */
+LORA_PRIVATE double lora__config_rank(const lora__peft_config *config,
+                                      const char *target);
 
 /* Whether the configuration says that the weight of a target is stored [in,
  * out], as GPT-2's are. */

@@ -23,8 +23,11 @@ typedef struct lora__factors {
     size_t cols;
     size_t rank;
     double scale;
-    double *up_t; /* [rank, rows] */
-    double *down; /* [rank, cols] */
+    double *up_t;  /* [rank, rows] */
+    double *down;  /* [rank, cols] */
+    double *sigma; /* [rank], descending: singular values of up * down, whose
+                    * vectors times their roots the rows of up_t and down are.
+                    * NULL: these are any factors */
 } lora__factors;
 
 /* A tensor of the base model: rows of numbers, one for each step of the first
@@ -86,6 +89,7 @@ typedef struct lora__rows {
     size_t rows;
     size_t cols;
     size_t rank;
+    size_t sizes[2];                /* the kind's */
     void *blocks[LORA__MAX_BLOCKS]; /* the kind's; freed by
                                      * lora__rows_destroy() */
     size_t block_bytes[LORA__MAX_BLOCKS];
@@ -157,12 +161,15 @@ struct lora__kind {
      * kind computes, unless the caller has it interpolated. */
     int32_t nonlinear;
 
+    /* 1: its factors are what up and down hold, so that others can simply take
+     * their place. */
+    int32_t is_pair;
+
+    /* 1: its factors come with their singular values. */
+    int32_t decomposes;
+
     /* 1: the weight's columns are what a layer gives, as an embedding's. */
     int32_t columns;
-
-    /* 1: factors are not its tensors down and up but made of more, so that
-     * others cannot simply take their place. */
-    int32_t composite;
 
     /* How well the module's roles and shapes fit: 0 not at all; the highest
      * wins. */
@@ -339,6 +346,9 @@ LORA_PRIVATE lora_status lora__rows_block(lora__rows *state,
                                           size_t block,
                                           size_t count,
                                           lora_error *error);
+
+/* Free a block that is needed no longer. */
+LORA_PRIVATE void lora__rows_drop(lora__rows *state, size_t block);
 
 /* out[c, r] = in[r, c], in the state's type. */
 LORA_PRIVATE void lora__rows_transpose(const lora__rows *state,

@@ -48,6 +48,7 @@ LORA_PRIVATE void lora__factors_destroy(lora__factors *f)
                    LORA__ALIGN_NUMERIC);
         lora__free(f->context, f->down, f->cols * f->rank * sizeof(double),
                    LORA__ALIGN_NUMERIC);
+        lora__free(f->context, f->sigma, f->rank * sizeof(double), LORA__ALIGN);
     }
     memset(f, 0, sizeof *f);
 }
@@ -194,6 +195,15 @@ LORA_PRIVATE lora_status lora__rows_load_f64(double *out,
 {
     return rows_read(out, LORA_DTYPE_F64, adapter, index, state->kernels,
                      error);
+}
+
+LORA_PRIVATE void lora__rows_drop(lora__rows *state, size_t block)
+{
+    if (state->blocks[block] != NULL) {
+        lora__free(state->context, state->blocks[block],
+                   state->block_bytes[block], LORA__ALIGN_NUMERIC);
+        state->blocks[block] = NULL;
+    }
 }
 
 /* In tiles that stay in the cache. `size` is a constant where this is called:
@@ -469,10 +479,7 @@ LORA_PRIVATE lora_status lora__rows_read(lora__rows *state,
 LORA_PRIVATE void lora__rows_destroy(lora__rows *state)
 {
     for (size_t i = 0; i < LORA__COUNT(state->blocks); i++) {
-        if (state->blocks[i] != NULL) {
-            lora__free(state->context, state->blocks[i], state->block_bytes[i],
-                       LORA__ALIGN_NUMERIC);
-        }
+        lora__rows_drop(state, i);
     }
     if (state->base_rows != NULL) {
         lora__free(state->context, state->base_rows, state->base_bytes,

@@ -40,7 +40,8 @@ typedef enum lora__layer {
     LORA__LAYER_UNKNOWN = 0,
     LORA__LAYER_LINEAR,
     LORA__LAYER_CONV1, /* 1 x 1 */
-    LORA__LAYER_CONV,  /* k x k */
+    LORA__LAYER_CONV,  /* of another kernel */
+    LORA__LAYER_CONV3, /* 3 x 3 */
     LORA__LAYER_NORM,
     LORA__LAYER_EMBEDDING,
     LORA__LAYER_PARAMETER /* a tensor of its own, no module's weight */

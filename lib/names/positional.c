@@ -20,9 +20,9 @@ static const struct {
     const char *name;
     lora__layer layer;
 } positional_resnet[] = {
-    {"conv1", LORA__LAYER_CONV},
+    {"conv1", LORA__LAYER_CONV3},
     {"time_emb_proj", LORA__LAYER_LINEAR},
-    {"conv2", LORA__LAYER_CONV},
+    {"conv2", LORA__LAYER_CONV3},
     {"conv_shortcut", LORA__LAYER_CONV1},
 };
 

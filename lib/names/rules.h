@@ -71,6 +71,7 @@ LORA_PRIVATE_DATA const lora__site_group lora__rules_video;
     }
 #define RULE_LINEAR(name, original) RULE_OF(LORA__LAYER_LINEAR, name, original)
 #define RULE_CONV(name, original) RULE_OF(LORA__LAYER_CONV, name, original)
+#define RULE_CONV3(name, original) RULE_OF(LORA__LAYER_CONV3, name, original)
 #define RULE_CONV1(name, original) RULE_OF(LORA__LAYER_CONV1, name, original)
 #define RULE_NORM(name, original) RULE_OF(LORA__LAYER_NORM, name, original)
 #define RULE_TABLE(name, original)                                             \

@@ -164,7 +164,7 @@ static const lora__rule image_qwen_ends[] = {
 #define IMAGE_CASCADE LORA__FAMILY_CASCADE
 
 static const lora__rule image_cascade_conv[] = {
-    RULE_CONV("depthwise", "depthwise"),
+    RULE_CONV3("depthwise", "depthwise"),
     RULE_LINEAR("channelwise.{0|4}", "channelwise.{0|4}"),
     RULE_TABLE("channelwise.2.{gamma|beta}", "channelwise.2.{gamma|beta}"),
 };

@@ -23,10 +23,10 @@ static const lora__rule unet_attention[] = {
 /* A residual block; the last rule is there only where widths change. */
 static const lora__rule unet_resnet[] = {
     RULE_NORM("norm1", "in_layers.0"),
-    RULE_CONV("conv1", "in_layers.2"),
+    RULE_CONV3("conv1", "in_layers.2"),
     RULE_LINEAR("time_emb_proj", "emb_layers.1"),
     RULE_NORM("norm2", "out_layers.0"),
-    RULE_CONV("conv2", "out_layers.3"),
+    RULE_CONV3("conv2", "out_layers.3"),
     RULE_CONV1("conv_shortcut", "skip_connection"),
 };
 #define UNET_RESNET unet_resnet, 5
@@ -34,9 +34,9 @@ static const lora__rule unet_resnet[] = {
 #define UNET_SHORTCUT unet_resnet + 5, 1
 
 static const lora__rule unet_ends[] = {
-    RULE_CONV("conv_in", "input_blocks.0.0"),
+    RULE_CONV3("conv_in", "input_blocks.0.0"),
     RULE_NORM("conv_norm_out", "out.0"),
-    RULE_CONV("conv_out", "out.2"),
+    RULE_CONV3("conv_out", "out.2"),
 };
 #define UNET_ENDS unet_ends, LORA__COUNT(unet_ends)
 
@@ -47,11 +47,11 @@ static const lora__rule unet_embedding[] = {
 #define UNET_EMBEDDING unet_embedding, LORA__COUNT(unet_embedding)
 
 static const lora__rule unet_downsampler[] = {
-    RULE_CONV("conv", "op"),
+    RULE_CONV3("conv", "op"),
 };
 
 static const lora__rule unet_upsampler[] = {
-    RULE_CONV("conv", NULL),
+    RULE_CONV3("conv", NULL),
 };
 
 /* Level i, block j of the UNet are input_blocks.{1+3i+j} on the way down and

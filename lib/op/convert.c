@@ -3,6 +3,8 @@
 
 #include "core/options.h"
 #include "op/parts.h"
+#include "op/prefix.h"
+#include "op/resize.h"
 #include "op/strength.h"
 #include "op/values.h"
 
@@ -25,6 +27,26 @@ typedef struct convert_job {
     lora__parts parts;
     lora_adapter_convert_options options;
 } convert_job;
+
+/* What is said of ranks. */
+static lora_status convert_check_made(const lora_adapter_convert_options *o,
+                                      lora_error *error)
+{
+    if (o->kind != NULL && strcmp(o->kind, "lora") != 0) {
+        return lora__fail(error, LORA_ERROR_ARGUMENT, LORA_NO_OFFSET, o->kind,
+                          "no kind that others can become");
+    }
+    CHECK_ARG(o->rank == 0 || o->kind != NULL, error);
+    CHECK_ARG(o->truncation == LORA_TRUNCATE_KEEP_ALPHA ||
+                  (o->rank_prefix != 0 &&
+                   (o->truncation == LORA_TRUNCATE_TRAINED_SQRT ||
+                    o->truncation == LORA_TRUNCATE_KEEP_SCALE)),
+              error);
+    return o->rank >= 0 && o->rank_prefix >= 0
+               ? LORA_OK
+               : lora__fail(error, LORA_ERROR_RANGE, LORA_NO_OFFSET, "rank",
+                            "negative");
+}
 
 static lora_status convert_read_options(convert_job *job,
                                         const lora__dialect **out_dialect,
@@ -54,6 +76,7 @@ static lora_status convert_read_options(convert_job *job,
     for (size_t i = 0; i < o->drop_count; i++) {
         CHECK_ARG(o->drops[i] != NULL, error);
     }
+    TRY(convert_check_made(o, error));
     TRY(lora__strength_read(&job->options.strength, error));
     if (o->dtype != LORA_DTYPE_NONE && !lora__dtype_is_float(o->dtype)) {
         return lora__fail(error, LORA_ERROR_DTYPE, LORA_NO_OFFSET, "dtype",
@@ -177,7 +200,10 @@ static lora_status convert_alpha(convert_job *job,
     double strength = lora__strength_of(job->options.strength, module);
 
     if (module->rank == 0) {
-        return LORA_OK;
+        return lora__emit_is_whole(module)
+                   ? lora__emit_put_whole(&job->emit, module,
+                                          fabs(module->scale * strength), error)
+                   : LORA_OK;
     }
     if (convert_bakes(job, module)) {
         return lora__emit_put_alpha(&job->emit, module, (double)module->rank,
@@ -201,13 +227,38 @@ static lora_status convert_alpha(convert_job *job,
 
 /* What the tensors that alpha multiplies take of it and of the strength: all,
  * where there is no alpha, or the sign. */
-static double
-convert_scaled(const lora__module *module, double strength, int bakes)
+static double convert_scaled(const convert_job *job, const lora__module *module)
 {
-    if (bakes || module->rank == 0) {
-        return module->scale * strength;
+    const lora__dialect *dialect = lora__emit_dialect(&job->emit, module);
+    double strength = lora__strength_of(job->options.strength, module);
+    double scaled = module->scale * strength;
+
+    if (lora__emit_is_whole(module) &&
+        lora__dialect_alpha_in_metadata(dialect)) {
+        return scaled < 0.0 ? -1.0 : 1.0;
     }
-    return strength != 1.0 && module->scale * strength < 0.0 ? -1.0 : 1.0;
+    if (module->rank == 0 || convert_bakes(job, module)) {
+        return scaled;
+    }
+    return strength != 1.0 && scaled < 0.0 ? -1.0 : 1.0;
+}
+
+/* Whether a tensor is left out, as the scale of the module is said again. */
+static int convert_drops_scale(const convert_job *job,
+                               const lora__module *module,
+                               lora__role role)
+{
+    const lora__dialect *dialect = lora__emit_dialect(&job->emit, module);
+
+    if (lora__emit_is_whole(module)) { /* its alpha says nothing */
+        return role == LORA__ROLE_ALPHA ? !lora__dialect_has_role(dialect, role)
+                                        : lora__emit_is_scale(role);
+    }
+    return module->rank > 0 &&
+           (role == LORA__ROLE_ALPHA ||
+            (lora__emit_is_scale(role) &&
+             (dialect != module->dialect || convert_bakes(job, module) ||
+              lora__strength_of(job->options.strength, module) != 1.0)));
 }
 
 static lora_status
@@ -217,10 +268,9 @@ convert_module(convert_job *job, const lora__module *module, lora_error *error)
     int renamed = lora__emit_dialect(&job->emit, module) != module->dialect;
     int bakes = convert_bakes(job, module);
     double strength = lora__strength_of(job->options.strength, module);
-    int has_scale = module->rank > 0 && (renamed || bakes || strength != 1.0);
-    double scaled = convert_scaled(module, strength, bakes);
+    double scaled = convert_scaled(job, module);
 
-    if (bakes && !lora__module_find(module, LORA__ROLE_UP)) {
+    if (bakes && module->kind->scaled == 0) {
         return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
                           module->name,
                           "the scale of %s cannot be baked in by this version",
@@ -235,10 +285,7 @@ convert_module(convert_job *job, const lora__module *module, lora_error *error)
         const lora__entry *entry = &adapter->container->entries[member->entry];
         int64_t shape[LORA_MAX_DIMS] = {0};
         int32_t ndim = -1;
-        if (member->role == LORA__ROLE_ALPHA && module->rank > 0) {
-            continue;
-        }
-        if (has_scale && lora__emit_is_scale(member->role)) {
+        if (convert_drops_scale(job, module, member->role)) {
             continue;
         }
         if (renamed) {
@@ -265,6 +312,11 @@ convert_group(convert_job *job, const lora__group *group, lora_error *error)
 
     for (const lora__piece *p = group->first; p != NULL; p = p->next) {
         bakes |= convert_bakes(job, p->module);
+        if (lora__emit_is_whole(p->module) && p->module->scale != 1.0) {
+            return lora__fail(
+                error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET, p->module->name,
+                "a scale that is no alpha's cannot be shared out");
+        }
     }
     job->emit.changed |= bakes;
     TRY(lora__join_begin(&joined, group, job->emit.source, &job->arena, bakes,
@@ -366,6 +418,7 @@ static lora_status convert_modules(convert_job *job, lora_error *error)
             const lora__module *module = group->first->module;
             job->emit.changed |=
                 convert_bakes(job, module) ||
+                (lora__emit_is_whole(module) && module->scale != 1.0) ||
                 lora__strength_of(job->options.strength, module) != 1.0;
             TRY(convert_module(job, module, error));
         } else {
@@ -431,6 +484,56 @@ static lora_status convert_twice(lora_adapter **out,
     return status;
 }
 
+/* The next step of several: *adapter, which is owned, is replaced. */
+static void convert_step(lora_adapter **adapter, lora_adapter *next)
+{
+    lora_adapter_destroy(*adapter);
+    *adapter = next;
+}
+
+/* Other factors, and then what else was asked for. What is dropped need not
+ * have any. */
+static lora_status convert_made(lora_adapter **out,
+                                const lora_adapter *adapter,
+                                const lora_adapter_convert_options *options,
+                                lora_error *error)
+{
+    lora_adapter_convert_options first;
+    lora_adapter_convert_options then = *options;
+    lora_adapter_resize_options resize;
+    lora_adapter *between;
+    lora_adapter *next;
+    lora_status status;
+
+    lora_adapter_convert_options_init(&first, sizeof first);
+    first.drops = options->drops;
+    first.drop_count = options->drop_count;
+    first.skip_bad = options->skip_bad;
+    then.drops = NULL;
+    then.drop_count = 0;
+    then.kind = NULL;
+    then.rank = 0;
+    then.rank_prefix = 0;
+    then.truncation = LORA_TRUNCATE_KEEP_ALPHA;
+    TRY(lora_adapter_convert(&between, adapter, &first, error));
+    if (options->rank_prefix != 0) {
+        TRY_OR_DONE(lora__prefix_cut(&next, between, options->rank_prefix,
+                                     options->truncation, error));
+        convert_step(&between, next);
+    }
+    if (options->kind != NULL) {
+        lora_adapter_resize_options_init(&resize, sizeof resize);
+        resize.dtype = options->dtype;
+        TRY_OR_DONE(lora__resize_to_pairs(&next, between, (size_t)options->rank,
+                                          &resize, error));
+        convert_step(&between, next);
+    }
+    status = lora_adapter_convert(out, between, &then, error);
+done:
+    lora_adapter_destroy(between);
+    return status;
+}
+
 static lora_status convert_run(lora_adapter **out,
                                convert_job *job,
                                const lora_adapter *adapter,
@@ -475,10 +578,14 @@ lora_adapter_convert(lora_adapter **out,
     memset(&job, 0, sizeof job);
     TRY(lora__options_read(
         &job.options, sizeof job.options,
-        LORA__SIZE_TO(lora_adapter_convert_options, drop_count), options,
+        LORA__SIZE_TO(lora_adapter_convert_options, reserved2), options,
         error));
     TRY(lora__options_reserved(job.options.reserved1, error));
+    TRY(lora__options_reserved(job.options.reserved2, error));
     TRY(convert_read_options(&job, &dialect, &family, adapter, error));
+    if (job.options.kind != NULL || job.options.rank_prefix != 0) {
+        return convert_made(out, adapter, &job.options, error);
+    }
     if (convert_changes_nothing(&job.options)) {
         return convert_copy(out, adapter, error);
     }

@@ -266,7 +266,8 @@ LORA_PRIVATE lora_status lora__emit_put_alpha(lora__emit *emit,
         lora__alpha_describe(record, module, rank);
         record->dtype = source == NULL ? LORA_DTYPE_NONE : source->dtype;
         record->ndim = source == NULL ? 0 : source->ndim;
-        record->was_zero = source != NULL && module->alpha == 0.0;
+        record->was_zero =
+            source != NULL && module->alpha == 0.0 && alpha == (double)rank;
         if (source == NULL && emit->has_record) {
             double stored = 1.0;
             lora__alpha_stored(&stored, &record->dtype, &record->ndim,
@@ -281,6 +282,23 @@ LORA_PRIVATE lora_status lora__emit_put_alpha(lora__emit *emit,
                             module->name,
                             "%s has no place for alpha: bake it in",
                             lora__dialect_id(dialect));
+}
+
+LORA_PRIVATE int lora__emit_is_whole(const lora__module *module)
+{
+    return module->rank == 0 && module->kind->factors != NULL;
+}
+
+/* As alpha over a rank of 1, which is said beside it. */
+LORA_PRIVATE lora_status lora__emit_put_whole(lora__emit *emit,
+                                              const lora__module *module,
+                                              double scale,
+                                              lora_error *error)
+{
+    return lora__dialect_alpha_in_metadata(lora__emit_dialect(emit, module))
+               ? lora__emit_put_alpha(emit, module, scale, 1, LORA_DTYPE_NONE,
+                                      0, error)
+               : LORA_OK;
 }
 
 LORA_PRIVATE lora_status lora__emit_rest(lora__emit *emit, lora_error *error)

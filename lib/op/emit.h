@@ -136,6 +136,17 @@ LORA_PRIVATE lora_status lora__emit_put_alpha(lora__emit *emit,
                                               int32_t ndim,
                                               lora_error *error);
 
+/* 1 for a module that has factors and no rank, as its tensors are whole: its
+ * alpha has no meaning. */
+LORA_PRIVATE int lora__emit_is_whole(const lora__module *module);
+
+/* The scale of such a module, where alphas are in metadata; elsewhere nothing:
+ * it has to be in the tensors. */
+LORA_PRIVATE lora_status lora__emit_put_whole(lora__emit *emit,
+                                              const lora__module *module,
+                                              double scale,
+                                              lora_error *error);
+
 /* All tensors that belong to no module, under their own names. */
 LORA_PRIVATE lora_status lora__emit_rest(lora__emit *emit, lora_error *error);
 

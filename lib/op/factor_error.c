@@ -1,4 +1,4 @@
-/* The error of factors, two ways. */
+/* The error of factors, three ways. */
 #include "op/factor_error.h"
 
 #include <string.h>
@@ -80,6 +80,38 @@ static lora_status factor_error_rows(double *out,
     return LORA_OK;
 }
 
+/* M = H + T, the first directions and the others, where these are known and so
+ * H and T orthogonal: |M - N|^2 = |H - N|^2 + |T|^2 - 2 <T, N>. O(rank (rows +
+ * cols)) for a direction of T. */
+static lora_status factor_error_known(double *out,
+                                      const lora__factors *f,
+                                      const double *up_t,
+                                      const double *down,
+                                      size_t rank,
+                                      const lora__kernels *kernels,
+                                      lora_error *error)
+{
+    lora__factors head = *f;
+    double tail = 0.0;
+    double inner = 0.0;
+
+    head.sigma = NULL;
+    head.rank = rank;
+    TRY(lora__factor_error(out, &head, up_t, down, rank, kernels, error));
+    for (size_t t = rank; t < f->rank; t++) {
+        tail += f->scale * f->sigma[t] * (f->scale * f->sigma[t]);
+        for (size_t k = 0; k < rank; k++) {
+            inner += kernels->dot_f64(f->up_t + t * f->rows, up_t + k * f->rows,
+                                      f->rows) *
+                     kernels->dot_f64(f->down + t * f->cols, down + k * f->cols,
+                                      f->cols);
+        }
+    }
+    tail += *out - 2.0 * f->scale * inner;
+    *out = tail > 0.0 ? tail : 0.0;
+    return LORA_OK;
+}
+
 LORA_PRIVATE lora_status lora__factor_error(double *out,
                                             const lora__factors *f,
                                             const double *up_t,
@@ -90,6 +122,9 @@ LORA_PRIVATE lora_status lora__factor_error(double *out,
 {
     size_t least = f->rows < f->cols ? f->rows : f->cols;
 
+    if (f->sigma != NULL && rank < f->rank) {
+        return factor_error_known(out, f, up_t, down, rank, kernels, error);
+    }
     return f->rank + rank < least
                ? factor_error_gram(out, f, up_t, down, rank, kernels, error)
                : factor_error_rows(out, f, up_t, down, rank, kernels, error);

@@ -4,6 +4,8 @@
 #include "core/options.h"
 #include "op/report.h"
 
+#include <lora/convert.h>
+
 #include <string.h>
 
 LORA_API void
@@ -11,6 +13,11 @@ lora_adapter_resize_options_init(lora_adapter_resize_options *options,
                                  size_t size)
 {
     lora__options_init(options, size);
+}
+
+LORA_PRIVATE int lora__resize_applies(const lora__module *module)
+{
+    return module->rank > 0 || module->kind->factors != NULL;
 }
 
 /* Refuse what cannot be done before any work is done, and make room. */
@@ -36,17 +43,10 @@ static lora_status resize_plan(lora__resize *job, lora_error *error)
             continue;
         }
         TRY(lora__module_check(module, error));
-        if (module->rank == 0) {
-            continue; /* biases, norms, full differences: no rank to change */
+        if (!lora__resize_applies(module)) {
+            continue;
         }
         TRY(lora__module_has_factors(module, error));
-        if (module->kind->composite) {
-            return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
-                              module->name,
-                              "%s has no factors of its own that could be cut: "
-                              "make it plain LoRA first",
-                              module->kind->id);
-        }
         rank = module->kind->factor_rank(adapter, module);
         count = 1;
         for (int32_t i = 1; i < module->ndim && count < rank; i++) {
@@ -122,9 +122,32 @@ static lora_status resize_check_options(const lora__resize *job,
     return LORA_OK;
 }
 
+/* What stays but for its type is measured by what its tensors, rounded, make:
+ * of pairs that is done by their factors. */
+static lora_status resize_round_all(lora__resize *job, lora_error *error)
+{
+    lora_adapter_convert_options options;
+    int others = 0;
+
+    for (size_t m = 0; m < job->adapter->module_count; m++) {
+        others |= !job->results[m].left_out && !job->exact &&
+                  lora__resize_applies(&job->adapter->modules[m]) &&
+                  !job->adapter->modules[m].kind->is_pair;
+    }
+    if (!others || job->options.dtype == LORA_DTYPE_NONE) {
+        return LORA_OK;
+    }
+    lora_adapter_convert_options_init(&options, sizeof options);
+    options.dtype = job->options.dtype;
+    options.skip_bad = job->options.skip_bad;
+    return lora_adapter_convert(&job->rounded, job->adapter, &options, error);
+}
+
 static void resize_free(lora__resize *job)
 {
     lora_context *context = job->adapter->context;
+
+    lora_adapter_destroy(job->rounded);
 
     for (size_t m = 0; job->results != NULL && m < job->adapter->module_count;
          m++) {
@@ -143,58 +166,92 @@ static void resize_free(lora__resize *job)
     lora_report_destroy(job->report);
 }
 
-/* The whole operation, on spectra that need not be complete, unless the rule is
- * for the whole file. */
+/* The whole operation. */
+static lora_status resize_work(lora_adapter **out,
+                               lora_report **out_report,
+                               lora__resize *job,
+                               lora_error *error)
+{
+    const lora_adapter *adapter = job->adapter;
+    lora_adapter *result = NULL;
+    void *memory;
+    lora_status status;
+
+    TRY_OR_DONE(lora__report_create(&job->report, adapter->context, error));
+    TRY_OR_DONE(
+        lora__report_add_modules(job->report, adapter->module_count, error));
+    TRY_OR_DONE(lora__alloc_zeroed(&memory, adapter->context,
+                                   adapter->module_count, sizeof *job->results,
+                                   error));
+    job->results = memory;
+    TRY_OR_DONE(resize_plan(job, error));
+    TRY_OR_DONE(resize_round_all(job, error));
+    lora__log(adapter->context, LORA_LOG_DEBUG,
+              "resize: %llu modules, %u at a time, %s kernels",
+              (unsigned long long)adapter->module_count,
+              (unsigned)lora__concurrency(adapter->context),
+              job->kernels->name);
+    if (job->rule->kind == LORA_RANK_SIZE) {
+        TRY_OR_DONE(lora__resize_plan_size(job, error));
+    }
+    TRY_OR_DONE(lora__run_jobs(adapter->context, "resize", lora__resize_module,
+                               job, adapter->module_count, error));
+    TRY_OR_DONE(lora__resize_emit(&result, job, error));
+    TRY_OR_DONE(lora__resize_report(job, result, error));
+    *out = result;
+    result = NULL;
+    if (out_report != NULL) {
+        *out_report = job->report;
+        job->report = NULL;
+    }
+done:
+    lora_adapter_destroy(result);
+    resize_free(job);
+    return status;
+}
+
+/* Read the options and work on spectra that need not be complete, unless the
+ * rule is for the whole file. */
 static lora_status resize_run(lora_adapter **out,
                               lora_report **out_report,
+                              lora__resize *job,
                               const lora_spectra *spectra,
                               const lora_rank_rule *rule,
                               const lora_adapter_resize_options *options,
                               lora_error *error)
 {
     const lora_adapter *adapter = spectra->adapter;
+
+    job->spectra = spectra;
+    job->adapter = adapter;
+    job->rule = rule;
+    job->kernels = lora__kernels_get(lora__context_get(adapter->context)->cpu);
+    TRY(lora__options_read(
+        &job->options, sizeof job->options,
+        LORA__SIZE_TO(lora_adapter_resize_options, keep_core), options, error));
+    TRY(resize_check_options(job, error));
+    return resize_work(out, out_report, job, error);
+}
+
+LORA_PRIVATE lora_status
+lora__resize_to_pairs(lora_adapter **out,
+                      const lora_adapter *adapter,
+                      size_t rank,
+                      const lora_adapter_resize_options *options,
+                      lora_error *error)
+{
+    lora_rank_rule rule = {.kind = LORA_RANK_FIXED};
+    lora_spectra spectra;
     lora__resize job;
-    lora_adapter *result = NULL;
-    void *memory;
     lora_status status;
 
     memset(&job, 0, sizeof job);
-    job.spectra = spectra;
-    job.adapter = adapter;
-    job.rule = rule;
-    job.kernels = lora__kernels_get(lora__context_get(adapter->context)->cpu);
-    TRY(lora__options_read(
-        &job.options, sizeof job.options,
-        LORA__SIZE_TO(lora_adapter_resize_options, keep_core), options, error));
-    TRY(resize_check_options(&job, error));
-    TRY_OR_DONE(lora__report_create(&job.report, adapter->context, error));
-    TRY_OR_DONE(
-        lora__report_add_modules(job.report, adapter->module_count, error));
-    TRY_OR_DONE(lora__alloc_zeroed(&memory, adapter->context,
-                                   adapter->module_count, sizeof *job.results,
-                                   error));
-    job.results = memory;
-    TRY_OR_DONE(resize_plan(&job, error));
-    lora__log(adapter->context, LORA_LOG_DEBUG,
-              "resize: %llu modules, %u at a time, %s kernels",
-              (unsigned long long)adapter->module_count,
-              (unsigned)lora__concurrency(adapter->context), job.kernels->name);
-    if (rule->kind == LORA_RANK_SIZE) {
-        TRY_OR_DONE(lora__resize_plan_size(&job, error));
-    }
-    TRY_OR_DONE(lora__run_jobs(adapter->context, "resize", lora__resize_module,
-                               &job, adapter->module_count, error));
-    TRY_OR_DONE(lora__resize_emit(&result, &job, error));
-    TRY_OR_DONE(lora__resize_report(&job, result, error));
-    *out = result;
-    result = NULL;
-    if (out_report != NULL) {
-        *out_report = job.report;
-        job.report = NULL;
-    }
-done:
-    lora_adapter_destroy(result);
-    resize_free(&job);
+    job.pairs = 1;
+    job.exact = rank == 0;
+    rule.rank = rank == 0 ? 1 : (int32_t)rank;
+    TRY(lora__spectra_begin(&spectra, adapter, error));
+    status = resize_run(out, NULL, &job, &spectra, &rule, options, error);
+    lora__spectra_end(&spectra);
     return status;
 }
 
@@ -207,6 +264,7 @@ lora_adapter_resize(lora_adapter **out,
                     lora_error *error)
 {
     lora_spectra spectra;
+    lora__resize job;
     lora_status status;
 
     lora__error_begin(error);
@@ -217,12 +275,14 @@ lora_adapter_resize(lora_adapter **out,
     }
     CHECK_ARG(adapter != NULL, error);
     CHECK_ARG(rule != NULL, error);
+    memset(&job, 0, sizeof job);
     TRY(lora__spectra_begin(&spectra, adapter, error));
     status = rule->kind == LORA_RANK_SIZE
                  ? lora__spectra_complete(&spectra, error)
                  : LORA_OK;
     if (status == LORA_OK) {
-        status = resize_run(out, out_report, &spectra, rule, options, error);
+        status =
+            resize_run(out, out_report, &job, &spectra, rule, options, error);
     }
     lora__spectra_end(&spectra);
     return status;
@@ -236,6 +296,8 @@ lora_spectra_resize(lora_adapter **out,
                     const lora_adapter_resize_options *options,
                     lora_error *error)
 {
+    lora__resize job;
+
     lora__error_begin(error);
     CHECK_ARG(out != NULL, error);
     *out = NULL;
@@ -244,5 +306,6 @@ lora_spectra_resize(lora_adapter **out,
     }
     CHECK_ARG(spectra != NULL, error);
     CHECK_ARG(rule != NULL, error);
-    return resize_run(out, out_report, spectra, rule, options, error);
+    memset(&job, 0, sizeof job);
+    return resize_run(out, out_report, &job, spectra, rule, options, error);
 }

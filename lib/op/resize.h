@@ -24,6 +24,7 @@ typedef struct lora__resize_result {
     size_t up_bytes;
     size_t down_bytes;
     size_t core_bytes;
+    double beyond; /* squares of the singular values that were not found */
 } lora__resize_result;
 
 typedef struct lora__resize {
@@ -34,8 +35,12 @@ typedef struct lora__resize {
     const lora__kernels *kernels;
     lora__resize_result *results; /* one a module, as report->modules */
     lora_report *report;
-    int lowers;   /* some module has new factors */
-    int measures; /* the results have no data */
+    int pairs;             /* what is no pair becomes one */
+    int exact;             /* and that is all: no rule */
+    lora_adapter *rounded; /* the adapter in another type; NULL: no module
+                            * that is no pair changes its type */
+    int lowers;            /* some module has new factors */
+    int measures;          /* the results have no data */
 } lora__resize;
 
 /* How many directions of a module are kept, and the rank that is written: more
@@ -47,6 +52,14 @@ typedef struct lora__rank_choice {
 
 LORA_PRIVATE lora__rank_choice lora__resize_choose(
     const lora__resize *job, size_t index, const lora__spectrum *spectrum);
+
+/* The same where only the first values are there, with the squares of all;
+ * below 0 all values are. */
+LORA_PRIVATE lora__rank_choice
+lora__resize_choose_part(const lora__resize *job,
+                         size_t index,
+                         const lora__spectrum *spectrum,
+                         double squares);
 
 /* The rule for a module. */
 LORA_PRIVATE const lora_rank_rule *lora__resize_rule(const lora__resize *job,
@@ -62,6 +75,10 @@ LORA_PRIVATE void lora__resize_range(size_t *out_least,
  * module under LORA_RANK_SIZE. RANGE if not even the least fits. */
 LORA_PRIVATE lora_status lora__resize_plan_size(lora__resize *job,
                                                 lora_error *error);
+
+/* Whether a module has factors, or a rank that cannot be lowered. Others stay
+ * what they are: biases, norms, full differences. */
+LORA_PRIVATE int lora__resize_applies(const lora__module *module);
 
 /* A module with NaN is left out on demand; otherwise say where it is. */
 LORA_PRIVATE lora_status lora__resize_nonfinite(lora__resize *job,
@@ -94,10 +111,25 @@ LORA_PRIVATE lora_status lora__resize_kept_error(double *out,
                                                  const lora__factors *f,
                                                  lora_error *error);
 
+/* Round factors, which have the scale in them, to the types they are written
+ * in, and put them into the result of a module. */
+LORA_PRIVATE lora_status lora__resize_store(lora__resize *job,
+                                            size_t index,
+                                            lora__factors *cut,
+                                            lora_error *error);
+
+/* 1 if a module is cut by its dense change; and that; resize_dense.c. */
+LORA_PRIVATE int lora__resize_is_dense(const lora__resize *job, size_t index);
+LORA_PRIVATE lora_status lora__resize_dense(lora__resize *job,
+                                            size_t index,
+                                            lora_error *error);
+
 /* 1 if a module has a core that it is to keep. */
 static inline int lora__resize_keeps_core(const lora__resize *job, size_t index)
 {
-    return job->options.keep_core && job->adapter->modules[index].tucker;
+    const lora__module *module = &job->adapter->modules[index];
+
+    return job->options.keep_core && module->tucker && module->kind->is_pair;
 }
 
 /* Cut such a module, opened; resize_core.c. */
@@ -118,6 +150,15 @@ LORA_PRIVATE lora_status lora__resize_module(void *job,
 LORA_PRIVATE lora_status lora__resize_emit(lora_adapter **out,
                                            lora__resize *job,
                                            lora_error *error);
+
+/* Make every module whose change has factors a pair up and down: its exact
+ * factors, or the best of a rank. Pairs are lowered to that rank too. */
+LORA_PRIVATE lora_status
+lora__resize_to_pairs(lora_adapter **out,
+                      const lora_adapter *adapter,
+                      size_t rank, /* 0: exact */
+                      const lora_adapter_resize_options *options,
+                      lora_error *error);
 
 /* The size of the file that is emitted, from the ranks of the results alone. */
 LORA_PRIVATE lora_status lora__resize_measure(uint64_t *out_bytes,

@@ -8,8 +8,9 @@ static int choose_is_conv(const lora__resize *job, const lora__module *module)
     int64_t kernel = 1;
 
     if (job->options.counting == LORA_COUNT_KOHYA) {
-        return lora__module_entry(job->adapter, module, LORA__ROLE_DOWN)->ndim >
-               2;
+        const lora__entry *down =
+            lora__module_entry(job->adapter, module, LORA__ROLE_DOWN);
+        return (down != NULL ? down->ndim : module->ndim) > 2;
     }
     for (int32_t i = 2; i < module->ndim; i++) {
         kernel *= module->shape[i];
@@ -86,14 +87,26 @@ LORA_PRIVATE void lora__resize_range(size_t *out_least,
 LORA_PRIVATE lora__rank_choice lora__resize_choose(
     const lora__resize *job, size_t index, const lora__spectrum *spectrum)
 {
+    return lora__resize_choose_part(job, index, spectrum, -1.0);
+}
+
+LORA_PRIVATE lora__rank_choice
+lora__resize_choose_part(const lora__resize *job,
+                         size_t index,
+                         const lora__spectrum *spectrum,
+                         double squares)
+{
     const lora_rank_rule *rule = lora__resize_rule(job, index);
     lora__rank_choice choice;
     size_t wanted = job->results[index].planned;
 
     if (rule->kind != LORA_RANK_SIZE) {
-        wanted = choose_bounded(
-            job, spectrum,
-            lora__rank_rule_apply(rule, job->options.counting, spectrum));
+        wanted =
+            squares < 0.0
+                ? lora__rank_rule_apply(rule, job->options.counting, spectrum)
+                : lora__rank_rule_apply_part(rule, job->options.counting,
+                                             spectrum, squares);
+        wanted = choose_bounded(job, spectrum, wanted);
     }
     choice.keep = wanted < spectrum->count ? wanted : spectrum->count;
     choice.rank = choose_padded(job, rule, wanted);

@@ -1,4 +1,5 @@
 /* A module's factors decomposed, cut and rounded; modules run side by side. */
+#include "linalg/block.h"
 #include "op/emit.h"
 #include "op/factor_error.h"
 #include "op/factor_split.h"
@@ -41,9 +42,11 @@ LORA_PRIVATE lora_dtype lora__resize_dtype(const lora__resize *job,
                                            const lora__module *module,
                                            lora__role role)
 {
-    return job->options.dtype != LORA_DTYPE_NONE
-               ? job->options.dtype
-               : lora__module_entry(job->adapter, module, role)->dtype;
+    const lora__entry *entry = lora__module_entry(job->adapter, module, role);
+
+    return job->options.dtype != LORA_DTYPE_NONE ? job->options.dtype
+           : entry != NULL                       ? entry->dtype
+                                                 : module->dtype;
 }
 
 LORA_PRIVATE void
@@ -54,6 +57,20 @@ lora__resize_transpose(double *out, const double *in, size_t rows, size_t cols)
             out[c * rows + r] = in[r * cols + c];
         }
     }
+}
+
+/* Both factors as readers will see them. */
+static lora_status cut_round(lora__factors *f,
+                             const lora__resize *job,
+                             const lora__module *module,
+                             lora_error *error)
+{
+    TRY(lora__resize_round(f->up_t, f->rank * f->rows,
+                           lora__resize_dtype(job, module, LORA__ROLE_UP),
+                           module->name, job->kernels, error));
+    return lora__resize_round(f->down, f->rank * f->cols,
+                              lora__resize_dtype(job, module, LORA__ROLE_DOWN),
+                              module->name, job->kernels, error);
 }
 
 /* Factors of the scaled change, rounded to the file's types; rows behind those
@@ -71,16 +88,10 @@ static lora_status cut_factors(lora__factors *out,
     TRY(lora__factors_alloc(out, f->context, f->rows, f->cols, rank, error));
     memset(out->up_t, 0, rank * f->rows * sizeof *out->up_t);
     memset(out->down, 0, rank * f->cols * sizeof *out->down);
-    TRY(lora__svd_truncate(out->up_t, out->down, work->svd, &work->input,
-                           choice.keep, f->context, error));
+    TRY(lora__spectra_truncate(out->up_t, out->down, work, choice.keep, error));
     lora__factors_split(out, job->kernels, job->options.split, f->scale,
                         work->svd->sigma, choice.keep);
-    TRY(lora__resize_round(out->up_t, rank * f->rows,
-                           lora__resize_dtype(job, module, LORA__ROLE_UP),
-                           module->name, job->kernels, error));
-    return lora__resize_round(out->down, rank * f->cols,
-                              lora__resize_dtype(job, module, LORA__ROLE_DOWN),
-                              module->name, job->kernels, error);
+    return cut_round(out, job, module, error);
 }
 
 /* Encode the new factors into the result. */
@@ -115,6 +126,63 @@ done:
     return status;
 }
 
+LORA_PRIVATE lora_status lora__resize_store(lora__resize *job,
+                                            size_t index,
+                                            lora__factors *cut,
+                                            lora_error *error)
+{
+    const lora__module *module = &job->adapter->modules[index];
+
+    TRY(cut_round(cut, job, module, error));
+    return cut_store(&job->results[index], job, module, cut, error);
+}
+
+/* Rows that are compared at once. */
+#define CUT_ROWS_BYTES ((size_t)1 << 22)
+
+/* The squared difference of two changes, of modules of two adapters. */
+static lora_status cut_difference(double *out,
+                                  const lora_adapter *a,
+                                  size_t index_a,
+                                  const lora_adapter *b,
+                                  size_t index_b,
+                                  const lora__kernels *kernels,
+                                  lora_error *error)
+{
+    const lora__module *module = &a->modules[index_a];
+    int64_t rows = module->shape[0];
+    size_t row = sizeof(double);
+    lora__block block;
+    lora_status status = LORA_OK;
+    int64_t step;
+
+    for (int32_t i = 1; i < module->ndim; i++) {
+        row *= (size_t)module->shape[i];
+    }
+    step = row > CUT_ROWS_BYTES ? 1 : (int64_t)(CUT_ROWS_BYTES / row);
+    step = step < rows ? step : rows;
+    TRY(lora__block_create(&block, 2 * (size_t)step, row / sizeof(double),
+                           a->context, error));
+    *out = 0.0;
+    for (int64_t i = 0; i < rows; i += step) {
+        int64_t end = rows - i < step ? rows : i + step;
+        size_t bytes = (size_t)(end - i) * row;
+        size_t count = bytes / sizeof(double);
+        double *other = block.at + block.count / 2;
+        TRY_OR_DONE(lora_adapter_delta(block.at, bytes, a, index_a,
+                                       LORA_PART_WEIGHT, 1.0, LORA_DTYPE_F64, i,
+                                       end, error));
+        TRY_OR_DONE(lora_adapter_delta(other, bytes, b, index_b,
+                                       LORA_PART_WEIGHT, 1.0, LORA_DTYPE_F64, i,
+                                       end, error));
+        kernels->axpy_f64(other, block.at, -1.0, count);
+        *out += kernels->dot_f64(other, other, count);
+    }
+done:
+    lora__block_destroy(&block, a->context);
+    return status;
+}
+
 LORA_PRIVATE lora_status lora__resize_kept_error(double *out,
                                                  const lora__resize *job,
                                                  const lora__module *module,
@@ -129,6 +197,14 @@ LORA_PRIVATE lora_status lora__resize_kept_error(double *out,
     *out = 0.0;
     if (job->options.dtype == LORA_DTYPE_NONE) {
         return LORA_OK;
+    }
+    if (!module->kind->is_pair) {
+        size_t there;
+        TRY(lora_adapter_find_module(&there, job->rounded, module->name,
+                                     error));
+        return cut_difference(out, job->adapter,
+                              (size_t)(module - job->adapter->modules),
+                              job->rounded, there, job->kernels, error);
     }
     TRY(lora__factors_alloc(&rounded, f->context, f->rows, f->cols, f->rank,
                             error));
@@ -183,7 +259,8 @@ static lora_status cut_pair(lora__resize *job,
     double discarded = 0.0;
     lora_status status;
 
-    if (choice.rank == f->rank) { /* it stays what it was */
+    if (choice.rank == f->rank && !(job->pairs && !module->kind->is_pair)) {
+        /* it stays what it was */
         TRY(lora__resize_kept_error(&discarded, job, module, f, error));
         lora__resize_numbers(numbers, spectrum->count, choice.rank, discarded);
         return LORA_OK;
@@ -212,6 +289,70 @@ static lora_status cut_opened(lora__resize *job,
                : cut_pair(job, index, work, &spectrum, error);
 }
 
+/* The largest magnitude of some numbers; NaN and infinity are not passed by. */
+static double cut_largest(const double *values, size_t count)
+{
+    double largest = 0.0;
+
+    for (size_t i = 0; i < count; i++) {
+        double size = fabs(values[i]);
+        largest = size <= largest ? largest : size;
+        if (!(size - size == 0.0)) {
+            return size;
+        }
+    }
+    return largest;
+}
+
+/* Share the scale and the sizes of each term out evenly: any type has then the
+ * most room for both. */
+static lora_status cut_balance(lora__factors *f,
+                               const lora__resize *job,
+                               const lora__module *module,
+                               lora_error *error)
+{
+    for (size_t k = 0; k < f->rank; k++) {
+        double *up = f->up_t + k * f->rows;
+        double *down = f->down + k * f->cols;
+        double a = cut_largest(up, f->rows) * fabs(f->scale);
+        double b = cut_largest(down, f->cols);
+        double by = a > 0.0 && b > 0.0 ? sqrt(b / a) : 0.0;
+
+        if (!(a - a == 0.0 && b - b == 0.0)) {
+            return lora__fail(error, LORA_ERROR_NONFINITE, LORA_NO_OFFSET,
+                              module->name, "a factor is not finite");
+        }
+        job->kernels->scale_f64(up, by * f->scale, f->rows);
+        job->kernels->scale_f64(down, by > 0.0 ? 1.0 / by : 0.0, f->cols);
+    }
+    f->scale = 1.0;
+    return LORA_OK;
+}
+
+/* A pair of all terms that the change is a sum of. */
+static lora_status cut_exact(lora__resize *job, size_t index, lora_error *error)
+{
+    const lora__module *module = &job->adapter->modules[index];
+    uint64_t limit = lora__context_get(job->adapter->context)->limits.rank;
+    lora__factors f;
+    lora_status status;
+
+    TRY(lora__module_factors(&f, job->adapter, module, error));
+    if (f.rank > limit) {
+        status =
+            lora__fail(error, LORA_ERROR_LIMIT, LORA_NO_OFFSET, module->name,
+                       "rank %llu is over the limit of %llu",
+                       (unsigned long long)f.rank, (unsigned long long)limit);
+        goto done;
+    }
+    TRY_OR_DONE(cut_balance(&f, job, module, error));
+    TRY_OR_DONE(lora__resize_store(job, index, &f, error));
+    job->report->modules[index].rank_out = (int64_t)f.rank;
+done:
+    lora__factors_destroy(&f);
+    return status;
+}
+
 LORA_PRIVATE lora_status lora__resize_module(void *arg,
                                              size_t index,
                                              uint32_t worker,
@@ -224,10 +365,25 @@ LORA_PRIVATE lora_status lora__resize_module(void *arg,
     lora_status status = LORA_ERROR_NONFINITE;
 
     (void)worker;
-    if (job->results[index].left_out || module->rank == 0) {
+    if (job->results[index].left_out || !lora__resize_applies(module) ||
+        (job->exact && module->kind->is_pair)) {
         return LORA_OK;
     }
     lora_error_init(&found, sizeof found);
+    if (job->exact) {
+        status = cut_exact(job, index, &found);
+        return status == LORA_OK ? LORA_OK
+               : status == LORA_ERROR_NONFINITE
+                   ? lora__resize_nonfinite(job, index, error)
+                   : lora__error_merge(error, &found);
+    }
+    if (lora__resize_is_dense(job, index)) {
+        status = lora__resize_dense(job, index, &found);
+        return status == LORA_OK ? LORA_OK
+               : status == LORA_ERROR_NONFINITE
+                   ? lora__resize_nonfinite(job, index, error)
+                   : lora__error_merge(error, &found);
+    }
     if (!job->spectra->layers[index].is_nonfinite) {
         status = lora__spectra_open(&work, job->spectra, index, &found);
     }

@@ -3,6 +3,7 @@
 #include "op/emit.h"
 #include "op/report.h"
 #include "op/resize.h"
+#include "op/strength.h"
 
 #include <math.h>
 #include <string.h>
@@ -31,8 +32,41 @@ static lora_status resize_emit_factor(lora__emit *emit,
                                shape, owned, error);
 }
 
-/* A module with new factors: they replace up and down and make core, scale
- * and alpha what they now are. */
+/* The factor that a new one replaces; NULL: there is none. */
+static const lora__entry *
+resize_old(const lora__resize *job, const lora__module *module, lora__role role)
+{
+    return module->kind->is_pair
+               ? lora__module_entry(job->adapter, module, role)
+               : NULL;
+}
+
+/* The shape of a new factor: as the one before, or, where there was none, as
+ * the weight has it; `outer` is the dimension that is not the rank. A whole one
+ * gets the kernel that a core had. */
+static int32_t resize_shape(int64_t shape[LORA_MAX_DIMS],
+                            const lora__module *module,
+                            const lora__entry *old,
+                            int32_t outer,
+                            int is_whole,
+                            int64_t rank)
+{
+    int32_t ndim = old == NULL || is_whole ? module->ndim : old->ndim;
+
+    memcpy(shape, old == NULL || is_whole ? module->shape : old->shape,
+           LORA_MAX_DIMS * sizeof *shape);
+    if (is_whole) {
+        shape[1] = old->shape[1];
+    }
+    for (int32_t i = 2; old == NULL && outer == 0 && i < ndim; i++) {
+        shape[i] = 1;
+    }
+    shape[1 - outer] = rank;
+    return ndim;
+}
+
+/* A module with new factors: they replace up and down, or what a kind has
+ * instead, and make core, scale and alpha what they now are. */
 static lora_status resize_emit_new(lora__emit *emit,
                                    const lora__resize *job,
                                    size_t index,
@@ -40,34 +74,29 @@ static lora_status resize_emit_new(lora__emit *emit,
 {
     const lora__module *module = &job->adapter->modules[index];
     lora__resize_result *result = &job->results[index];
-    const lora__entry *up =
-        lora__module_entry(job->adapter, module, LORA__ROLE_UP);
-    const lora__entry *down =
-        lora__module_entry(job->adapter, module, LORA__ROLE_DOWN);
+    const lora__entry *up = resize_old(job, module, LORA__ROLE_UP);
+    const lora__entry *down = resize_old(job, module, LORA__ROLE_DOWN);
     const lora__entry *alpha =
         lora__module_entry(job->adapter, module, LORA__ROLE_ALPHA);
     const lora__entry *mid =
         lora__module_entry(job->adapter, module, LORA__ROLE_MID);
     int keeps_core = lora__resize_keeps_core(job, index);
-    int is_whole = module->tucker && !keeps_core; /* down gets the kernel */
+    int is_whole = mid != NULL && !keeps_core; /* down gets the kernel */
     int64_t shape[LORA_MAX_DIMS] = {0};
+    int64_t rank = (int64_t)result->rank;
+    int32_t ndim = resize_shape(shape, module, down, 1, is_whole, rank);
 
-    memcpy(shape, is_whole ? module->shape : down->shape, sizeof shape);
-    shape[1] = down->shape[1];
-    shape[0] = (int64_t)result->rank;
-    TRY(resize_emit_factor(emit, job, module, LORA__ROLE_DOWN,
-                           is_whole ? module->ndim : down->ndim, shape,
+    TRY(resize_emit_factor(emit, job, module, LORA__ROLE_DOWN, ndim, shape,
                            &result->down, error));
     if (keeps_core) {
         memcpy(shape, mid->shape, sizeof shape);
-        shape[0] = (int64_t)result->rank;
-        shape[1] = (int64_t)result->rank;
+        shape[0] = rank;
+        shape[1] = rank;
         TRY(resize_emit_factor(emit, job, module, LORA__ROLE_MID, mid->ndim,
                                shape, &result->core, error));
     }
-    memcpy(shape, up->shape, sizeof shape);
-    shape[1] = (int64_t)result->rank;
-    TRY(resize_emit_factor(emit, job, module, LORA__ROLE_UP, up->ndim, shape,
+    ndim = resize_shape(shape, module, up, 0, 0, rank);
+    TRY(resize_emit_factor(emit, job, module, LORA__ROLE_UP, ndim, shape,
                            &result->up, error));
     return lora__emit_put_alpha(emit, module, (double)result->rank,
                                 (int64_t)result->rank, module->dtype,
@@ -107,28 +136,34 @@ static lora_status resize_emit_module(lora__emit *emit,
     const lora__module *module = &job->adapter->modules[index];
     int is_new = job->results[index].is_new;
     int explicit = resize_puts_alpha(job, module);
-    double sign = explicit && module->scale < 0.0 ? -1.0 : 1.0;
+    int in_metadata = lora__emit_is_whole(module) && !is_new &&
+                      lora__dialect_alpha_in_metadata(module->dialect);
+    double sign = (explicit || in_metadata) && module->scale < 0.0 ? -1.0 : 1.0;
     double bias_scale = is_new ? module->scale : sign;
 
     for (size_t i = 0; i < module->member_count; i++) {
         const lora__member *member = &module->members[i];
         lora__role role = member->role;
-        int replaced = role == LORA__ROLE_UP || role == LORA__ROLE_DOWN ||
-                       role == LORA__ROLE_MID || lora__emit_is_scale(role);
-        if ((is_new && replaced) || (explicit && lora__emit_is_scale(role))) {
+        int replaced =
+            role != LORA__ROLE_UP_BIAS && role != LORA__ROLE_DIFF_BIAS;
+        if ((is_new && replaced) ||
+            ((explicit || in_metadata) && lora__emit_is_scale(role))) {
             continue;
         }
         TRY(lora__emit_spell(emit, module, role, error));
-        TRY(lora__emit_entry(emit, emit->name.data, member->entry,
-                             role == LORA__ROLE_UP_BIAS ? bias_scale
-                             : role == LORA__ROLE_UP    ? sign
-                                                        : 1.0,
-                             role == LORA__ROLE_ALPHA ? LORA_DTYPE_NONE
-                                                      : job->options.dtype,
-                             -1, NULL, error));
+        TRY(lora__emit_entry(
+            emit, emit->name.data, member->entry,
+            role == LORA__ROLE_UP_BIAS
+                ? bias_scale
+                : lora__strength_factor(module, role, sign, 1.0),
+            role == LORA__ROLE_ALPHA ? LORA_DTYPE_NONE : job->options.dtype, -1,
+            NULL, error));
     }
     if (is_new) {
         return resize_emit_new(emit, job, index, error);
+    }
+    if (in_metadata) {
+        return lora__emit_put_whole(emit, module, fabs(module->scale), error);
     }
     return explicit
                ? lora__emit_put_alpha(emit, module, fabs(resize_alpha(module)),
@@ -154,6 +189,26 @@ static void resize_shared_rank(char *out, const lora__resize *job)
     }
 }
 
+/* kohya's loaders go by the trainer's module, which a LoRA has not. */
+static lora_status
+resize_trainer(lora__emit *emit, const lora__resize *job, lora_error *error)
+{
+    int others = 0;
+
+    for (size_t m = 0; m < job->adapter->module_count; m++) {
+        others |=
+            job->results[m].is_new && !job->adapter->modules[m].kind->is_pair;
+    }
+    if (!others ||
+        lora__builder_metadata(emit->builder, "ss_network_module") == NULL) {
+        return LORA_OK;
+    }
+    TRY(lora_builder_set_metadata(emit->builder, "ss_network_args", NULL,
+                                  error));
+    return lora_builder_set_metadata(emit->builder, "ss_network_module",
+                                     "networks.lora", error);
+}
+
 static lora_status
 resize_metadata(lora__emit *emit, const lora__resize *job, lora_error *error)
 {
@@ -166,6 +221,7 @@ resize_metadata(lora__emit *emit, const lora__resize *job, lora_error *error)
             TRY(lora_builder_set_metadata(emit->builder, keys[i], rank, error));
         }
     }
+    TRY(resize_trainer(emit, job, error));
     emit->changed = 1;
     return lora__emit_metadata(emit, error);
 }

@@ -31,10 +31,10 @@ LORA_PRIVATE void lora__resize_numbers(lora_report_module *out,
     out->effective_rank = lora__rank_effective(sigma, out->sigma_count);
 }
 
-static void resize_put_totals(lora__resize *job, const lora_adapter *result)
+static void
+resize_put_totals(lora__resize *job, const lora_adapter *result, double total)
 {
     lora__buffer *json = &job->report->json;
-    double total = 0.0;
     double discarded = 0.0;
     uint64_t bytes_in = 0;
     uint64_t bytes_out = 0;
@@ -117,6 +117,11 @@ LORA_PRIVATE lora_status lora__resize_report(lora__resize *job,
 {
     lora__buffer *json = &job->report->json;
 
+    double beyond = 0.0;
+
+    for (size_t m = 0; m < job->adapter->module_count; m++) {
+        beyond += job->results[m].beyond;
+    }
     TRY(resize_drop_rows(job, error));
 
     lora__buffer_putc(json, '{');
@@ -127,7 +132,7 @@ LORA_PRIVATE lora_status lora__resize_report(lora__resize *job,
         resize_put_module(json, &job->report->modules[m]);
     }
     lora__buffer_putc(json, ']');
-    resize_put_totals(job, result);
+    resize_put_totals(job, result, beyond);
     lora__report_put_problems(job->report);
     lora__buffer_putc(json, '}');
     return lora__report_finish(job->report, error);

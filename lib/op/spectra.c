@@ -21,6 +21,12 @@ LORA_PRIVATE lora_status lora__spectra_open(lora__spectra_work *out,
     out->input.rank = f->rank;
     out->input.up_t = f->up_t;
     out->input.down = f->down;
+    if (f->sigma != NULL) { /* it comes decomposed */
+        out->known.count = f->rank;
+        out->known.sigma = f->sigma;
+        out->svd = &out->known;
+        return LORA_OK;
+    }
     if (layer->svd.state != NULL) {
         out->svd = &layer->svd;
         return LORA_OK;
@@ -38,6 +44,23 @@ LORA_PRIVATE void lora__spectra_close(lora__spectra_work *work)
 {
     lora__svd_destroy(&work->made, work->factors.context);
     lora__factors_destroy(&work->factors);
+}
+
+LORA_PRIVATE lora_status lora__spectra_truncate(double *up_t,
+                                                double *down,
+                                                const lora__spectra_work *work,
+                                                size_t k,
+                                                lora_error *error)
+{
+    const lora__factors *f = &work->factors;
+
+    if (f->sigma == NULL) {
+        return lora__svd_truncate(up_t, down, work->svd, &work->input, k,
+                                  f->context, error);
+    }
+    memcpy(up_t, f->up_t, k * f->rows * sizeof *up_t);
+    memcpy(down, f->down, k * f->cols * sizeof *down);
+    return LORA_OK;
 }
 
 LORA_PRIVATE lora__spectrum lora__spectra_read(const lora__spectra_work *work,
@@ -111,8 +134,7 @@ spectra_decompose(void *arg, size_t index, uint32_t worker, lora_error *error)
     void *sigma;
 
     (void)worker;
-    if (module->rank == 0 ||
-        lora__module_has_factors(module, NULL) != LORA_OK) {
+    if (lora__module_has_factors(module, NULL) != LORA_OK) {
         return LORA_OK;
     }
     lora_error_init(&found, sizeof found);

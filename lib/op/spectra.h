@@ -24,8 +24,9 @@ struct lora_spectra {
 typedef struct lora__spectra_work {
     lora__factors factors;
     lora__svd_input input; /* the factors, as the decomposition wants them */
-    const lora__svd *svd;  /* the layer's, or `made` */
+    const lora__svd *svd;  /* the layer's, or `made`, or `known` */
     lora__svd made;
+    lora__svd known; /* of factors that are their own decomposition */
 } lora__spectra_work;
 
 /* Load the factors, and decompose them unless the layer has kept that.
@@ -35,6 +36,13 @@ LORA_PRIVATE lora_status lora__spectra_open(lora__spectra_work *out,
                                             size_t index,
                                             lora_error *error);
 LORA_PRIVATE void lora__spectra_close(lora__spectra_work *work);
+
+/* As lora__svd_truncate(). */
+LORA_PRIVATE lora_status lora__spectra_truncate(double *up_t,
+                                                double *down,
+                                                const lora__spectra_work *work,
+                                                size_t k,
+                                                lora_error *error);
 
 /* The singular values at work, with the scale, into room for svd->count. */
 LORA_PRIVATE lora__spectrum lora__spectra_read(const lora__spectra_work *work,

@@ -328,10 +328,7 @@ static void image_troubled(image *im)
     image_some(im, "lora_unet_a.lora_down.weight", "2,3", 6, 1);
     image_some(im, "lora_unet_b.lora_down.weight", "2,3", 6, 1);
     image_some(im, "lora_unet_b.lora_up.weight", "2,3", 6, 1);
-    image_some(im, "lora_unet_c.hada_w1_a", "5,2", 10, 1);
-    image_some(im, "lora_unet_c.hada_w1_b", "2,3", 6, 1);
-    image_some(im, "lora_unet_c.hada_w2_a", "5,2", 10, 1);
-    image_some(im, "lora_unet_c.hada_w2_b", "2,3", 6, 1);
+    image_some(im, "lora_unet_c.oft_blocks", "2,3,3", 18, 1);
     image_some(im, "lora_unet_d.lora_down.weight", "2,3", 6, 1);
     image_some(im, "lora_unet_d.lora_up.weight", "5,2", 10, 1);
     image_end(im);

@@ -650,6 +650,7 @@ static void test_refused_modules(void **state)
     image_free(&im);
 
     image_begin(&im, NULL);
+    image_some(&im, "lora_unet_c.dora_scale", "5,1", 5, 1);
     image_some(&im, "lora_unet_c.hada_w1_a", "5,2", 10, 1);
     image_some(&im, "lora_unet_c.hada_w1_b", "2,3", 6, 1);
     image_some(&im, "lora_unet_c.hada_w2_a", "5,2", 10, 1);

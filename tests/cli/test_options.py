@@ -148,6 +148,10 @@ OWN = {
     ("convert", "family"): (["--dialect", "diffusers"],
                             ["--family", "nonsense"]),
     ("convert", "drop"): ([], ["--drop", "*attn1*"]),
+    ("convert", "rank"): (["--as", "lora"], ["--rank", "1"]),
+    ("convert", "rank-prefix"): ([], ["--rank-prefix", "1"]),
+    ("convert", "truncate"): (["--rank-prefix", "1"],
+                              ["--truncate", "trained-sqrt"]),
     ("resize", "rank"): ([], ["--rank", "3"]),
     ("resize", "conv-rank"): ([], ["--conv-rank", "1"]),
     ("resize", "max-rank"): ([], ["--max-rank", "2"]),
@@ -275,6 +279,9 @@ PAIRS = {
         ["convert", "half.safetensors", *OUT, "--dtype", "bf16"],
         ["convert", "half.safetensors", *OUT, "--dtype", "bf16",
          "--skip-bad"]),
+    ("convert", "as"): (
+        ["convert", "loha.safetensors", *OUT],
+        ["convert", "loha.safetensors", *OUT, "--as", "lora"]),
     ("meta", "rewrite"): (
         ["meta", ADAPTER, "--unset", "*", "--dry-run", "--json"],
         ["meta", ADAPTER, "--unset", "*", "--dry-run", "--json",
@@ -388,6 +395,9 @@ def check_options(cli, suite):
              f"_to_q.lora_{side}.weight": support.tensor([[1.0] * 320] * 320)
              for side in ("down", "up")}
     support.write_file(cli.folder / "small.safetensors", small)
+    loha = {f"lora_unet_a.hada_w{side}": support.tensor([[1.0] * 4] * 4)
+            for side in ("1_a", "1_b", "2_a", "2_b")}
+    support.write_file(cli.folder / "loha.safetensors", loha)
     for verb in help_verbs(cli):
         for name in help_options(cli, verb):
             if name in TERMINAL or (verb, name) in NOTHING:
@@ -395,6 +405,7 @@ def check_options(cli, suite):
             with suite.case(f"option --{name} of {verb}"):
                 check_option(cli, verb, name)
     (cli.folder / "small.safetensors").unlink()
+    (cli.folder / "loha.safetensors").unlink()
     (cli.folder / "result.safetensors").unlink(missing_ok=True)
 
 

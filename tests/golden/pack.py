@@ -20,10 +20,12 @@ import zipfile
 HERE = pathlib.Path(__file__).resolve().parent
 
 # Kinds whose weight change the library computes so far, by the case's id.
-KINDS = ("kohya_lora_", "locon_", "full_", "norm_", "peft_lora_", "ia3_",
-         "glora_", "peft_ia3_", "dora_locon_", "tlora_")
+KINDS = ("kohya_lora_", "locon_", "loha_", "lokr_", "dylora_", "full_", "norm_",
+         "peft_lora_", "peft_loha_", "peft_lokr_", "ia3_", "glora_",
+         "peft_ia3_", "dora_locon_", "dora_loha_", "dora_lokr_", "tlora_")
 NAMES = ("names_sd1_", "names_sdxl_", "names_flux_", "load_cloneofsimo")
-OPERATIONS = ("delta", "patched_weight", "same_as", "load_positional")
+OPERATIONS = ("delta", "patched_weight", "truncate", "same_as",
+              "load_positional")
 
 LIGHT = ("rng_stream", "rng_orthogonal", "rng_draw_order", "light_expand",
          "light_expand_regen")

@@ -106,7 +106,7 @@ def dora_peft(weight, change, magnitude, axis, strength):
 
 
 def dora(m, strength, rule=dora_lycoris):
-    change = support.module_delta(m.tensors, m.prefix)[0]
+    change = support.module_change(m.tensors, m.prefix)
     axis = 0 if m.case["params"]["options"]["wd_on_out"] else 1
     return rule(m.weight, change.reshape(m.weight.shape), m.own["dora_scale"],
                 axis, strength), m.bias

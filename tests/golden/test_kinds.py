@@ -1,6 +1,6 @@
-"""Golden weight changes: LoRA, LoCon, Tucker, full and norm, those of PEFT with
-its configuration, and the names of SD 1, SDXL and Flux in every dialect,
-against what the libraries of origin computed.
+"""Golden weight changes: LoRA, LoCon, Tucker, LoHa, LoKr, DyLoRA, full and norm,
+those of PEFT with its configuration, and the names of SD 1, SDXL and Flux in
+every dialect, against what the libraries of origin computed.
 
 Each case first compares the formula, in numpy float64, with the golden array,
 which shows that the test reads the case rightly; then the program, at the
@@ -43,11 +43,10 @@ def formula(tensors, module, expected):
         t = tensors.get(module + suffix)
         return None if t is None else t.array()
 
-    if module + KOHYA["down"] in tensors:
-        weight = support.module_delta(tensors, module)[0]
-    else:
-        weight = value(".diff")
-        weight = value(".w_norm") if weight is None else weight
+    weight = value(".diff")
+    weight = value(".w_norm") if weight is None else weight
+    if weight is None:
+        weight = support.module_change(tensors, module)
     bias = value(".diff_b")
     bias = value(".b_norm") if bias is None else bias
     return weight.reshape(expected.shape), bias
@@ -65,12 +64,12 @@ def peft_file(suite, folder, case):
 
 def peft_scale(config, target, rank):
     """alpha / r as PEFT has it; the first pattern that ends the path."""
-    alpha = config["lora_alpha"]
+    alpha = config.get("lora_alpha", config.get("alpha"))
     for pattern, value in (config.get("alpha_pattern") or {}).items():
         if re.fullmatch(rf"(.*\.)?({pattern})", target):
             alpha = value
             break
-    return alpha / (math.sqrt(rank) if config["use_rslora"] else rank)
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
 def peft_formula(tensors, module, config, target):
@@ -82,6 +81,9 @@ def peft_formula(tensors, module, config, target):
     if module["type"] == "embedding":
         a, b = value(".lora_embedding_A"), value(".lora_embedding_B")
         return peft_scale(config, target, a.shape[0]) * (b @ a).T, None
+    if config["peft_type"] in ("LOHA", "LOKR"):  # also where there is no rank
+        scale = peft_scale(config, target, config["r"])
+        return support.module_change(tensors, module["prefix"], scale), None
     a, b = value(".lora_A.weight"), value(".lora_B.weight")
     scale = peft_scale(config, target, a.shape[0])
     weight = support.lora_delta(a, b, None, scale)[0]
@@ -110,9 +112,11 @@ def test_peft(suite, folder, case):
             bound = tolerance(case, want)
             support.close(value.reshape(want.shape), want, bound,
                           f"formula of {target}{key}")
-            support.close(got.pop(name), want, bound, target + key)
-        equal(support.one(suite.json("info", path, "--modules")["modules"],
-                          "name", module["prefix"])["shape"], module["shape"],
+            change = got.pop(name)
+            support.close(change.reshape(want.shape), want, bound, target + key)
+        row = support.one(suite.json("info", path, "--modules")["modules"],
+                          "name", module["prefix"])
+        equal(tuple(row["shape"]), weight_shape(tensors, module),
               f"shape of {target}")
     equal(set(got), set(), "further tensors")
 
@@ -124,7 +128,7 @@ def test_peft_resize(suite, folder, case):
     types = {m["type"] for m in case["params"]["modules"].values()}
     path = peft_file(suite, folder, case)
     out = suite.path(case["id"] + ".resized.safetensors")
-    if "embedding" in types:
+    if "embedding" in types:  # nothing lowers these
         run = suite.run("resize", path, "-o", out, "--rank", 2,
                         code=support.FAILED)
         require("no factors" in run.err, f"reason: {run}")
@@ -155,11 +159,95 @@ def test_peft_resize(suite, folder, case):
         support.close(kept * b @ a, best, bound * (1 + 4 * sigma[0] / gap), f"rank 2 of {target}")
 
 
+def test_peft_pairs(suite, folder, case):
+    """LoHa and LoKr as pairs: the same change without their configuration, and
+    the best of rank 2."""
+    expected = arrays(folder / case["expect"])
+    path = peft_file(suite, folder, case)
+    out = suite.path(case["id"] + ".pairs.safetensors")
+    delta = suite.path(case["id"] + ".pairs.delta.safetensors")
+    for rank in (None, 2):
+        suite.run("convert", path, "-o", out, "--as", "lora", "--dtype", "f32",
+                  "--force", *([] if rank is None else ["--rank", rank]))
+        suite.run("delta", out, "-o", delta, "--force")
+        got = arrays(delta)
+        equal({m["kind"] for m in suite.json("info", out, "--modules")
+               ["modules"]} - {"lora", "locon"}, set(), "kinds")
+        for target, module in case["params"]["modules"].items():
+            want = support.flat(expected[target + ".delta"])
+            bound = support.flat(tolerance(case, want))
+            change = support.flat(got[module["prefix"]])
+            if rank is None:
+                support.close(change, want, bound, f"pairs of {target}")
+                continue
+            u, sigma, vt = np.linalg.svd(want, full_matrices=False)
+            tail = np.linalg.norm(sigma[rank:])
+            error = np.linalg.norm(change - want)
+            require(error <= tail * (1 + 1e-6) + np.linalg.norm(bound),
+                    f"rank {rank} of {target}: {error:g}, best {tail:g}")
+
+
+def test_pairs(suite, folder, case):
+    """LoHa and LoKr as pairs: the change stays, to 1e-6 of its largest."""
+    expected = arrays(folder / case["expect"])
+    out = suite.path(case["id"] + ".pairs.safetensors")
+    suite.run("convert", folder / case["adapter"], "-o", out, "--as", "lora",
+              "--dtype", "f32")
+    support.require_writer_rules(out)
+    tensors, metadata = support.read_file(out)
+    for target, module in case["params"]["modules"].items():
+        prefix = module["prefix"]
+        names = {n for n in tensors if n.startswith(prefix + ".")}
+        equal(names, {prefix + KOHYA[role] for role in ("down", "up", "alpha")},
+              "tensors")
+        rank = tensors[prefix + KOHYA["down"]].shape[0]
+        equal(float(tensors[prefix + KOHYA["alpha"]].array()), rank, "alpha")
+        want = support.flat(expected[target + ".delta"])
+        got = support.flat(support.module_delta(tensors, prefix)[0])
+        support.close(got, want, 1e-6 * np.max(np.abs(want)), target)
+    equal(metadata.get("ss_network_module"), "networks.lora", "its trainer")
+
+
+def test_truncate(suite, folder, case):
+    """DyLoRA's first directions, with the scales of two programs."""
+    tensors, _ = support.read_file(folder / case["adapter"])
+    expected = arrays(folder / case["expect"])
+    rank = case["params"]["rank"]
+    for mode, key in (("keep-alpha", ".delta"),
+                      ("trained-sqrt", ".delta_trained_scale"),
+                      ("keep-scale", None)):
+        out = suite.path(f"{case['id']}.{mode}.safetensors")
+        suite.run("convert", folder / case["adapter"], "-o", out,
+                  "--rank-prefix", rank, "--truncate", mode)
+        got, _ = support.read_file(out)
+        for target, module in case["params"]["modules"].items():
+            down, up = (tensors[module["prefix"] + KOHYA[role]]
+                        for role in ("down", "up"))
+            for tensor, role, part in (
+                    (down, "down", down.array()[:rank]),
+                    (up, "up", up.array()[:, :rank])):
+                new = got[module["prefix"] + KOHYA[role]]
+                equal(new.dtype, tensor.dtype, f"type of {role}")
+                require(np.array_equal(new.array(), part), f"bits of {role}")
+            if key is None:
+                support.close(support.module_scale(got, module["prefix"]),
+                              support.module_scale(tensors, module["prefix"]),
+                              1e-7, "scale")
+                continue
+            want = expected[target + key]
+            change = support.module_delta(got, module["prefix"])[0]
+            support.close(change.reshape(want.shape), want,
+                          tolerance(case, want), f"{target}, {mode}")
+
+
 def weight_shape(tensors, module):
-    """Of the weight; 2-D factors cannot tell that it is a 1x1 convolution."""
+    """Of the weight; factors of two dimensions cannot tell that of a kernel,
+    nor whether it is a convolution."""
     shape = tuple(module["shape"])
-    down = tensors[module["prefix"] + KOHYA["down"]]
-    return shape if len(down.shape) > 2 else shape[:2]
+    names = [n for n in tensors if n.startswith(module["prefix"] + ".")]
+    told = (any(len(tensors[n].shape) > 2 for n in names) or
+            ("resnets" in module["prefix"] and shape[2:] == (3, 3)))
+    return shape if told else (shape[0], math.prod(shape[1:]))
 
 
 def test_delta(suite, folder, case):
@@ -388,13 +476,19 @@ def main():
                 not case["id"].startswith(ADDITIVE):
             continue  # in test_base.py
         if "config" in case["params"]:
-            for test in (test_peft, test_peft_resize):
+            is_pair = case["params"]["peft_type"] == "LORA"
+            for test in (test_peft,
+                         test_peft_resize if is_pair else test_peft_pairs):
                 with suite.case(f"{case['id']} {test.__name__[5:]}"):
                     test(suite, folder, case)
             continue
-        run = test_delta if case["operation"] == "delta" else test_patched
+        run = {"delta": test_delta, "patched_weight": test_patched,
+               "truncate": test_truncate}[case["operation"]]
         with suite.case(case["id"]):
             run(suite, folder, case)
+        if case["kind"] in ("loha", "lokr"):
+            with suite.case(case["id"] + " as pairs"):
+                test_pairs(suite, folder, case)
         if run is test_delta:
             with suite.case(case["id"] + " at other strengths"):
                 test_strengths(suite, folder, case)

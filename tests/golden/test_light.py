@@ -476,6 +476,18 @@ def check_refused(suite, rng):
     require("gradients" in run.err, f"reason: {run}")
     suite.run("light", "create", "-o", out, "--family", "flux1_dev",
               code=MISMATCH)
+    path = written(suite, "ok.safetensors", TO_Q, parts)
+    change = suite.path("change.safetensors")
+    suite.run("convert", path, "-o", out, "--as", "lora")
+    row, = suite.json("info", out, "--modules")["modules"]
+    equal(row["kind"], "lora", "what it becomes")
+    deltas = []
+    for file in (path, out):
+        suite.run("delta", file, "-o", change, "--force")
+        delta, = support.read_file(change)[0].values()
+        deltas.append(delta.array())
+    support.close(deltas[1], deltas[0], 1e-6 * np.max(np.abs(deltas[0])),
+                  "its change")
 
 
 def check_resize(suite, rng):

@@ -100,6 +100,41 @@ static void image_broken(image *out)
     image_end(out);
 }
 
+/* LoHa with cores, and of more terms than it has rows; LoKr of each form. */
+static void image_products(image *out)
+{
+    image_begin(out, NULL);
+    image_some(out, "lora_unet_a.hada_t1", "2,2,3", 12, 1);
+    image_some(out, "lora_unet_a.hada_t2", "2,2,3", 12, 2);
+    image_some(out, "lora_unet_a.hada_w1_a", "2,5", 10, 3);
+    image_some(out, "lora_unet_a.hada_w1_b", "2,3", 6, 4);
+    image_some(out, "lora_unet_a.hada_w2_a", "2,5", 10, 5);
+    image_some(out, "lora_unet_a.hada_w2_b", "2,3", 6, 6);
+    image_some(out, "lora_unet_b.hada_w1_a", "3,2", 6, 7);
+    image_some(out, "lora_unet_b.hada_w1_b", "2,5", 10, 8);
+    image_some(out, "lora_unet_b.hada_w2_a", "3,2", 6, 9);
+    image_some(out, "lora_unet_b.hada_w2_b", "2,5", 10, 10);
+    image_some(out, "lora_unet_c.lokr_t2", "2,2,3", 12, 11);
+    image_some(out, "lora_unet_c.lokr_w1", "2,3", 6, 12);
+    image_some(out, "lora_unet_c.lokr_w2_a", "2,4", 8, 13);
+    image_some(out, "lora_unet_c.lokr_w2_b", "2,3", 6, 14);
+    image_some(out, "lora_unet_d.lokr_w1_a", "3,2", 6, 15);
+    image_some(out, "lora_unet_d.lokr_w1_b", "2,3", 6, 16);
+    image_some(out, "lora_unet_d.lokr_w2", "2,4", 8, 17);
+    image_end(out);
+}
+
+/* LoHa that is decomposed by its dense change. */
+static void image_dense(image *out)
+{
+    image_begin(out, NULL);
+    image_some(out, "lora_unet_a.hada_w1_a", "256,12", 3072, 1);
+    image_some(out, "lora_unet_a.hada_w1_b", "12,256", 3072, 2);
+    image_some(out, "lora_unet_a.hada_w2_a", "256,12", 3072, 3);
+    image_some(out, "lora_unet_a.hada_w2_b", "12,256", 3072, 4);
+    image_end(out);
+}
+
 static void image_peft(image *out)
 {
     image_begin(out, NULL);
@@ -327,7 +362,10 @@ static lora_status convert(const call *job, lora_error *error)
     lora_adapter_convert_options_init(&options, sizeof options);
     options.dialect = job->dialect;
     options.dtype = job->dtype;
-    options.bake_alpha = job->flag;
+    options.bake_alpha = job->flag == 1;
+    options.kind = job->flag == 2 ? "lora" : NULL;
+    options.rank = job->flag == 2 ? job->rule.rank : 0;
+    options.rank_prefix = job->flag == 3 ? job->rule.rank : 0;
     status = lora_adapter_convert(&out, adapter, &options, error);
     return end_adapter(out, status);
 }
@@ -711,6 +749,9 @@ static const call jobs[] = {
     {"convert f64", image_sample, 0, convert, NULL, NONE, LORA_DTYPE_F64, 0, 0},
     {"convert bake", image_sample, 0, convert, NULL, NONE, LORA_DTYPE_BF16, 1,
      0},
+    {"as lora", image_products, 0, convert, NULL, NONE, 0, 2, 0},
+    {"as lora of a rank", image_products, 0, convert, NULL, FIXED(1), 0, 2, 0},
+    {"prefix", image_pairs, 0, convert, NULL, FIXED(1), 0, 3, 0},
     {"weaker", image_sample, 0, weaken, NULL, NONE, 0, 0, 0},
     {"to kohya", image_pairs, 0, convert, "kohya", NONE, 0, 0, 0},
     {"to diffusers", image_pairs, 0, convert, "diffusers", NONE, 0, 0, 0},
@@ -739,6 +780,10 @@ static const call jobs[] = {
     {"cumulative", image_sample, 0, resize, NULL, RULE(CUMULATIVE, 0.5), 0, 0,
      0},
     {"size", image_sample, 0, resize, NULL, RULE(SIZE, 1e5), 0, 0, 0},
+    {"products", image_products, 0, resize, NULL, FIXED(1), 0, 0, 0},
+    {"rounded", image_products, 0, resize, NULL, FIXED(99), LORA_DTYPE_F16, 0,
+     0},
+    {"dense", image_dense, 0, resize, NULL, FIXED(2), 0, 0, 0},
     {"core", image_sample, 0, resize, NULL, FIXED(1), 0, 2, 0},
     {"spectra", image_sample, 0, decompose, NULL, FIXED(1), 0, 0, 0},
     {"extract", image_half, 8, extract, NULL, FIXED(1), 0, 0, 0},

@@ -108,9 +108,10 @@ static inline lora__layer layer_of(const char *kind, const char *shape)
     size_t bytes = strlen(shape);
 
     if (strncmp(kind, "conv", 4) == 0) {
-        return bytes > 4 && strcmp(shape + bytes - 4, "x1x1") == 0
-                   ? LORA__LAYER_CONV1
-                   : LORA__LAYER_CONV;
+        const char *kernel = bytes > 4 ? shape + bytes - 4 : "";
+        return strcmp(kernel, "x1x1") == 0   ? LORA__LAYER_CONV1
+               : strcmp(kernel, "x3x3") == 0 ? LORA__LAYER_CONV3
+                                             : LORA__LAYER_CONV;
     }
     return strcmp(kind, "linear") == 0      ? LORA__LAYER_LINEAR
            : strcmp(kind, "norm") == 0      ? LORA__LAYER_NORM

@@ -55,6 +55,7 @@ static const char *const layer_names[] = {
     [LORA__LAYER_LINEAR] = "linear",
     [LORA__LAYER_CONV1] = "conv1",
     [LORA__LAYER_CONV] = "conv",
+    [LORA__LAYER_CONV3] = "conv",
     [LORA__LAYER_NORM] = "norm",
     [LORA__LAYER_EMBEDDING] = "embedding",
     [LORA__LAYER_PARAMETER] = "parameter",

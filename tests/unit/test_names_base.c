@@ -277,7 +277,7 @@ static void layer_follows_the_base(void **state)
         file_read(&f);
         assert_int_equal(f.names.keys[0].layer, rows[i].layer);
         assert_int_equal(f.names.keys[1].layer, LORA__LAYER_LINEAR);
-        assert_int_equal(f.names.keys[2].layer, LORA__LAYER_CONV);
+        assert_int_equal(f.names.keys[2].layer, LORA__LAYER_CONV3);
         file_close(&f);
     }
 }

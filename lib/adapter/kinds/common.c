@@ -102,6 +102,17 @@ LORA_PRIVATE lora_status lora__kind_set_shape(lora__opening *opening,
     return LORA_OK;
 }
 
+LORA_PRIVATE void lora__kind_unfold(lora__module *module)
+{
+    if (module->layer == LORA__LAYER_CONV3 && module->ndim == 2 &&
+        module->shape[1] % 9 == 0) {
+        module->shape[1] /= 9;
+        module->shape[2] = 3;
+        module->shape[3] = 3;
+        module->ndim = 4;
+    }
+}
+
 LORA_PRIVATE lora_status lora__kind_set_rank(lora__opening *opening,
                                              lora__module *module,
                                              int64_t rank)
@@ -211,6 +222,120 @@ LORA_PRIVATE lora_status lora__kind_check_dora(lora__opening *opening,
 
 /* ---- numbers ----------------------------------------------------------- */
 
+LORA_PRIVATE lora_status lora__kind_load_turned(lora__rows *state,
+                                                size_t block,
+                                                const lora_adapter *adapter,
+                                                const lora__member *member,
+                                                lora_error *error)
+{
+    const lora__entry *entry = &adapter->container->entries[member->entry];
+    size_t rows = (size_t)entry->shape[0];
+    size_t cols = (size_t)entry->elements / rows;
+
+    TRY(lora__rows_load(state, LORA__BLOCK_SPARE, adapter, member->entry,
+                        error));
+    TRY(lora__rows_block(state, block, rows * cols, error));
+    lora__rows_transpose(state, state->blocks[block],
+                         state->blocks[LORA__BLOCK_SPARE], rows, cols);
+    lora__rows_drop(state, LORA__BLOCK_SPARE);
+    return LORA_OK;
+}
+
+LORA_PRIVATE lora_status lora__kind_load_cored(lora__rows *state,
+                                               size_t block,
+                                               const lora_adapter *adapter,
+                                               const lora__member *core,
+                                               const lora__member *b,
+                                               lora_error *error)
+{
+    enum { CORE = LORA__BLOCK_SPARE, B };
+    const lora__entry *core_entry = &adapter->container->entries[core->entry];
+    size_t rank = (size_t)core_entry->shape[0];
+    size_t inner = (size_t)core_entry->shape[1];
+    size_t kernel = (size_t)lora__kind_product(core_entry, 2);
+    size_t in = (size_t)adapter->container->entries[b->entry].shape[1];
+    size_t step = kernel * lora__rows_size(state);
+    const unsigned char *mid;
+    unsigned char *out;
+    size_t count;
+
+    if (!lora__mul_size(rank, kernel, &count) ||
+        !lora__mul_size(count, in, &count)) {
+        return lora__fail_memory(error, UINT64_MAX);
+    }
+    TRY(lora__rows_load(state, CORE, adapter, core->entry, error));
+    TRY(lora__rows_load(state, B, adapter, b->entry, error));
+    TRY(lora__rows_block(state, block, count, error));
+    mid = state->blocks[CORE];
+    out = state->blocks[block];
+    memset(out, 0, rank * in * step);
+    for (size_t i = 0; i < rank; i++) {
+        for (size_t j = 0; j < inner; j++) {
+            for (size_t q = 0; q < in; q++) {
+                lora__rows_axpy(state, out + (i * in + q) * step,
+                                mid + (i * inner + j) * step, state->blocks[B],
+                                j * in + q, kernel);
+            }
+        }
+    }
+    lora__rows_drop(state, CORE);
+    lora__rows_drop(state, B);
+    return LORA_OK;
+}
+
+LORA_PRIVATE void lora__kind_gemm(const lora__rows *state,
+                                  void *out,
+                                  size_t ldo,
+                                  const void *a,
+                                  size_t lda,
+                                  const void *b,
+                                  size_t ldb,
+                                  size_t m,
+                                  size_t n,
+                                  size_t k)
+{
+    const double *rows = b;
+    double *sums = out;
+
+    if (state->dtype != LORA_DTYPE_F64) {
+        state->kernels->gemm_f32(out, ldo, a, lda, b, ldb, m, n, k);
+        return;
+    }
+    for (size_t i = 0; i < m; i++) {
+        memset(sums + i * ldo, 0, n * sizeof *sums);
+        for (size_t p = 0; p < k; p++) {
+            lora__rows_axpy(state, sums + i * ldo, rows + p * ldb, a,
+                            i * lda + p, n);
+        }
+    }
+}
+
+LORA_PRIVATE lora_status lora__kind_whole_factors(lora__factors *out,
+                                                  const lora__rows *state,
+                                                  const double *block,
+                                                  size_t rows,
+                                                  size_t cols,
+                                                  lora_error *error)
+{
+    size_t rank = rows < cols ? rows : cols;
+    double *one;
+
+    TRY(lora__factors_alloc(out, state->context, rows, cols, rank, error));
+    out->scale = 1.0;
+    if (rank == rows) {
+        one = out->up_t;
+        memcpy(out->down, block, rows * cols * sizeof *block);
+    } else {
+        one = out->down;
+        lora__rows_transpose(state, out->up_t, block, rows, cols);
+    }
+    memset(one, 0, rank * rank * sizeof *one);
+    for (size_t i = 0; i < rank; i++) {
+        one[i * rank + i] = 1.0;
+    }
+    return LORA_OK;
+}
+
 LORA_PRIVATE lora_status
 lora__kind_prepare_transposed(lora__rows *state,
                               const lora_adapter *adapter,
@@ -219,19 +344,13 @@ lora__kind_prepare_transposed(lora__rows *state,
                               lora__role b_role,
                               lora_error *error)
 {
-    enum { B = LORA__BLOCK_BT + 1 };
     const lora__member *a = lora__module_find(module, a_role);
-    const lora__member *b = lora__module_find(module, b_role);
 
     state->rank = (size_t)module->rank;
     state->multiplier *= module->scale;
     TRY(lora__rows_load(state, LORA__BLOCK_A, adapter, a->entry, error));
-    TRY(lora__rows_load(state, B, adapter, b->entry, error));
-    TRY(lora__rows_block(state, LORA__BLOCK_BT, state->rank * state->cols,
-                         error));
-    lora__rows_transpose(state, state->blocks[LORA__BLOCK_BT], state->blocks[B],
-                         state->cols, state->rank);
-    return LORA_OK;
+    return lora__kind_load_turned(state, LORA__BLOCK_BT, adapter,
+                                  lora__module_find(module, b_role), error);
 }
 
 LORA_PRIVATE void lora__kind_rows_product(const lora__rows *state,
@@ -241,19 +360,13 @@ LORA_PRIVATE void lora__kind_rows_product(const lora__rows *state,
                                           size_t end,
                                           void *out)
 {
-    size_t step = state->cols * lora__rows_size(state);
-    const unsigned char *down = state->blocks[b];
-    unsigned char *row = out;
+    size_t skip = begin * state->rank * lora__rows_size(state);
+    const unsigned char *up = state->blocks[a];
 
-    for (size_t i = begin; i < end; i++) {
-        memset(row, 0, step);
-        for (size_t r = 0; r < state->rank; r++) {
-            lora__rows_axpy(state, row, down + r * step, state->blocks[a],
-                            i * state->rank + r, state->cols);
-        }
-        lora__rows_scale(state, row, state->cols);
-        row += step;
-    }
+    lora__kind_gemm(state, out, state->cols, up + skip, state->rank,
+                    state->blocks[b], state->cols, end - begin, state->cols,
+                    state->rank);
+    lora__rows_scale(state, out, (end - begin) * state->cols);
 }
 
 LORA_PRIVATE void lora__kind_rows_transposed(const lora__rows *state,

@@ -33,6 +33,11 @@ LORA_PRIVATE lora_status lora__kind_set_shape(lora__opening *opening,
                                               int64_t cols,
                                               const lora__entry *spatial);
 
+/* Factors of LoHa and LoKr have the kernel of a convolution in their columns:
+ * where the name tells that the kernel is 3 x 3, [out, in * 9] becomes [out,
+ * in, 3, 3]. */
+LORA_PRIVATE void lora__kind_unfold(lora__module *module);
+
 /* Set the rank, which must be at least 1 and within the limit. */
 LORA_PRIVATE lora_status lora__kind_set_rank(lora__opening *opening,
                                              lora__module *module,
@@ -89,6 +94,48 @@ LORA_PRIVATE void lora__kind_rows_transposed(const lora__rows *state,
                                              size_t begin,
                                              size_t end,
                                              void *out);
+
+/* Two blocks that are free between the loading of others. */
+enum { LORA__BLOCK_SPARE = 4 };
+
+/* Load a tensor [rows, cols...] as its transpose [cols..., rows]. */
+LORA_PRIVATE lora_status lora__kind_load_turned(lora__rows *state,
+                                                size_t block,
+                                                const lora_adapter *adapter,
+                                                const lora__member *member,
+                                                lora_error *error);
+
+/* Load b [inner, in] with a core [rank, inner, K...] multiplied in:
+ *   block[i, q * K + x] = sum_j core[i, j, x] b[j, q] */
+LORA_PRIVATE lora_status lora__kind_load_cored(lora__rows *state,
+                                               size_t block,
+                                               const lora_adapter *adapter,
+                                               const lora__member *core,
+                                               const lora__member *b,
+                                               lora_error *error);
+
+/* out[m, n] = a[m, k] b[k, n], in the state's type, with elements a row: one
+ * accumulator an element, k ascending, fused. The same bits for any cut into
+ * blocks. */
+LORA_PRIVATE void lora__kind_gemm(const lora__rows *state,
+                                  void *out,
+                                  size_t ldo,
+                                  const void *a,
+                                  size_t lda,
+                                  const void *b,
+                                  size_t ldb,
+                                  size_t m,
+                                  size_t n,
+                                  size_t k);
+
+/* Exact factors, of scale 1, of a block [rows, cols] of a state in F64: itself,
+ * and an identity on its shorter side. */
+LORA_PRIVATE lora_status lora__kind_whole_factors(lora__factors *out,
+                                                  const lora__rows *state,
+                                                  const double *block,
+                                                  size_t rows,
+                                                  size_t cols,
+                                                  lora_error *error);
 
 /* Rows of scale * a b, of blocks a [rows, rank] and b [rank, cols]. */
 LORA_PRIVATE void lora__kind_rows_product(const lora__rows *state,

@@ -458,7 +458,6 @@ LORA_PRIVATE const lora__kind lora__kind_light = {
              LORA__ROLE_BIT(LORA__ROLE_SCALAR),
     .scaled = LORA__ROLE_BIT(LORA__ROLE_UP) |
               LORA__ROLE_BIT(LORA__ROLE_LIGHT_DOWN_UP),
-    .composite = 1,
     .claim = light_kind_claim,
     .parse = light_kind_parse,
     .factor_rank = light_kind_factor_rank,

@@ -140,39 +140,7 @@ static lora_status lora_kind_parse(lora__opening *opening, lora__module *module)
 
 /* ---- numbers ----------------------------------------------------------- */
 
-enum { LORA_BLOCK_UP, LORA_BLOCK_DOWN, LORA_BLOCK_MID, LORA_BLOCK_CORED };
-
-/* The core multiplied into down: block CORED becomes [rank, in * K]. */
-static lora_status lora_kind_prepare_core(lora__rows *state,
-                                          const lora__entry *down,
-                                          lora_error *error)
-{
-    size_t inner = (size_t)down->shape[0];
-    size_t in = (size_t)down->shape[1];
-    size_t kernel = state->cols / in;
-    size_t step = kernel * lora__rows_size(state);
-    unsigned char *out;
-    const unsigned char *mid = state->blocks[LORA_BLOCK_MID];
-    size_t count;
-
-    if (!lora__mul_size(state->rank, state->cols, &count)) {
-        return lora__fail_memory(error, UINT64_MAX);
-    }
-    TRY(lora__rows_block(state, LORA_BLOCK_CORED, count, error));
-    out = state->blocks[LORA_BLOCK_CORED];
-    memset(out, 0, state->rank * in * step);
-    for (size_t i = 0; i < state->rank; i++) {
-        for (size_t j = 0; j < inner; j++) {
-            for (size_t q = 0; q < in; q++) {
-                lora__rows_axpy(state, out + (i * in + q) * step,
-                                mid + (i * inner + j) * step,
-                                state->blocks[LORA_BLOCK_DOWN], j * in + q,
-                                kernel);
-            }
-        }
-    }
-    return LORA_OK;
-}
+enum { LORA_BLOCK_UP, LORA_BLOCK_DOWN };
 
 static size_t lora_kind_factor_rank(const lora_adapter *adapter,
                                     const lora__module *module)
@@ -208,7 +176,6 @@ static lora_status lora_kind_prepare(lora__rows *state,
     const lora__member *up = lora__module_find(module, LORA__ROLE_UP);
     const lora__member *down = lora__module_find(module, LORA__ROLE_DOWN);
     const lora__member *mid = lora__module_find(module, LORA__ROLE_MID);
-    const lora__entry *entries = adapter->container->entries;
 
     if (module->transposed) {
         return lora__kind_prepare_transposed(
@@ -224,18 +191,10 @@ static lora_status lora_kind_prepare(lora__rows *state,
         TRY(lora__sparse_prepare(state, adapter, module, error));
     }
     TRY(lora__rows_load(state, LORA_BLOCK_UP, adapter, up->entry, error));
-    TRY(lora__rows_load(state, LORA_BLOCK_DOWN, adapter, down->entry, error));
-    if (mid == NULL) {
-        return LORA_OK;
-    }
-    TRY(lora__rows_load(state, LORA_BLOCK_MID, adapter, mid->entry, error));
-    return lora_kind_prepare_core(state, &entries[down->entry], error);
-}
-
-/* The block that is down, the core multiplied in where there is one. */
-static size_t lora_kind_down(const lora__module *module)
-{
-    return module->tucker ? LORA_BLOCK_CORED : LORA_BLOCK_DOWN;
+    return mid == NULL ? lora__rows_load(state, LORA_BLOCK_DOWN, adapter,
+                                         down->entry, error)
+                       : lora__kind_load_cored(state, LORA_BLOCK_DOWN, adapter,
+                                               mid, down, error);
 }
 
 static void lora_kind_rows(const lora__rows *state,
@@ -247,8 +206,8 @@ static void lora_kind_rows(const lora__rows *state,
     if (module->transposed) {
         lora__kind_rows_transposed(state, begin, end, out);
     } else {
-        lora__kind_rows_product(state, LORA_BLOCK_UP, lora_kind_down(module),
-                                begin, end, out);
+        lora__kind_rows_product(state, LORA_BLOCK_UP, LORA_BLOCK_DOWN, begin,
+                                end, out);
     }
     if (module->sparse) {
         lora__sparse_add(state, begin, end, out);
@@ -286,7 +245,7 @@ static lora_status lora_kind_factors(lora__factors *out,
         lora__rows_destroy(&state);
         return LORA_OK;
     }
-    status = lora__factors_take(out, &state, lora_kind_down(module), error);
+    status = lora__factors_take(out, &state, LORA_BLOCK_DOWN, error);
     if (status == LORA_OK) {
         lora__rows_transpose(&state, out->up_t, state.blocks[LORA_BLOCK_UP],
                              state.rows, state.rank);
@@ -321,6 +280,7 @@ static int lora_kind_extent(lora__extent *out,
 
 LORA_PRIVATE const lora__kind lora__kind_lora = {
     .id = "lora",
+    .is_pair = 1,
     .roles =
         LORA__ROLE_BIT(LORA__ROLE_DOWN) | LORA__ROLE_BIT(LORA__ROLE_UP) |
         LORA__ROLE_BIT(LORA__ROLE_MID) | LORA__ROLE_BIT(LORA__ROLE_UP_BIAS) |
@@ -343,6 +303,7 @@ LORA_PRIVATE const lora__kind lora__kind_lora = {
 
 LORA_PRIVATE const lora__kind lora__kind_locon = {
     .id = "locon",
+    .is_pair = 1,
     .roles =
         LORA__ROLE_BIT(LORA__ROLE_DOWN) | LORA__ROLE_BIT(LORA__ROLE_UP) |
         LORA__ROLE_BIT(LORA__ROLE_MID) | LORA__ROLE_BIT(LORA__ROLE_UP_BIAS) |

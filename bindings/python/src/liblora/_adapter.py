@@ -392,8 +392,10 @@ class Adapter:
     def convert(self, *, dialect: Optional[str] = None, dtype: Any = None,
                 family: Optional[str] = None, bake_alpha: bool = False,
                 skip_bad: bool = False, drop: Iterable[str] = (),
-                strength: float = 1.0, te_strength: Optional[float] = None
-                ) -> "Adapter":
+                strength: float = 1.0, te_strength: Optional[float] = None,
+                kind: Optional[str] = None, rank: Optional[int] = None,
+                rank_prefix: Optional[int] = None,
+                truncate: str = "keep-alpha") -> "Adapter":
         """Other names or number types, fewer modules, another strength; else
         the same weight change.
 
@@ -406,6 +408,11 @@ class Adapter:
                     or patterns of names ("*" any characters, "?" one)
         strength    the result has at 1 the effect that this has at it
         te_strength the same for text encoders; None: the same number
+        kind        "lora": what other kinds become
+        rank        of these, and of what was one before, at most; None: exact
+        rank_prefix of DyLoRA: the first directions to keep
+        truncate    what becomes of alpha then: "keep-alpha", "trained-sqrt"
+                    or "keep-scale"
         """
         handle = self._handle
         patterns = [text(pattern) for pattern in drop]
@@ -420,7 +427,11 @@ class Adapter:
                     dtype=_arrays.dtype_code(dtype), bake_alpha=bake_alpha,
                     skip_bad=skip_bad, strength=ctypes.pointer(weights),
                     drops=(ctypes.c_char_p * len(patterns))(*patterns),
-                    drop_count=len(patterns)))
+                    drop_count=len(patterns),
+                    kind=None if kind is None else text(kind), rank=rank or 0,
+                    rank_prefix=rank_prefix or 0,
+                    truncation=_resize.choice(_resize.TRUNCATIONS,
+                                              "truncate", truncate)))
         return self._made(handle, out)
 
     def check(self, *, family: Optional[str] = None) -> Report:

@@ -78,6 +78,9 @@ LORA_STRENGTH_INTERPOLATE = 1
 LORA_DORA_ORIGIN = 0
 LORA_DORA_LYCORIS = 1
 LORA_DORA_PEFT = 2
+LORA_TRUNCATE_KEEP_ALPHA = 0
+LORA_TRUNCATE_TRAINED_SQRT = 1
+LORA_TRUNCATE_KEEP_SCALE = 2
 LORA_RANK_FIXED = 1
 LORA_RANK_ENERGY = 2
 LORA_RANK_RATIO = 3
@@ -425,6 +428,9 @@ class lora_strength(Structure):
     ]
 
 
+lora_truncation = c_int32
+
+
 class lora_adapter_convert_options(Structure):
     _fields_ = [
         ("struct_size", c_size_t),
@@ -437,6 +443,11 @@ class lora_adapter_convert_options(Structure):
         ("strength", POINTER(lora_strength)),
         ("drops", POINTER(c_char_p)),
         ("drop_count", c_size_t),
+        ("kind", c_char_p),
+        ("rank", c_int32),
+        ("rank_prefix", c_int32),
+        ("truncation", lora_truncation),
+        ("reserved2", c_uint32),
     ]
 
 

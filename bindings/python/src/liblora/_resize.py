@@ -27,6 +27,12 @@ COUNTS = {
     "lycoris": _ffi.LORA_COUNT_LYCORIS,
 }
 
+TRUNCATIONS = {
+    "keep-alpha": _ffi.LORA_TRUNCATE_KEEP_ALPHA,
+    "trained-sqrt": _ffi.LORA_TRUNCATE_TRAINED_SQRT,
+    "keep-scale": _ffi.LORA_TRUNCATE_KEEP_SCALE,
+}
+
 SPLITS = {"even": _ffi.LORA_SPLIT_EVEN, "up": _ffi.LORA_SPLIT_UP}
 
 # More than a layer has: the rule that keeps all.

@@ -72,6 +72,9 @@ pub const LORA_STRENGTH_INTERPOLATE: i32 = 1;
 pub const LORA_DORA_ORIGIN: i32 = 0;
 pub const LORA_DORA_LYCORIS: i32 = 1;
 pub const LORA_DORA_PEFT: i32 = 2;
+pub const LORA_TRUNCATE_KEEP_ALPHA: i32 = 0;
+pub const LORA_TRUNCATE_TRAINED_SQRT: i32 = 1;
+pub const LORA_TRUNCATE_KEEP_SCALE: i32 = 2;
 pub const LORA_RANK_FIXED: i32 = 1;
 pub const LORA_RANK_ENERGY: i32 = 2;
 pub const LORA_RANK_RATIO: i32 = 3;
@@ -423,6 +426,8 @@ pub struct lora_strength {
     pub text_encoder: f64,
 }
 
+pub type lora_truncation = i32;
+
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct lora_adapter_convert_options {
@@ -436,6 +441,11 @@ pub struct lora_adapter_convert_options {
     pub strength: *const lora_strength,
     pub drops: *const *const c_char,
     pub drop_count: usize,
+    pub kind: *const c_char,
+    pub rank: i32,
+    pub rank_prefix: i32,
+    pub truncation: lora_truncation,
+    pub reserved2: u32,
 }
 
 // lora/resize.h
@@ -1462,7 +1472,7 @@ layout! {
         model: 0, 8,
         text_encoder: 8, 8,
     }
-    lora_adapter_convert_options, 64 {
+    lora_adapter_convert_options, 88 {
         struct_size: 0, 8,
         dialect: 8, 8,
         family: 16, 8,
@@ -1473,6 +1483,11 @@ layout! {
         strength: 40, 8,
         drops: 48, 8,
         drop_count: 56, 8,
+        kind: 64, 8,
+        rank: 72, 4,
+        rank_prefix: 76, 4,
+        truncation: 80, 4,
+        reserved2: 84, 4,
     }
     lora_rank_rule, 16 {
         kind: 0, 4,

@@ -150,6 +150,24 @@ pub struct ConvertOptions {
     /// Modules to leave out: names of components, or patterns (`*` any bytes,
     /// `?` one) of stored or canonical names.
     pub drops: Vec<String>,
+    /// `lora`: what other kinds become, exactly or by `rank`.
+    pub kind: Option<String>,
+    /// Of those, and of what was a pair before, at most.
+    pub rank: Option<i32>,
+    /// Of DyLoRA: the first directions, and what becomes of alpha.
+    pub prefix: Option<(i32, Truncation)>,
+}
+
+/// What becomes of alpha where DyLoRA's rank r is cut to k.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Truncation {
+    /// As it was, as sd-scripts does: the scale is r / k of what it was.
+    #[default]
+    KeepAlpha,
+    /// For the scale that sd-scripts trained this rank with.
+    TrainedSqrt,
+    /// The same scale.
+    KeepScale,
 }
 
 /// How strong an adapter is: 1 is as it was trained.
@@ -246,10 +264,12 @@ impl<'a> Adapter<'a> {
         Ok((Self::from_raw(out, self.context())?, report))
     }
 
-    /// Other names or number types, the same weight change.
+    /// Other names, number types or kinds, the same weight change.
     pub fn convert(&self, options: &ConvertOptions) -> Result<Self> {
         let dialect = c_text_option(options.dialect.as_deref())?;
         let family = c_text_option(options.family.as_deref())?;
+        let kind = c_text_option(options.kind.as_deref())?;
+        let prefix = options.prefix.unwrap_or_default();
         let strength = options
             .strength
             .map(|s| sys::lora_strength { model: s.model, text_encoder: s.text_encoder });
@@ -264,6 +284,10 @@ impl<'a> Adapter<'a> {
             strength: strength.as_ref().map_or(ptr::null(), |s| s),
             drops: drops.as_ptr(),
             drop_count: drops.len(),
+            kind: pointer(&kind),
+            rank: options.rank.unwrap_or(0),
+            rank_prefix: prefix.0,
+            truncation: prefix.1 as i32,
             ..Default::default()
         };
         let mut out = ptr::null_mut();
