@@ -42,6 +42,9 @@ typedef struct light_module {
     light_side up;
     light_side down;
     lora_dtype dtype;
+    double baked; /* the scale, where there is no place for alpha, or an alpha
+                   * of 0 would mean the rank; else 1 */
+    double left;  /* what is left to alpha */
 } light_module;
 
 /* ---- least squares ----------------------------------------------------- */
@@ -160,6 +163,9 @@ static lora_status light_compress_side(light_compress *job,
         }
     } else {
         TRY(light_compress_solve(job, side, x, rank, error));
+    }
+    if (is_up) {
+        job->kernels->scale_f64(side->inner, m->baked, rank * side->count);
     }
     TRY(light_compress_round(side->inner, rank * side->count, m->dtype,
                              job->kernels, error));
@@ -299,13 +305,8 @@ static lora_status light_compress_emit(light_compress *job,
         lora__module_entry(job->adapter, module, LORA__ROLE_ALPHA);
     const lora__light_sizes *s = &m->sizes;
     const size_t rank = m->f.rank;
-    const double scale = m->f.scale;
-    const int has_alpha =
-        lora__dialect_has_role(module->dialect, LORA__ROLE_ALPHA);
+    const double scale = m->left;
 
-    if (!has_alpha) {
-        job->kernels->scale_f64(m->up.inner, scale, rank * s->b);
-    }
     TRY(light_compress_put(job, module, LORA__ROLE_DOWN, m->dtype, rank, s->a,
                            m->down.inner, 0, error));
     TRY(light_compress_put(job, module, LORA__ROLE_UP, m->dtype, s->b, rank,
@@ -316,7 +317,7 @@ static lora_status light_compress_emit(light_compress *job,
         TRY(light_compress_put(job, module, LORA__ROLE_LIGHT_UP_AUX, m->dtype,
                                s->rows, s->b, m->up.basis, 1, error));
     }
-    return !has_alpha || (alpha == NULL && scale == 1.0)
+    return alpha == NULL && scale == 1.0
                ? LORA_OK
                : lora__emit_put_alpha(&job->emit, module, scale * (double)rank,
                                       (int64_t)rank,
@@ -337,7 +338,7 @@ static lora_status light_compress_report(light_compress *job,
 
     TRY(lora__factor_error(&norm, &m->f, m->f.up_t, m->f.down, 0, job->kernels,
                            error));
-    job->kernels->scale_f64(m->up.outer, m->f.scale, m->f.rank * m->f.rows);
+    job->kernels->scale_f64(m->up.outer, m->left, m->f.rank * m->f.rows);
     TRY(lora__factor_error(&lost, &m->f, m->up.outer, m->down.outer, m->f.rank,
                            job->kernels, error));
     job->norm += norm;
@@ -405,6 +406,13 @@ static lora_status light_compress_module(light_compress *job,
     TRY_OR_DONE(lora__module_factors(&m.f, job->adapter, module, error));
     m.dtype = job->options.dtype == LORA_DTYPE_NONE ? module->dtype
                                                     : job->options.dtype;
+    m.baked = m.left = 1.0;
+    if (m.f.scale != 0.0 &&
+        lora__dialect_has_role(module->dialect, LORA__ROLE_ALPHA)) {
+        m.left = m.f.scale;
+    } else {
+        m.baked = m.f.scale;
+    }
     m.sizes.rows = m.f.rows;
     m.sizes.cols = m.f.cols;
     m.sizes.rank = m.f.rank;

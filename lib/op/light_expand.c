@@ -164,9 +164,11 @@ static lora_status light_expand_factors(lora__emit *emit,
 {
     const lora__entry *alpha =
         lora__module_entry(emit->source, module, LORA__ROLE_ALPHA);
+    /* An alpha of 0 would mean the rank. */
     const int has_alpha =
-        lora__dialect_has_role(module->dialect, LORA__ROLE_ALPHA) ||
-        lora__dialect_alpha_in_metadata(module->dialect);
+        f->scale != 0.0 &&
+        (lora__dialect_has_role(module->dialect, LORA__ROLE_ALPHA) ||
+         lora__dialect_alpha_in_metadata(module->dialect));
     double *up = light_expand_up(f, has_alpha ? 1.0 : f->scale);
     lora_status status;
 

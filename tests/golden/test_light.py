@@ -405,6 +405,26 @@ def check_compress(suite, rng):
               {".light_down", ".light_up", ".alpha"}, "names")
 
 
+def check_scale(suite, rng):
+    """A scale of 0 stays 0, though an alpha of 0 means the rank; one that the
+    names have no place for goes into up."""
+    parts, change = trained(rng, 40, 30, 3)
+    old = TO_Q.replace(".processor", "").removesuffix("_lora") + ".lora"
+    for scale in (0.0, -0.5):
+        path = written(suite, "z.safetensors", old, parts)
+        tensors, _ = support.read_file(path)
+        tensors[old.removesuffix(".lora") + ".scale"] = tensor([scale])
+        support.write_file(path, tensors)
+        for verb in (("expand",), ("compress", "--down-size", 10, "--up-size",
+                                   6)):
+            out = suite.path("zo.safetensors")
+            suite.run("light", verb[0], path, "-o", out, "--force", *verb[1:])
+            (got,) = changes(suite, out).values()
+            support.close(got, scale * change,
+                          1e-5 * np.abs(change).max() * np.ones(change.shape),
+                          f"{verb[0]} of scale {scale}")
+
+
 def check_vector(suite, rng):
     """Both factors in one vector beside a seed of more bits than a double."""
     a, b, rank, out, in_, seed = 10, 6, 2, 40, 30, 2**60 + 12345
@@ -694,7 +714,7 @@ def main():
             else:
                 check_regenerated(suite, folder, case)
     rng = np.random.default_rng(3)
-    for check in (check_verify, check_roundtrip, check_compress, check_vector,
+    for check in (check_verify, check_roundtrip, check_compress, check_scale, check_vector,
                   check_refused, check_resize, check_short):
         with suite.case(check.__name__):
             check(suite, rng)
