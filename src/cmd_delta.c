@@ -24,7 +24,7 @@ static const opt_spec delta_options[] = {
     {"strength", 0, OPT_REAL, "M", "the user's multiplier (1)",
      offsetof(delta_settings, strength), -1e6, 1e6, 0},
     {"strength-rule", 0, OPT_CHOICE, "origin|interpolate",
-     "what a strength means where a change is not in proportion (origin)",
+     "strength of kinds not linear in it (origin)",
      offsetof(delta_settings, rule), 0, 0, 0},
     {"dora", 0, OPT_CHOICE, "origin|lycoris|peft",
      "whose rules DoRA follows (origin: by the tensor's name)",

@@ -131,6 +131,8 @@ COMMON = {
 
 MADE = ["extract", BEFORE, AFTER, *OUT]
 FIX = ["check", ADAPTER, "--fix"]
+DORA = ["delta", "dora.safetensors", *OUT]
+DORA_BASE = [*DORA, "--base", "dora-base.safetensors"]
 CREATE = ["light", "create", *OUT, "--family", "sd15", "--target",
           "*mid_block*to_q"]
 
@@ -265,6 +267,13 @@ PAIRS = {
     ("delta", "names"): (
         ["delta", "small.safetensors", *OUT, "--names", "stored"],
         ["delta", "small.safetensors", *OUT, "--names", "canonical"]),
+    ("delta", "base"): (DORA, [*DORA, "--base", "dora-base.safetensors"]),
+    ("delta", "weights"): (DORA_BASE, [*DORA_BASE, "--weights"]),
+    ("delta", "strength-rule"): (
+        [*DORA_BASE, "--strength", "0.5"],
+        [*DORA_BASE, "--strength", "0.5", "--strength-rule", "interpolate"]),
+    ("delta", "dora"): ([*DORA_BASE, "--strength", "0.5", "--dora", "peft"],
+                        [*DORA_BASE, "--strength", "0.5", "--dora", "lycoris"]),
     ("delta", "skip-bad"): (["delta", "half.safetensors", *OUT],
                             ["delta", "half.safetensors", *OUT,
                              "--skip-bad"]),
@@ -398,6 +407,12 @@ def check_options(cli, suite):
     loha = {f"lora_unet_a.hada_w{side}": support.tensor([[1.0] * 4] * 4)
             for side in ("1_a", "1_b", "2_a", "2_b")}
     support.write_file(cli.folder / "loha.safetensors", loha)
+    dora = {"lora_unet_a.lora_down.weight": support.tensor([[1.0] * 3] * 2),
+            "lora_unet_a.lora_up.weight": support.tensor([[0.5] * 2] * 4),
+            "lora_unet_a.dora_scale": support.tensor([[2.0]] * 4)}
+    support.write_file(cli.folder / "dora.safetensors", dora)
+    support.write_file(cli.folder / "dora-base.safetensors", {
+        "lora_unet_a.weight": support.tensor([[1.0, -1.0, 0.25]] * 4)})
     for verb in help_verbs(cli):
         for name in help_options(cli, verb):
             if name in TERMINAL or (verb, name) in NOTHING:
@@ -405,7 +420,8 @@ def check_options(cli, suite):
             with suite.case(f"option --{name} of {verb}"):
                 check_option(cli, verb, name)
     (cli.folder / "small.safetensors").unlink()
-    (cli.folder / "loha.safetensors").unlink()
+    for name in ("loha", "dora", "dora-base"):
+        (cli.folder / f"{name}.safetensors").unlink()
     (cli.folder / "result.safetensors").unlink(missing_ok=True)
 
 
