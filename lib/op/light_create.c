@@ -207,7 +207,7 @@ static lora_status light_create_layers(light_create *job, lora_error *error)
     const size_t count = lora__family_target_count(family);
 
     for (size_t i = 0; i < count; i++) {
-        lora__target target;
+        lora__target target = {LORA__LAYER_UNKNOWN, 0};
         int64_t shape[2];
 
         lora__buffer_clear(&job->target);

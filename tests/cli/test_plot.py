@@ -314,19 +314,18 @@ def check_bytes(cli):
 
 def check_refused(cli):
     one = support.tensor(np.ones(4))
-    two = support.tensor(np.eye(2))
     support.write_file(cli.folder / "norms.safetensors",
                        {"lora_unet_a.w_norm": one, "lora_unet_a.b_norm": one})
-    support.write_file(cli.folder / "loha.safetensors", {
-        f"lora_unet_a.hada_{part}": two
-        for part in ("w1_a", "w1_b", "w2_a", "w2_b")})
+    support.write_file(cli.folder / "oft.safetensors", {
+        "lora_unet_a.oft_blocks": support.tensor(np.zeros((2, 4, 4))),
+        "lora_unet_a.alpha": support.tensor(np.float32(1))})
     write(cli.folder / "zeros.safetensors",
           {"a": (np.zeros((2, 2)), np.eye(2), 2)})
     before = cli.names()
     for args, code, word in (
             (["norms.safetensors"], FAILED, "no singular values"),
             (["zeros.safetensors"], FAILED, "zero"),
-            (["loha.safetensors"], FAILED, "loha"),
+            (["oft.safetensors"], FAILED, "oft"),
             (["model.safetensors"], MISMATCH, "adapter"),
             (["half.safetensors"], MISMATCH, "lora_unet_a"),
             ([ADAPTER, "missing.safetensors"], UNREADABLE, "missing"),
