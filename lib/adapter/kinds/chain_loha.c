@@ -330,6 +330,21 @@ static void chain_loha_block_place(chain_loha_block *out,
     memset(out->to_b, 0, side->outer * cols * sizeof *out->to_b);
 }
 
+/* The blocks of both sides, one after the other. */
+static void chain_loha_blocks_place(chain_loha_block blocks[2],
+                                    const lora__link *link,
+                                    const float *const *factors,
+                                    float *scratch)
+{
+    const lora__link_side *sides = link->sides;
+    size_t count = 0;
+
+    chain_loha_block_count(&count, link, &sides[0]);
+    chain_loha_block_place(&blocks[0], link, &sides[0], factors, scratch);
+    chain_loha_block_place(&blocks[1], link, &sides[1], factors,
+                           scratch + count);
+}
+
 /* Rows of M. */
 static void chain_loha_block_rows(const chain_loha_block *block,
                                   const lora__link *link,
@@ -388,12 +403,9 @@ static void chain_loha_dense_make(float *weight,
     const lora__link_side *sides = link->sides;
     const size_t cols = chain_loha_columns(link);
     chain_loha_block blocks[2];
-    size_t count = 0;
+    size_t count;
 
-    chain_loha_block_count(&count, link, &sides[0]);
-    chain_loha_block_place(&blocks[0], link, &sides[0], factors, scratch);
-    chain_loha_block_place(&blocks[1], link, &sides[1], factors,
-                           scratch + count);
+    chain_loha_blocks_place(blocks, link, factors, scratch);
     for (size_t p = 0; p < link->out; p += CHAIN_LOHA_ROWS) {
         const size_t left = link->out - p;
 
@@ -418,12 +430,9 @@ static void chain_loha_dense_pull(float *const *gradients,
     const lora__link_side *sides = link->sides;
     const size_t cols = chain_loha_columns(link);
     chain_loha_block blocks[2];
-    size_t count = 0;
+    size_t count;
 
-    chain_loha_block_count(&count, link, &sides[0]);
-    chain_loha_block_place(&blocks[0], link, &sides[0], factors, scratch);
-    chain_loha_block_place(&blocks[1], link, &sides[1], factors,
-                           scratch + count);
+    chain_loha_blocks_place(blocks, link, factors, scratch);
     for (size_t p = 0; p < link->out; p += CHAIN_LOHA_ROWS) {
         const float *from = gradient + p * cols;
         const size_t left = link->out - p;
