@@ -103,11 +103,7 @@ static lora_status forms_put_turned(lora__extract_work *w,
     if (turned == NULL) {
         return lora__fail_memory(error, bytes);
     }
-    for (size_t i = 0; i < rank; i++) {
-        for (size_t row = 0; row < rows; row++) {
-            turned[row * rank + i] = values[i * rows + row];
-        }
-    }
+    lora__factor_transpose(turned, values, rank, rows);
     status = forms_put(w, role, ndim, shape, turned, error);
     lora__free(w->job->context, turned, bytes, LORA__ALIGN_NUMERIC);
     return status;

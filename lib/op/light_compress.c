@@ -8,6 +8,7 @@
 
 #include "linalg/small.h"
 #include "op/factor_error.h"
+#include "op/factor_split.h"
 #include "op/report.h"
 #include "op/values.h"
 
@@ -285,11 +286,7 @@ static lora_status light_compress_put(light_compress *job,
     if (flat == NULL) {
         return lora__fail_memory(error, rows * cols * sizeof *flat);
     }
-    for (size_t i = 0; i < rows; i++) {
-        for (size_t j = 0; j < cols; j++) {
-            flat[i * cols + j] = values[j * rows + i];
-        }
-    }
+    lora__factor_transpose(flat, values, cols, rows);
     status =
         lora__emit_f64(emit, emit->name.data, dtype, 2, shape, flat, error);
     light_compress_free(job, flat, rows * cols);

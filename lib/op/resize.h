@@ -99,10 +99,6 @@ LORA_PRIVATE lora_status lora__resize_round(double *values,
                                             const lora__kernels *kernels,
                                             lora_error *error);
 
-/* out[c, r] = in[r, c]. */
-LORA_PRIVATE void
-lora__resize_transpose(double *out, const double *in, size_t rows, size_t cols);
-
 /* The squared error of a layer that keeps its rank: 0, unless its factors are
  * rounded to another type. */
 LORA_PRIVATE lora_status lora__resize_kept_error(double *out,

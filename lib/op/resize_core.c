@@ -19,6 +19,7 @@
 #include "linalg/block.h"
 #include "op/emit.h"
 #include "op/factor_error.h"
+#include "op/factor_split.h"
 #include "op/report.h"
 #include "op/resize.h"
 
@@ -302,7 +303,7 @@ static lora_status core_store(lora__resize_result *result,
     TRY(lora__block_create(&turned, parts->rank, work->out, work->context,
                            error));
     up = turned.at;
-    lora__resize_transpose(up, parts->up_t.at, parts->rank, work->out);
+    lora__factor_transpose(up, parts->up_t.at, parts->rank, work->out);
     memcpy(parts->up_t.at, up, turned.count * sizeof *up);
     lora__block_destroy(&turned, work->context);
     for (size_t i = 0; i < LORA__COUNT(all); i++) {

@@ -49,16 +49,6 @@ LORA_PRIVATE lora_dtype lora__resize_dtype(const lora__resize *job,
                                                  : module->dtype;
 }
 
-LORA_PRIVATE void
-lora__resize_transpose(double *out, const double *in, size_t rows, size_t cols)
-{
-    for (size_t c = 0; c < cols; c++) {
-        for (size_t r = 0; r < rows; r++) {
-            out[c * rows + r] = in[r * cols + c];
-        }
-    }
-}
-
 /* Both factors as readers will see them. */
 static lora_status cut_round(lora__factors *f,
                              const lora__resize *job,
@@ -112,7 +102,7 @@ static lora_status cut_store(lora__resize_result *result,
     if (up == NULL) {
         return lora__fail_memory(error, bytes);
     }
-    lora__resize_transpose(up, cut->up_t, cut->rank, cut->rows);
+    lora__factor_transpose(up, cut->up_t, cut->rank, cut->rows);
     TRY_OR_DONE(lora__emit_encode(&result->down, cut->context, module->name,
                                   down_dtype, cut->down, down_count, error));
     result->down_bytes = down_count * (lora_dtype_bits(down_dtype) / 8);
