@@ -15,6 +15,7 @@
 #define DISPATCH_VECTOR(variant)                                               \
     .axpy_f32 = lora__##variant##_axpy_f32,                                    \
     .axpy_f64 = lora__##variant##_axpy_f64,                                    \
+    .turn_f32 = lora__##variant##_turn_f32,                                    \
     .scale_f32 = lora__##variant##_scale_f32,                                  \
     .scale_f64 = lora__##variant##_scale_f64,                                  \
     .dot_f64 = lora__##variant##_dot_f64,                                      \

@@ -45,6 +45,14 @@ typedef struct lora__kernels {
     void (*axpy_f32)(float *out, const float *a, float b, size_t count);
     void (*axpy_f64)(double *out, const double *a, double b, size_t count);
 
+    /* out[c, r] = in[r, c], of rows and columns of `in`; steps as below. */
+    void (*turn_f32)(float *out,
+                     size_t out_step,
+                     const float *in,
+                     size_t in_step,
+                     size_t rows,
+                     size_t cols);
+
     /* out[j] *= b */
     void (*scale_f32)(float *out, float b, size_t count);
     void (*scale_f64)(double *out, double b, size_t count);

@@ -145,6 +145,73 @@ LORA_PRIVATE void lora__tiles_gemm(const lora__gemm_tile *tile,
     }
 }
 
+/* Columns of C that stay in the first-level cache while rows of B go by. */
+#define TILES_THIN_COLS 1024
+
+LORA_PRIVATE void
+lora__tiles_gemm_f32(const lora__gemm_tile *tile,
+                     void (*axpy)(float *, const float *, float, size_t),
+                     float *c,
+                     size_t ldc,
+                     const float *a,
+                     size_t lda,
+                     const float *b,
+                     size_t ldb,
+                     size_t m,
+                     size_t n,
+                     size_t k)
+{
+    if (m > tile->rows / 2 + 1) {
+        lora__tiles_gemm(tile, c, ldc, a, lda, b, ldb, m, n, k);
+        return;
+    }
+    for (size_t j = 0; j < n; j += TILES_THIN_COLS) {
+        const size_t cols = tiles_min(TILES_THIN_COLS, n - j);
+
+        for (size_t i = 0; i < m; i++) {
+            memset(c + i * ldc + j, 0, cols * sizeof *c);
+        }
+        for (size_t p = 0; p < k; p++) {
+            for (size_t i = 0; i < m; i++) {
+                axpy(c + i * ldc + j, b + p * ldb + j, a[i * lda + p], cols);
+            }
+        }
+    }
+}
+
+/* Columns that are turned of all rows first: as many rows of the output stay in
+ * the first-level cache. */
+#define TILES_TURN_COLS 64
+
+LORA_PRIVATE void lora__tiles_turn(void (*turn4)(float *out,
+                                                 size_t out_step,
+                                                 const float *in,
+                                                 size_t in_step,
+                                                 size_t cols),
+                                   float *out,
+                                   size_t out_step,
+                                   const float *in,
+                                   size_t in_step,
+                                   size_t rows,
+                                   size_t cols)
+{
+    const size_t whole = rows / 4 * 4;
+
+    for (size_t c = 0; c < cols; c += TILES_TURN_COLS) {
+        const size_t count = tiles_min(TILES_TURN_COLS, cols - c);
+        float *to = out + c * out_step;
+
+        for (size_t r = 0; r < whole; r += 4) {
+            turn4(to + r, out_step, in + r * in_step + c, in_step, count);
+        }
+        for (size_t r = whole; r < rows; r++) {
+            for (size_t i = 0; i < count; i++) {
+                to[i * out_step + r] = in[r * in_step + c + i];
+            }
+        }
+    }
+}
+
 /* Add the sums of a tile at [i, j] to C, as far as they lie in the lower
  * triangle. */
 static void tiles_gram_add(double *c,

@@ -50,7 +50,7 @@ typedef struct lora__gram_tile {
                 size_t k);
 } lora__gram_tile;
 
-/* As lora__kernels.gemm_f64 and gemm_f32, by the tile's type. */
+/* As lora__kernels.gemm_f64, or gemm_f32, by the tile's type. */
 LORA_PRIVATE void lora__tiles_gemm(const lora__gemm_tile *tile,
                                    void *c,
                                    size_t ldc,
@@ -61,6 +61,34 @@ LORA_PRIVATE void lora__tiles_gemm(const lora__gemm_tile *tile,
                                    size_t m,
                                    size_t n,
                                    size_t k);
+
+/* gemm_f32. Rows that fill no more than half of a tile and one are made of rows
+ * of B added one by one, by `axpy`: neither is B packed for them then. */
+LORA_PRIVATE void
+lora__tiles_gemm_f32(const lora__gemm_tile *tile,
+                     void (*axpy)(float *, const float *, float, size_t),
+                     float *c,
+                     size_t ldc,
+                     const float *a,
+                     size_t lda,
+                     const float *b,
+                     size_t ldb,
+                     size_t m,
+                     size_t n,
+                     size_t k);
+
+/* As turn_f32, by a function that turns four rows. */
+LORA_PRIVATE void lora__tiles_turn(void (*turn4)(float *out,
+                                                 size_t out_step,
+                                                 const float *in,
+                                                 size_t in_step,
+                                                 size_t cols),
+                                   float *out,
+                                   size_t out_step,
+                                   const float *in,
+                                   size_t in_step,
+                                   size_t rows,
+                                   size_t cols);
 
 /* As gram_f64 and dots_f32. */
 LORA_PRIVATE void lora__tiles_gram(const lora__gram_tile *tile,

@@ -32,6 +32,9 @@
                                                   size_t count);               \
     LORA_PRIVATE void lora__##variant##_scale_f64(double *out, double b,       \
                                                   size_t count);               \
+    LORA_PRIVATE void lora__##variant##_turn_f32(                              \
+        float *out, size_t out_step, const float *in, size_t in_step,          \
+        size_t rows, size_t cols);                                             \
     LORA_PRIVATE double lora__##variant##_dot_f64(                             \
         const double *a, const double *b, size_t count);                       \
     LORA_PRIVATE void lora__##variant##_dots4_f64(                             \

@@ -685,6 +685,49 @@ static void gemm_f32_is_the_chain(void **state)
             }
         }
         check_gemm_f32(k, 33, 640, 64);
+        check_gemm_f32(k, 3, 2100, 7);
+    }
+}
+
+/* out[c, r] = in[r, c], and nothing between the rows. */
+static void check_turn(const lora__kernels *kernels, size_t rows, size_t cols)
+{
+    const size_t in_step = cols + 3;
+    const size_t out_step = rows + 2;
+    float *in = random_floats(rows * in_step + 1);
+    float *out = random_floats(cols * out_step + 1);
+    float *before = malloc((cols * out_step + 1) * sizeof *before);
+
+    assert_true(before != NULL);
+    memcpy(before, out, (cols * out_step + 1) * sizeof *before);
+    kernels->turn_f32(out, out_step, in, in_step, rows, cols);
+    for (size_t c = 0; c < cols; c++) {
+        for (size_t r = 0; r < rows; r++) {
+            if (memcmp(&out[c * out_step + r], &in[r * in_step + c],
+                       sizeof *in) != 0) {
+                fail_msg("%s turn_f32 %zu %zu", kernels->name, rows, cols);
+            }
+        }
+        assert_memory_equal(out + c * out_step + rows,
+                            before + c * out_step + rows, 2 * sizeof *out);
+    }
+    free(in);
+    free(out);
+    free(before);
+}
+
+static void turn_is_the_transpose(void **state)
+{
+    static const size_t sizes[] = {0, 1, 3, 4, 5, 16, 17, 63, 64, 66, 131};
+
+    (void)state;
+    for (size_t v = 0; v <= variant_count; v++) {
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+            for (size_t j = 0; j < sizeof sizes / sizeof *sizes; j++) {
+                check_turn(v == variant_count ? ref : variants[v], sizes[i],
+                           sizes[j]);
+            }
+        }
     }
 }
 
@@ -911,6 +954,7 @@ int main(void)
         cmocka_unit_test(axpy_is_fused),
         cmocka_unit_test(gemm_is_the_product),
         cmocka_unit_test(gemm_f32_is_the_chain),
+        cmocka_unit_test(turn_is_the_transpose),
         cmocka_unit_test(dots_are_products_of_rows),
         cmocka_unit_test(gram_is_the_product),
         cmocka_unit_test(dot_and_rotate_are_within_bounds),

@@ -157,7 +157,8 @@ LORA_PRIVATE void lora__neon_gemm_f32(float *c,
                                       size_t n,
                                       size_t k)
 {
-    lora__tiles_gemm(&neon_f32_tiles, c, ldc, a, lda, b, ldb, m, n, k);
+    lora__tiles_gemm_f32(&neon_f32_tiles, lora__neon_axpy_f32, c, ldc, a, lda,
+                         b, ldb, m, n, k);
 }
 
 LORA_PRIVATE void lora__neon_dots_f32(double *c,

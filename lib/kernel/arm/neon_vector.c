@@ -1,4 +1,5 @@
 /* Operations on vectors with NEON. */
+#include "kernel/tiles.h"
 #include "kernel/variants.h"
 
 #if LORA__NEON
@@ -35,6 +36,43 @@ lora__neon_axpy_f64(double *out, const double *a, double b, size_t count)
     for (; i < count; i++) {
         out[i] = fma(b, a[i], out[i]);
     }
+}
+
+static void neon_turn_4(
+    float *out, size_t out_step, const float *in, size_t in_step, size_t cols)
+{
+    size_t c = 0;
+
+    for (; c + 4 <= cols; c += 4) {
+        const float32x4x2_t r01 =
+            vtrnq_f32(vld1q_f32(in + c), vld1q_f32(in + in_step + c));
+        const float32x4x2_t r23 = vtrnq_f32(vld1q_f32(in + 2 * in_step + c),
+                                            vld1q_f32(in + 3 * in_step + c));
+        float *to = out + c * out_step;
+
+        for (size_t i = 0; i < 2; i++, to += out_step) {
+            vst1q_f32(to, vcombine_f32(vget_low_f32(r01.val[i]),
+                                       vget_low_f32(r23.val[i])));
+            vst1q_f32(to + 2 * out_step,
+                      vcombine_f32(vget_high_f32(r01.val[i]),
+                                   vget_high_f32(r23.val[i])));
+        }
+    }
+    for (; c < cols; c++) {
+        for (size_t r = 0; r < 4; r++) {
+            out[c * out_step + r] = in[r * in_step + c];
+        }
+    }
+}
+
+LORA_PRIVATE void lora__neon_turn_f32(float *out,
+                                      size_t out_step,
+                                      const float *in,
+                                      size_t in_step,
+                                      size_t rows,
+                                      size_t cols)
+{
+    lora__tiles_turn(neon_turn_4, out, out_step, in, in_step, rows, cols);
 }
 
 LORA_PRIVATE void lora__neon_scale_f32(float *out, float b, size_t count)

@@ -24,6 +24,27 @@ lora__ref_axpy_f64(double *out, const double *a, double b, size_t count)
     }
 }
 
+/* In strips of rows that fill a cache line of the output. */
+LORA_PRIVATE void lora__ref_turn_f32(float *out,
+                                     size_t out_step,
+                                     const float *in,
+                                     size_t in_step,
+                                     size_t rows,
+                                     size_t cols)
+{
+    enum { STRIP = 16 };
+
+    for (size_t r0 = 0; r0 < rows; r0 += STRIP) {
+        const size_t end = rows - r0 < STRIP ? rows : r0 + STRIP;
+
+        for (size_t c = 0; c < cols; c++) {
+            for (size_t r = r0; r < end; r++) {
+                out[c * out_step + r] = in[r * in_step + c];
+            }
+        }
+    }
+}
+
 LORA_PRIVATE void lora__ref_scale_f32(float *out, float b, size_t count)
 {
     for (size_t i = 0; i < count; i++) {

@@ -154,7 +154,8 @@ LORA_PRIVATE void lora__avx2_gemm_f32(float *c,
                                       size_t n,
                                       size_t k)
 {
-    lora__tiles_gemm(&avx2_f32_tiles, c, ldc, a, lda, b, ldb, m, n, k);
+    lora__tiles_gemm_f32(&avx2_f32_tiles, lora__avx2_axpy_f32, c, ldc, a, lda,
+                         b, ldb, m, n, k);
 }
 
 LORA_PRIVATE void lora__avx2_dots_f32(double *c,

@@ -1,4 +1,5 @@
 /* Operations on vectors with AVX2 and FMA. */
+#include "kernel/tiles.h"
 #include "kernel/variants.h"
 
 #if LORA__X86
@@ -39,6 +40,44 @@ lora__avx2_axpy_f64(double *out, const double *a, double b, size_t count)
     for (; i < count; i++) {
         out[i] = fma(b, a[i], out[i]);
     }
+}
+
+AVX2_VECTOR static void avx2_turn_4(
+    float *out, size_t out_step, const float *in, size_t in_step, size_t cols)
+{
+    size_t c = 0;
+
+    for (; c + 4 <= cols; c += 4) {
+        const __m128 r0 = _mm_loadu_ps(in + c);
+        const __m128 r1 = _mm_loadu_ps(in + in_step + c);
+        const __m128 r2 = _mm_loadu_ps(in + 2 * in_step + c);
+        const __m128 r3 = _mm_loadu_ps(in + 3 * in_step + c);
+        const __m128 low01 = _mm_unpacklo_ps(r0, r1);
+        const __m128 low23 = _mm_unpacklo_ps(r2, r3);
+        const __m128 high01 = _mm_unpackhi_ps(r0, r1);
+        const __m128 high23 = _mm_unpackhi_ps(r2, r3);
+        float *to = out + c * out_step;
+
+        _mm_storeu_ps(to, _mm_movelh_ps(low01, low23));
+        _mm_storeu_ps(to + out_step, _mm_movehl_ps(low23, low01));
+        _mm_storeu_ps(to + 2 * out_step, _mm_movelh_ps(high01, high23));
+        _mm_storeu_ps(to + 3 * out_step, _mm_movehl_ps(high23, high01));
+    }
+    for (; c < cols; c++) {
+        for (size_t r = 0; r < 4; r++) {
+            out[c * out_step + r] = in[r * in_step + c];
+        }
+    }
+}
+
+LORA_PRIVATE void lora__avx2_turn_f32(float *out,
+                                      size_t out_step,
+                                      const float *in,
+                                      size_t in_step,
+                                      size_t rows,
+                                      size_t cols)
+{
+    lora__tiles_turn(avx2_turn_4, out, out_step, in, in_step, rows, cols);
 }
 
 LORA_PRIVATE AVX2_VECTOR void

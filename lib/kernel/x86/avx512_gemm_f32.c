@@ -178,7 +178,8 @@ LORA_PRIVATE void lora__avx512_gemm_f32(float *c,
                                         size_t n,
                                         size_t k)
 {
-    lora__tiles_gemm(&avx512_f32_tiles, c, ldc, a, lda, b, ldb, m, n, k);
+    lora__tiles_gemm_f32(&avx512_f32_tiles, lora__avx2_axpy_f32, c, ldc, a, lda,
+                         b, ldb, m, n, k);
 }
 
 LORA_PRIVATE void lora__avx512_dots_f32(double *c,
