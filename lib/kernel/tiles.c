@@ -49,7 +49,8 @@ static void tiles_gemm_edge(const lora__gemm_tile *tile,
                             void *c,
                             size_t ldc,
                             const void *const *a,
-                            const void *packed,
+                            const void *b,
+                            size_t ldb,
                             size_t rows,
                             size_t cols,
                             size_t k,
@@ -62,20 +63,21 @@ static void tiles_gemm_edge(const lora__gemm_tile *tile,
         memcpy(tiles_out(tile, whole, i, tile->cols, 0),
                tiles_at(tile, c, i, ldc, 0), cols * tile->bytes);
     }
-    tile->run(whole, tile->cols, a, packed, k, add);
+    tile->run(whole, tile->cols, a, b, ldb, k, add);
     for (size_t i = 0; i < rows; i++) {
         memcpy(tiles_out(tile, c, i, ldc, 0),
                tiles_at(tile, whole, i, tile->cols, 0), cols * tile->bytes);
     }
 }
 
-/* C[m,cols] += A[m,k] * packed[k,tile->cols]. */
+/* C[m,cols] (+)= A[m,k] * B[k,tile->cols]. */
 static void tiles_gemm_strip(const lora__gemm_tile *tile,
                              void *c,
                              size_t ldc,
                              const void *a,
                              size_t lda,
-                             const void *packed,
+                             const void *b,
+                             size_t ldb,
                              size_t m,
                              size_t cols,
                              size_t k,
@@ -89,9 +91,9 @@ static void tiles_gemm_strip(const lora__gemm_tile *tile,
 
         tiles_take_rows(rows, a, lda * tile->bytes, i, m, tile->rows);
         if (count == tile->rows && cols == tile->cols) {
-            tile->run(to, ldc, rows, packed, k, add);
+            tile->run(to, ldc, rows, b, ldb, k, add);
         } else {
-            tiles_gemm_edge(tile, to, ldc, rows, packed, count, cols, k, add);
+            tiles_gemm_edge(tile, to, ldc, rows, b, ldb, count, cols, k, add);
         }
     }
 }
@@ -113,6 +115,9 @@ static void tiles_gemm_pack(const lora__gemm_tile *tile,
                tiles_at(tile, b, p, ldb, 0), cols * tile->bytes);
     }
 }
+
+/* Tiles of rows that read B where it is: packing would cost them more. */
+#define TILES_UNPACKED 2
 
 LORA_PRIVATE void lora__tiles_gemm(const lora__gemm_tile *tile,
                                    void *c,
@@ -136,11 +141,17 @@ LORA_PRIVATE void lora__tiles_gemm(const lora__gemm_tile *tile,
         for (size_t j = 0; j < n; j += tile->cols) {
             const size_t cols = tiles_min(tile->cols, n - j);
 
-            tiles_gemm_pack(tile, packed, tiles_at(tile, b, p, ldb, j), ldb,
-                            cols, depth);
+            const char *strip = tiles_at(tile, b, p, ldb, j);
+            size_t stride = ldb;
+
+            if (m > TILES_UNPACKED * tile->rows || cols < tile->cols) {
+                tiles_gemm_pack(tile, packed, strip, ldb, cols, depth);
+                strip = packed;
+                stride = tile->cols;
+            }
             tiles_gemm_strip(tile, tiles_out(tile, c, 0, ldc, j), ldc,
-                             tiles_at(tile, a, 0, lda, p), lda, packed, m, cols,
-                             depth, p != 0);
+                             tiles_at(tile, a, 0, lda, p), lda, strip, stride,
+                             m, cols, depth, p != 0);
         }
     }
 }

@@ -22,7 +22,7 @@
 
 /* C[rows,cols] = (add ? C : 0) + A[rows,k] * B[k,cols], k ascending, by fused
  * multiply-add, all of one type: `bytes` is the size of an element. Rows of A
- * are given one by one; B is dense. */
+ * are given one by one. */
 typedef struct lora__gemm_tile {
     size_t bytes;
     size_t rows;
@@ -31,6 +31,7 @@ typedef struct lora__gemm_tile {
                 size_t ldc,
                 const void *const *a,
                 const void *b,
+                size_t ldb,
                 size_t k,
                 int add);
 

@@ -39,18 +39,19 @@
 static void neon_gemm_tile(void *out,
                            size_t ldc,
                            const void *const *a,
-                           const void *packed,
+                           const void *from,
+                           size_t ldb,
                            size_t k,
                            int add)
 {
     double *c = out;
-    const double *b = packed;
+    const double *b = from;
     NEON_GEMM_LOAD(0)
     NEON_GEMM_LOAD(1)
     NEON_GEMM_LOAD(2)
     NEON_GEMM_LOAD(3)
 
-    for (size_t p = 0; p < k; p++, b += 8) {
+    for (size_t p = 0; p < k; p++, b += ldb) {
         const float64x2_t b0 = vld1q_f64(b);
         const float64x2_t b1 = vld1q_f64(b + 2);
         const float64x2_t b2 = vld1q_f64(b + 4);

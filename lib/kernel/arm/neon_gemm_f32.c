@@ -39,18 +39,19 @@
 static void neon_f32_tile(void *out,
                           size_t ldc,
                           const void *const *a,
-                          const void *packed,
+                          const void *from,
+                          size_t ldb,
                           size_t k,
                           int add)
 {
     float *c = out;
-    const float *b = packed;
+    const float *b = from;
     NEON_F32_LOAD(0)
     NEON_F32_LOAD(1)
     NEON_F32_LOAD(2)
     NEON_F32_LOAD(3)
 
-    for (size_t p = 0; p < k; p++, b += 16) {
+    for (size_t p = 0; p < k; p++, b += ldb) {
         const float32x4_t b0 = vld1q_f32(b);
         const float32x4_t b1 = vld1q_f32(b + 4);
         const float32x4_t b2 = vld1q_f32(b + 8);

@@ -40,18 +40,19 @@
 AVX2_GEMM static void avx2_gemm_tile(void *out,
                                      size_t ldc,
                                      const void *const *a,
-                                     const void *packed,
+                                     const void *from,
+                                     size_t ldb,
                                      size_t k,
                                      int add)
 {
     double *c = out;
-    const double *b = packed;
+    const double *b = from;
     AVX2_GEMM_LOAD(0)
     AVX2_GEMM_LOAD(1)
     AVX2_GEMM_LOAD(2)
     AVX2_GEMM_LOAD(3)
 
-    for (size_t p = 0; p < k; p++, b += 12) {
+    for (size_t p = 0; p < k; p++, b += ldb) {
         const __m256d b0 = _mm256_loadu_pd(b);
         const __m256d b1 = _mm256_loadu_pd(b + 4);
         const __m256d b2 = _mm256_loadu_pd(b + 8);

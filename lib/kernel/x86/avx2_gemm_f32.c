@@ -37,18 +37,19 @@
 AVX2_F32 static void avx2_f32_tile(void *out,
                                    size_t ldc,
                                    const void *const *a,
-                                   const void *packed,
+                                   const void *from,
+                                   size_t ldb,
                                    size_t k,
                                    int add)
 {
     float *c = out;
-    const float *b = packed;
+    const float *b = from;
     AVX2_F32_LOAD(0)
     AVX2_F32_LOAD(1)
     AVX2_F32_LOAD(2)
     AVX2_F32_LOAD(3)
 
-    for (size_t p = 0; p < k; p++, b += 24) {
+    for (size_t p = 0; p < k; p++, b += ldb) {
         const __m256 b0 = _mm256_loadu_ps(b);
         const __m256 b1 = _mm256_loadu_ps(b + 8);
         const __m256 b2 = _mm256_loadu_ps(b + 16);

@@ -38,12 +38,13 @@
 AVX512_GEMM static void avx512_gemm_tile(void *out,
                                          size_t ldc,
                                          const void *const *a,
-                                         const void *packed,
+                                         const void *from,
+                                         size_t ldb,
                                          size_t k,
                                          int add)
 {
     double *c = out;
-    const double *b = packed;
+    const double *b = from;
     AVX512_GEMM_LOAD(0)
     AVX512_GEMM_LOAD(1)
     AVX512_GEMM_LOAD(2)
@@ -53,7 +54,7 @@ AVX512_GEMM static void avx512_gemm_tile(void *out,
     AVX512_GEMM_LOAD(6)
     AVX512_GEMM_LOAD(7)
 
-    for (size_t p = 0; p < k; p++, b += 24) {
+    for (size_t p = 0; p < k; p++, b += ldb) {
         const __m512d b0 = _mm512_loadu_pd(b);
         const __m512d b1 = _mm512_loadu_pd(b + 8);
         const __m512d b2 = _mm512_loadu_pd(b + 16);

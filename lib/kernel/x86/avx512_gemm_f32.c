@@ -37,12 +37,13 @@
 AVX512_F32 static void avx512_f32_tile(void *out,
                                        size_t ldc,
                                        const void *const *a,
-                                       const void *packed,
+                                       const void *from,
+                                       size_t ldb,
                                        size_t k,
                                        int add)
 {
     float *c = out;
-    const float *b = packed;
+    const float *b = from;
     AVX512_F32_LOAD(0)
     AVX512_F32_LOAD(1)
     AVX512_F32_LOAD(2)
@@ -52,7 +53,7 @@ AVX512_F32 static void avx512_f32_tile(void *out,
     AVX512_F32_LOAD(6)
     AVX512_F32_LOAD(7)
 
-    for (size_t p = 0; p < k; p++, b += 48) {
+    for (size_t p = 0; p < k; p++, b += ldb) {
         const __m512 b0 = _mm512_loadu_ps(b);
         const __m512 b1 = _mm512_loadu_ps(b + 16);
         const __m512 b2 = _mm512_loadu_ps(b + 32);
