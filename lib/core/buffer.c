@@ -108,17 +108,27 @@ lora__buffer_printf(lora__buffer *buffer, const char *format, ...)
     buffer->bytes += (size_t)length;
 }
 
-LORA_PRIVATE void lora__buffer_number(lora__buffer *buffer, double value)
+static void buffer_put_number(lora__buffer *buffer,
+                              double value,
+                              size_t (*put)(char *out, double value))
 {
     char text[40];
-    size_t length;
 
-    if (!(value - value == 0.0)) {
+    if (value - value == 0.0) {
+        lora__buffer_append(buffer, text, put(text, value));
+    } else {
         lora__buffer_puts(buffer, "null");
-        return;
     }
-    length = lora__text_from_double(text, value);
-    lora__buffer_append(buffer, text, length);
+}
+
+LORA_PRIVATE void lora__buffer_number(lora__buffer *buffer, double value)
+{
+    buffer_put_number(buffer, value, lora__text_from_double);
+}
+
+LORA_PRIVATE void lora__buffer_measured(lora__buffer *buffer, double value)
+{
+    buffer_put_number(buffer, value, lora__text_from_measured);
 }
 
 LORA_PRIVATE lora_status lora__buffer_status(const lora__buffer *buffer,

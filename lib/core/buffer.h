@@ -34,6 +34,9 @@ LORA_PRIVATE void lora__buffer_printf(lora__buffer *buffer,
  * NaN and infinities as null. */
 LORA_PRIVATE void lora__buffer_number(lora__buffer *buffer, double value);
 
+/* A measured number, of 12 digits. */
+LORA_PRIVATE void lora__buffer_measured(lora__buffer *buffer, double value);
+
 LORA_PRIVATE lora_status lora__buffer_status(const lora__buffer *buffer,
                                              lora_error *error);
 

@@ -297,3 +297,73 @@ LORA_PRIVATE size_t lora__text_from_double(char *out, double value)
     }
     return length;
 }
+
+enum { NUMBER_MEASURED = 12 };
+
+/* value * 10^power to a few 2^-53; no step may overflow. */
+static double number_scale10(double value, int power)
+{
+    static const double powers[] = {1e1,  1e2,  1e4,   1e8,  1e16,
+                                    1e32, 1e64, 1e128, 1e256};
+    unsigned rest = (unsigned)(power < 0 ? -power : power);
+
+    for (size_t i = 0; i < LORA__COUNT(powers); i++, rest >>= 1) {
+        if (rest & 1) {
+            value = power < 0 ? value / powers[i] : value * powers[i];
+        }
+    }
+    return value;
+}
+
+/* 0.digits * 10^point. */
+static size_t
+number_place_point(char *out, const char *digits, int count, int point)
+{
+    int plain = point > -4 && point <= NUMBER_MEASURED;
+    int whole = plain ? point : 1; /* digits before the point */
+    size_t length = 0;
+
+    if (whole <= 0) {
+        out[length++] = '0';
+        out[length++] = '.';
+    }
+    for (int i = whole; i < 0; i++) {
+        out[length++] = '0';
+    }
+    for (int i = 0; i < count || i < whole; i++) {
+        if (i == whole && i > 0) {
+            out[length++] = '.';
+        }
+        out[length++] = i < count ? digits[i] : '0';
+    }
+    return plain ? length
+                 : length + (size_t)snprintf(out + length, 8, "e%d", point - 1);
+}
+
+LORA_PRIVATE size_t lora__text_from_measured(char *out, double value)
+{
+    char digits[NUMBER_MEASURED];
+    double size = fabs(value);
+    int count = NUMBER_MEASURED;
+    int point;
+    uint64_t whole;
+
+    if (!(size >= 1e-280 && size <= 1e280)) {
+        return lora__text_from_double(out, value);
+    }
+    point = (int)floor(log10(size)) + 1;
+    whole = (uint64_t)(number_scale10(size, NUMBER_MEASURED - point) + 0.5);
+    if (whole >= UINT64_C(1000000000000)) { /* rounded up, or log10 was */
+        point++;
+        whole = (uint64_t)(number_scale10(size, NUMBER_MEASURED - point) + 0.5);
+    }
+    for (int i = NUMBER_MEASURED; i-- > 0; whole /= 10) {
+        digits[i] = (char)('0' + whole % 10);
+    }
+    while (count > 1 && digits[count - 1] == '0') {
+        count--;
+    }
+    out[0] = '-';
+    return (value < 0.0) +
+           number_place_point(out + (value < 0.0), digits, count, point);
+}

@@ -260,7 +260,7 @@ static void extract_put_json(lora__buffer *json,
     lora__buffer_putc(json, '[');
     for (size_t i = 0; i < row->sigma_count; i++) {
         lora__buffer_puts(json, i == 0 ? "" : ",");
-        lora__buffer_number(json, row->sigma[i]);
+        lora__buffer_measured(json, row->sigma[i]);
     }
     lora__buffer_puts(json, "]}");
 }

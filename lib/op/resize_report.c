@@ -87,7 +87,7 @@ static void resize_put_module(lora__buffer *json,
     lora__buffer_putc(json, '[');
     for (size_t i = 0; i < module->sigma_count; i++) {
         lora__buffer_puts(json, i == 0 ? "" : ",");
-        lora__buffer_number(json, module->sigma[i]);
+        lora__buffer_measured(json, module->sigma[i]);
     }
     lora__buffer_puts(json, "]}");
 }

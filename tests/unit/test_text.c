@@ -129,6 +129,51 @@ static void test_write_numbers(void **state)
     }
 }
 
+/* 12 digits, the last within 1, and no more text than that takes. */
+static void test_write_measured(void **state)
+{
+    static const struct {
+        double value;
+        const char *text;
+    } known[] = {{0.0, "0"},
+                 {1.0, "1"},
+                 {0.1, "0.1"},
+                 {-2.5, "-2.5"},
+                 {1234.0, "1234"},
+                 {100.25, "100.25"},
+                 {1e-4, "0.0001"},
+                 {-3.25e-5, "-3.25e-5"},
+                 {123456789012.0, "123456789012"},
+                 {1e21, "1e21"},
+                 {1.0 / 3.0, "0.333333333333"},
+                 {0.99999999999999, "1"},
+                 {9999999999999.0, "1e13"},
+                 {0.3 - 0.1, "0.2"}};
+    char text[40];
+
+    (void)state;
+    for (size_t i = 0; i < COUNT(known); i++) {
+        size_t length = lora__text_from_measured(text, known[i].value);
+        assert_int_equal(length, strlen(known[i].text));
+        assert_memory_equal(text, known[i].text, length);
+    }
+    for (int i = 0; i < 20000; i++) {
+        uint64_t bits = (uint64_t)random32() << 32 | random32();
+        double value;
+        double back;
+        size_t length;
+        memcpy(&value, &bits, sizeof value);
+        if (!(value - value == 0.0)) {
+            continue;
+        }
+        length = lora__text_from_measured(text, value);
+        assert_true(length <= 24);
+        text[length] = '\0';
+        back = strtod(text, NULL);
+        assert_true(fabs(back - value) <= 1.1e-11 * fabs(value));
+    }
+}
+
 static void test_number_ends(void **state)
 {
     static const struct {
@@ -301,6 +346,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_read_numbers),
         cmocka_unit_test(test_write_numbers),
+        cmocka_unit_test(test_write_measured),
         cmocka_unit_test(test_number_ends),
         cmocka_unit_test(test_locale),
         cmocka_unit_test(test_utf8),
