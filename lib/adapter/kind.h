@@ -106,6 +106,7 @@ typedef struct lora__rows {
     double after;     /* what W' - W is multiplied by: the strength, where a
                        * kind that is not linear in it interpolates */
     int32_t weights;  /* 1: W' is wanted, not W' - W */
+    int32_t factors;  /* 1: factors are made of the blocks, and no rows */
     int32_t own_rows; /* 1: the part's change is `rows` of the kind */
     double sparse;    /* what a sparse residual is multiplied by */
     int32_t has_dora; /* 1: with DoRA around it */
@@ -120,6 +121,7 @@ typedef struct lora__rows_how {
     lora_strength_rule rule;
     lora_dora_rule dora;
     int32_t weights;        /* 1: W' instead of W' - W */
+    int32_t factors;        /* 1: blocks for factors, not for rows */
     const lora__base *base; /* NULL: there is none */
 } lora__rows_how;
 
@@ -250,12 +252,12 @@ LORA_PRIVATE lora_status lora__factors_alloc(lora__factors *out,
                                              lora_error *error);
 LORA_PRIVATE void lora__factors_destroy(lora__factors *factors);
 
-/* Factors of the state's sizes and scale, whose down is a block of the state,
- * taken from it; up_t is there to be filled. */
-LORA_PRIVATE lora_status lora__factors_take(lora__factors *out,
-                                            lora__rows *state,
-                                            size_t block,
-                                            lora_error *error);
+/* Factors of the state's sizes and scale, which are two blocks of the state,
+ * taken from it: up_t[rank, rows] and down[rank, cols]. */
+LORA_PRIVATE void lora__factors_take(lora__factors *out,
+                                     lora__rows *state,
+                                     size_t up_t,
+                                     size_t down);
 
 /* OK and the shape of the part, the base's where that takes part, or why its
  * rows cannot be computed. */
@@ -278,6 +280,12 @@ LORA_PRIVATE lora_status lora__rows_create_how(lora__rows *out,
                                                const lora__module *module,
                                                const lora__rows_how *how,
                                                lora_error *error);
+
+/* A state to make factors of, in f64; no rows are asked of it. */
+LORA_PRIVATE lora_status lora__rows_create_factors(lora__rows *out,
+                                                   const lora_adapter *adapter,
+                                                   const lora__module *module,
+                                                   lora_error *error);
 
 /* The same rows give the same bits, whichever others are asked for. */
 LORA_PRIVATE lora_status lora__rows_read(lora__rows *state,
@@ -334,7 +342,15 @@ LORA_PRIVATE lora_status lora__rows_load(lora__rows *state,
                                          size_t entry,
                                          lora_error *error);
 
-/* The same into memory of the caller's, as F64. */
+/* The same turned: [cols, rows], of a tensor [rows, ...], whose other
+ * dimensions count as one. */
+LORA_PRIVATE lora_status lora__rows_load_turned(lora__rows *state,
+                                                size_t block,
+                                                const lora_adapter *adapter,
+                                                size_t entry,
+                                                lora_error *error);
+
+/* As lora__rows_load() into memory of the caller's, as F64. */
 LORA_PRIVATE lora_status lora__rows_load_f64(double *out,
                                              const lora__rows *state,
                                              const lora_adapter *adapter,
@@ -350,17 +366,20 @@ LORA_PRIVATE lora_status lora__rows_block(lora__rows *state,
 /* Free a block that is needed no longer. */
 LORA_PRIVATE void lora__rows_drop(lora__rows *state, size_t block);
 
-/* out[c, r] = in[r, c], in the state's type. */
-LORA_PRIVATE void lora__rows_transpose(const lora__rows *state,
-                                       void *out,
-                                       const void *in,
-                                       size_t rows,
-                                       size_t cols);
-
 /* Bytes of one number of the state. */
 static inline size_t lora__rows_size(const lora__rows *state)
 {
     return state->dtype == LORA_DTYPE_F64 ? sizeof(double) : sizeof(float);
+}
+
+/* out[c, r] = in[r, c], in the state's type. */
+static inline void lora__rows_transpose(const lora__rows *state,
+                                        void *out,
+                                        const void *in,
+                                        size_t rows,
+                                        size_t cols)
+{
+    lora__transpose(out, in, rows, cols, lora__rows_size(state));
 }
 
 /* A row of the base, which is there. */

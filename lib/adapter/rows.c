@@ -53,27 +53,21 @@ LORA_PRIVATE void lora__factors_destroy(lora__factors *f)
     memset(f, 0, sizeof *f);
 }
 
-LORA_PRIVATE lora_status lora__factors_take(lora__factors *out,
-                                            lora__rows *state,
-                                            size_t block,
-                                            lora_error *error)
+LORA_PRIVATE void lora__factors_take(lora__factors *out,
+                                     lora__rows *state,
+                                     size_t up_t,
+                                     size_t down)
 {
-    size_t bytes = state->rows * state->rank * sizeof(double);
-
     memset(out, 0, sizeof *out);
     out->context = state->context;
     out->rows = state->rows;
     out->cols = state->cols;
     out->rank = state->rank;
     out->scale = state->multiplier;
-    out->down = state->blocks[block];
-    state->blocks[block] = NULL;
-    out->up_t = lora__alloc(state->context, bytes, LORA__ALIGN_NUMERIC);
-    if (out->up_t == NULL) {
-        lora__factors_destroy(out);
-        return lora__fail_memory(error, bytes);
-    }
-    return LORA_OK;
+    out->up_t = state->blocks[up_t];
+    out->down = state->blocks[down];
+    state->blocks[up_t] = NULL;
+    state->blocks[down] = NULL;
 }
 
 /* Numbers can be computed, and this module's are not in the file. */
@@ -123,6 +117,23 @@ LORA_PRIVATE lora_status lora__module_factors(lora__factors *out,
 /* Tensors are converted through a buffer of this size. */
 #define ROWS_CHUNK_BYTES 16384
 
+/* Numbers at `in` to the place of element `first` of `out`. */
+static lora_status rows_convert(void *out,
+                                lora_dtype dtype,
+                                size_t first,
+                                const void *in,
+                                lora_dtype in_dtype,
+                                size_t count,
+                                const lora__kernels *kernels,
+                                lora_error *error)
+{
+    return dtype == LORA_DTYPE_F64
+               ? lora__convert_to_f64((double *)out + first, in, in_dtype,
+                                      count, kernels, error)
+               : lora__convert_to_f32((float *)out + first, in, in_dtype, count,
+                                      kernels, error);
+}
+
 static lora_status rows_read(void *out,
                              lora_dtype dtype,
                              const lora_adapter *adapter,
@@ -140,13 +151,8 @@ static lora_status rows_read(void *out,
         size_t count = left < step ? (size_t)left : step;
         TRY(lora__container_read(adapter->container, index, done * size, chunk,
                                  count * size, error));
-        if (dtype == LORA_DTYPE_F64) {
-            TRY(lora__convert_to_f64((double *)out + done, chunk, entry->dtype,
-                                     count, kernels, error));
-        } else {
-            TRY(lora__convert_to_f32((float *)out + done, chunk, entry->dtype,
-                                     count, kernels, error));
-        }
+        TRY(rows_convert(out, dtype, (size_t)done, chunk, entry->dtype, count,
+                         kernels, error));
     }
     return LORA_OK;
 }
@@ -187,6 +193,69 @@ LORA_PRIVATE lora_status lora__rows_load(lora__rows *state,
                      state->kernels, error);
 }
 
+/* Rows that are turned at once: runs of a column long enough to be converted
+ * well, in little memory. */
+#define ROWS_PANEL 128
+
+/* Read panels of rows, turn them as they are in the file, and convert them
+ * into their places, a run of each column at a time. */
+static lora_status rows_read_turned(void *out,
+                                    lora_dtype dtype,
+                                    const lora_adapter *adapter,
+                                    size_t index,
+                                    unsigned char *panel,
+                                    const lora__kernels *kernels,
+                                    lora_error *error)
+{
+    const lora__entry *entry = &adapter->container->entries[index];
+    size_t size = lora_dtype_bits(entry->dtype) / 8;
+    size_t rows = (size_t)entry->shape[0];
+    size_t cols = (size_t)entry->elements / rows;
+    unsigned char *turned = panel + ROWS_PANEL * cols * size;
+
+    for (size_t row = 0; row < rows; row += ROWS_PANEL) {
+        size_t count = rows - row < ROWS_PANEL ? rows - row : ROWS_PANEL;
+        TRY(lora__container_read(adapter->container, index, row * cols * size,
+                                 panel, count * cols * size, error));
+        lora__transpose(turned, panel, count, cols, size);
+        for (size_t c = 0; c < cols; c++) {
+            TRY(rows_convert(out, dtype, c * rows + row,
+                             turned + c * count * size, entry->dtype, count,
+                             kernels, error));
+        }
+    }
+    return LORA_OK;
+}
+
+LORA_PRIVATE lora_status lora__rows_load_turned(lora__rows *state,
+                                                size_t block,
+                                                const lora_adapter *adapter,
+                                                size_t index,
+                                                lora_error *error)
+{
+    const lora__entry *entry = &adapter->container->entries[index];
+    size_t count;
+    size_t bytes;
+    unsigned char *panel;
+    lora_status status;
+
+    if (!lora__u64_to_size(entry->elements, &count) ||
+        !lora__mul_size(count / (size_t)entry->shape[0],
+                        2 * ROWS_PANEL * (lora_dtype_bits(entry->dtype) / 8),
+                        &bytes)) {
+        return lora__fail_memory(error, UINT64_MAX);
+    }
+    TRY(lora__rows_block(state, block, count, error));
+    panel = lora__alloc(state->context, bytes, LORA__ALIGN_NUMERIC);
+    if (panel == NULL) {
+        return lora__fail_memory(error, bytes);
+    }
+    status = rows_read_turned(state->blocks[block], state->dtype, adapter,
+                              index, panel, state->kernels, error);
+    lora__free(state->context, panel, bytes, LORA__ALIGN_NUMERIC);
+    return status;
+}
+
 LORA_PRIVATE lora_status lora__rows_load_f64(double *out,
                                              const lora__rows *state,
                                              const lora_adapter *adapter,
@@ -203,40 +272,6 @@ LORA_PRIVATE void lora__rows_drop(lora__rows *state, size_t block)
         lora__free(state->context, state->blocks[block],
                    state->block_bytes[block], LORA__ALIGN_NUMERIC);
         state->blocks[block] = NULL;
-    }
-}
-
-/* In tiles that stay in the cache. `size` is a constant where this is called:
- * the copies become moves. */
-static inline void rows_transpose(unsigned char *out,
-                                  const unsigned char *in,
-                                  size_t rows,
-                                  size_t cols,
-                                  size_t size)
-{
-    enum { TILE = 16 };
-
-    for (size_t r0 = 0; r0 < rows; r0 += TILE) {
-        size_t r1 = r0 + TILE < rows ? r0 + TILE : rows;
-        for (size_t c = 0; c < cols; c++) {
-            for (size_t r = r0; r < r1; r++) {
-                memcpy(out + (c * rows + r) * size, in + (r * cols + c) * size,
-                       size);
-            }
-        }
-    }
-}
-
-LORA_PRIVATE void lora__rows_transpose(const lora__rows *state,
-                                       void *out,
-                                       const void *in,
-                                       size_t rows,
-                                       size_t cols)
-{
-    if (state->dtype == LORA_DTYPE_F64) {
-        rows_transpose(out, in, rows, cols, sizeof(double));
-    } else {
-        rows_transpose(out, in, rows, cols, sizeof(float));
     }
 }
 
@@ -375,6 +410,7 @@ LORA_PRIVATE lora_status lora__rows_create_how(lora__rows *out,
     out->dtype = how->dtype;
     out->part = how->part;
     out->weights = how->weights;
+    out->factors = how->factors;
     out->grain = 1;
     out->multiplier = how->strength;
     out->after = 1.0;
@@ -417,6 +453,20 @@ LORA_PRIVATE lora_status lora__rows_create(lora__rows *out,
     how.part = part;
     how.dtype = dtype;
     how.strength = strength;
+    return lora__rows_create_how(out, adapter, module, &how, error);
+}
+
+LORA_PRIVATE lora_status lora__rows_create_factors(lora__rows *out,
+                                                   const lora_adapter *adapter,
+                                                   const lora__module *module,
+                                                   lora_error *error)
+{
+    lora__rows_how how = {0};
+
+    how.part = LORA_PART_WEIGHT;
+    how.dtype = LORA_DTYPE_F64;
+    how.strength = 1.0;
+    how.factors = 1;
     return lora__rows_create_how(out, adapter, module, &how, error);
 }
 

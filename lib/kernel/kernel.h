@@ -139,6 +139,10 @@ typedef struct lora__kernels {
                              size_t count);
 } lora__kernels;
 
+/* out[c, r] = in[r, c], in[rows, cols] of numbers of `size` bytes. */
+LORA_PRIVATE void lora__transpose(
+    void *out, const void *in, size_t rows, size_t cols, size_t size);
+
 /* The table for a set of CPU features (lora__context_get(c)->cpu). */
 LORA_PRIVATE const lora__kernels *lora__kernels_get(lora_cpu cpu);
 

@@ -689,7 +689,8 @@ LORA_PRIVATE lora_status lora__svd_truncate(double *up_t,
         state->basis_data.at != NULL ? state->basis_data.at : basis_data;
     image_data =
         state->image_data.at != NULL ? state->image_data.at : image_data;
-    memset(basis, 0, k * basis_length * sizeof *basis);
+    memset(basis + some * basis_length, 0,
+           (k - some) * basis_length * sizeof *basis);
     memset(image + some * image_length, 0,
            (k - some) * image_length * sizeof *image);
     if (some == 0) {
@@ -698,6 +699,8 @@ LORA_PRIVATE lora_status lora__svd_truncate(double *up_t,
     if (state->basis_mix.at != NULL) {
         factored_gemm(context, basis, state->basis_mix.at, basis_data, some,
                       basis_length, state->rank);
+    } else {
+        memset(basis, 0, some * basis_length * sizeof *basis);
     }
     for (size_t i = 0; i < some; i++) {
         for (size_t j = 0; j < state->head_width; j++) {

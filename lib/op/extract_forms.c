@@ -103,7 +103,7 @@ static lora_status forms_put_turned(lora__extract_work *w,
     if (turned == NULL) {
         return lora__fail_memory(error, bytes);
     }
-    lora__factor_transpose(turned, values, rank, rows);
+    lora__transpose(turned, values, rank, rows, sizeof(double));
     status = forms_put(w, role, ndim, shape, turned, error);
     lora__free(w->job->context, turned, bytes, LORA__ALIGN_NUMERIC);
     return status;

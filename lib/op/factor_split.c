@@ -1,4 +1,4 @@
-/* Splitting singular values between factors, and turning these. */
+/* Splitting singular values between factors. */
 #include "op/factor_split.h"
 
 #include <math.h>
@@ -21,15 +21,5 @@ LORA_PRIVATE void lora__factors_split(lora__factors *f,
         }
         kernels->scale_f64(f->up_t + i * f->rows, up, f->rows);
         kernels->scale_f64(f->down + i * f->cols, down, f->cols);
-    }
-}
-
-LORA_PRIVATE void
-lora__factor_transpose(double *out, const double *in, size_t rows, size_t cols)
-{
-    for (size_t c = 0; c < cols; c++) {
-        for (size_t r = 0; r < rows; r++) {
-            out[c * rows + r] = in[r * cols + c];
-        }
     }
 }

@@ -1,4 +1,4 @@
-/* New factors: where the singular values go, and how they are turned. */
+/* New factors: where the singular values go. */
 #ifndef LORA__OP_FACTOR_SPLIT_H
 #define LORA__OP_FACTOR_SPLIT_H
 
@@ -14,9 +14,5 @@ LORA_PRIVATE void lora__factors_split(lora__factors *f,
                                       double scale,
                                       const double *sigma,
                                       size_t count);
-
-/* out[c, r] = in[r, c]: up is held transposed, and written as it is. */
-LORA_PRIVATE void
-lora__factor_transpose(double *out, const double *in, size_t rows, size_t cols);
 
 #endif

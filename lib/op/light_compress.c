@@ -286,7 +286,7 @@ static lora_status light_compress_put(light_compress *job,
     if (flat == NULL) {
         return lora__fail_memory(error, rows * cols * sizeof *flat);
     }
-    lora__factor_transpose(flat, values, cols, rows);
+    lora__transpose(flat, values, cols, rows, sizeof(double));
     status =
         lora__emit_f64(emit, emit->name.data, dtype, 2, shape, flat, error);
     light_compress_free(job, flat, rows * cols);

@@ -303,7 +303,7 @@ static lora_status core_store(lora__resize_result *result,
     TRY(lora__block_create(&turned, parts->rank, work->out, work->context,
                            error));
     up = turned.at;
-    lora__factor_transpose(up, parts->up_t.at, parts->rank, work->out);
+    lora__transpose(up, parts->up_t.at, parts->rank, work->out, sizeof(double));
     memcpy(parts->up_t.at, up, turned.count * sizeof *up);
     lora__block_destroy(&turned, work->context);
     for (size_t i = 0; i < LORA__COUNT(all); i++) {

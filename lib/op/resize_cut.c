@@ -10,6 +10,43 @@
 #include <math.h>
 #include <string.h>
 
+/* Encode into `out`, leave in `values` what readers will see, and add the
+ * squares of what that changed to *lost. */
+static lora_status cut_encode(unsigned char *out,
+                              double *values,
+                              double *lost,
+                              size_t count,
+                              lora_dtype dtype,
+                              const char *name,
+                              const lora__kernels *kernels,
+                              lora_error *error)
+{
+    double seen[256]; /* stays in the cache */
+    size_t size = lora_dtype_bits(dtype) / 8;
+
+    for (size_t done = 0; done < count; done += LORA__COUNT(seen)) {
+        size_t left = count - done;
+        size_t step = left < LORA__COUNT(seen) ? left : LORA__COUNT(seen);
+        double *at = values + done;
+        double squares;
+        TRY(lora__convert_from_f64(out + done * size, dtype, at, step, kernels,
+                                   error));
+        TRY(lora__convert_to_f64(seen, out + done * size, dtype, step, kernels,
+                                 error));
+        kernels->axpy_f64(at, seen, -1.0, step);
+        squares = kernels->dot_f64(at, at, step);
+        if (!(squares - squares == 0.0)) { /* they were finite */
+            return lora__fail(error, LORA_ERROR_NONFINITE, LORA_NO_OFFSET, name,
+                              "a new factor is too large for %s: choose "
+                              "another dtype",
+                              lora_dtype_name(dtype));
+        }
+        *lost += squares;
+        memcpy(at, seen, step * sizeof *at);
+    }
+    return LORA_OK;
+}
+
 LORA_PRIVATE lora_status lora__resize_round(double *values,
                                             size_t count,
                                             lora_dtype dtype,
@@ -18,22 +55,12 @@ LORA_PRIVATE lora_status lora__resize_round(double *values,
                                             lora_error *error)
 {
     unsigned char chunk[256 * 8];
+    double lost = 0.0;
 
     for (size_t done = 0; done < count; done += 256) {
         size_t step = count - done < 256 ? count - done : 256;
-        TRY(lora__convert_from_f64(chunk, dtype, values + done, step, kernels,
-                                   error));
-        TRY(lora__convert_to_f64(values + done, chunk, dtype, step, kernels,
-                                 error));
-        for (size_t i = done; i < done + step; i++) {
-            if (!(values[i] - values[i] == 0.0)) { /* they were finite */
-                return lora__fail(error, LORA_ERROR_NONFINITE, LORA_NO_OFFSET,
-                                  name,
-                                  "a new factor is too large for %s: choose "
-                                  "another dtype",
-                                  lora_dtype_name(dtype));
-            }
-        }
+        TRY(cut_encode(chunk, values + done, &lost, step, dtype, name, kernels,
+                       error));
     }
     return LORA_OK;
 }
@@ -49,71 +76,68 @@ LORA_PRIVATE lora_dtype lora__resize_dtype(const lora__resize *job,
                                                  : module->dtype;
 }
 
-/* Both factors as readers will see them. */
-static lora_status cut_round(lora__factors *f,
+/* As cut_encode(), of a factor [rank, length], into memory of its own.
+ * `turned`: it is written as [length, rank]. */
+static lora_status cut_store(void **out,
+                             size_t *out_bytes,
+                             double *values,
+                             double *lost,
+                             size_t rank,
+                             size_t length,
+                             int turned,
+                             lora_dtype dtype,
                              const lora__resize *job,
                              const lora__module *module,
                              lora_error *error)
 {
-    TRY(lora__resize_round(f->up_t, f->rank * f->rows,
-                           lora__resize_dtype(job, module, LORA__ROLE_UP),
-                           module->name, job->kernels, error));
-    return lora__resize_round(f->down, f->rank * f->cols,
-                              lora__resize_dtype(job, module, LORA__ROLE_DOWN),
-                              module->name, job->kernels, error);
-}
-
-/* Factors of the scaled change, rounded to the file's types; rows behind those
- * kept are zero. */
-static lora_status cut_factors(lora__factors *out,
-                               const lora__resize *job,
-                               const lora__module *module,
-                               const lora__spectra_work *work,
-                               lora__rank_choice choice,
-                               lora_error *error)
-{
-    const lora__factors *f = &work->factors;
-    size_t rank = choice.rank;
-
-    TRY(lora__factors_alloc(out, f->context, f->rows, f->cols, rank, error));
-    memset(out->up_t, 0, rank * f->rows * sizeof *out->up_t);
-    memset(out->down, 0, rank * f->cols * sizeof *out->down);
-    TRY(lora__spectra_truncate(out->up_t, out->down, work, choice.keep, error));
-    lora__factors_split(out, job->kernels, job->options.split, f->scale,
-                        work->svd->sigma, choice.keep);
-    return cut_round(out, job, module, error);
-}
-
-/* Encode the new factors into the result. */
-static lora_status cut_store(lora__resize_result *result,
-                             const lora__resize *job,
-                             const lora__module *module,
-                             const lora__factors *cut,
-                             lora_error *error)
-{
-    lora_dtype up_dtype = lora__resize_dtype(job, module, LORA__ROLE_UP);
-    lora_dtype down_dtype = lora__resize_dtype(job, module, LORA__ROLE_DOWN);
-    size_t up_count = cut->rank * cut->rows;
-    size_t down_count = cut->rank * cut->cols;
-    size_t bytes = up_count * sizeof(double);
-    double *up = lora__alloc(cut->context, bytes, LORA__ALIGN_NUMERIC);
+    lora_context *context = job->adapter->context;
+    size_t size = lora_dtype_bits(dtype) / 8;
+    size_t bytes = rank * length * size;
+    unsigned char *flat = lora__alloc(context, bytes, LORA__ALIGN_NUMERIC);
+    unsigned char *written = flat;
     lora_status status;
 
-    if (up == NULL) {
+    if (flat == NULL) {
         return lora__fail_memory(error, bytes);
     }
-    lora__factor_transpose(up, cut->up_t, cut->rank, cut->rows);
-    TRY_OR_DONE(lora__emit_encode(&result->down, cut->context, module->name,
-                                  down_dtype, cut->down, down_count, error));
-    result->down_bytes = down_count * (lora_dtype_bits(down_dtype) / 8);
-    TRY_OR_DONE(lora__emit_encode(&result->up, cut->context, module->name,
-                                  up_dtype, up, up_count, error));
-    result->up_bytes = up_count * (lora_dtype_bits(up_dtype) / 8);
+    TRY_OR_DONE(cut_encode(flat, values, lost, rank * length, dtype,
+                           module->name, job->kernels, error));
+    if (turned) {
+        written = lora__alloc(context, bytes, LORA__ALIGN_NUMERIC);
+        if (written == NULL) {
+            status = lora__fail_memory(error, bytes);
+            goto done;
+        }
+        lora__transpose(written, flat, rank, length, size);
+    }
+    *out = written;
+    *out_bytes = bytes;
+done:
+    if (flat != *out) {
+        lora__free(context, flat, bytes, LORA__ALIGN_NUMERIC);
+    }
+    return status;
+}
+
+/* lost[2]: of up and of down. */
+static lora_status cut_store_pair(lora__resize *job,
+                                  size_t index,
+                                  lora__factors *cut,
+                                  double *lost,
+                                  lora_error *error)
+{
+    const lora__module *module = &job->adapter->modules[index];
+    lora__resize_result *result = &job->results[index];
+    lora_dtype up = lora__resize_dtype(job, module, LORA__ROLE_UP);
+    lora_dtype down = lora__resize_dtype(job, module, LORA__ROLE_DOWN);
+
+    TRY(cut_store(&result->up, &result->up_bytes, cut->up_t, &lost[0],
+                  cut->rank, cut->rows, 1, up, job, module, error));
+    TRY(cut_store(&result->down, &result->down_bytes, cut->down, &lost[1],
+                  cut->rank, cut->cols, 0, down, job, module, error));
     result->rank = cut->rank;
     result->is_new = 1;
-done:
-    lora__free(cut->context, up, bytes, LORA__ALIGN_NUMERIC);
-    return status;
+    return LORA_OK;
 }
 
 LORA_PRIVATE lora_status lora__resize_store(lora__resize *job,
@@ -121,10 +145,9 @@ LORA_PRIVATE lora_status lora__resize_store(lora__resize *job,
                                             lora__factors *cut,
                                             lora_error *error)
 {
-    const lora__module *module = &job->adapter->modules[index];
+    double lost[2] = {0.0, 0.0};
 
-    TRY(cut_round(cut, job, module, error));
-    return cut_store(&job->results[index], job, module, cut, error);
+    return cut_store_pair(job, index, cut, lost, error);
 }
 
 /* Rows that are compared at once. */
@@ -234,6 +257,60 @@ LORA_PRIVATE lora_status lora__resize_nonfinite(lora__resize *job,
                       "the product of its factors overflows");
 }
 
+/* Factors of the scaled change in f64; rows behind those kept are zero. */
+static lora_status cut_factors(lora__factors *out,
+                               const lora__resize *job,
+                               const lora__spectra_work *work,
+                               lora__rank_choice choice,
+                               lora_error *error)
+{
+    const lora__factors *f = &work->factors;
+    size_t rest = choice.rank - choice.keep;
+
+    TRY(lora__factors_alloc(out, f->context, f->rows, f->cols, choice.rank,
+                            error));
+    memset(out->up_t + choice.keep * f->rows, 0,
+           rest * f->rows * sizeof *out->up_t);
+    memset(out->down + choice.keep * f->cols, 0,
+           rest * f->cols * sizeof *out->down);
+    TRY(lora__spectra_truncate(out->up_t, out->down, work, choice.keep, error));
+    lora__factors_split(out, job->kernels, job->options.split, f->scale,
+                        work->svd->sigma, choice.keep);
+    return LORA_OK;
+}
+
+/* The squared error of factors that were cut and rounded; lost[2] are the
+ * squares of what rounding changed. With U V rounded to (U + dU)(V + dV), it
+ * adds no more than
+ *     (|dU| |V|_2 + |U|_2 |dV|)^2 < 4 (|dU|^2 |V|_2^2 + |U|_2^2 |dV|^2)
+ * to the squares of the values that were cut off; where that is less than 1e-6
+ * of these, they are the answer. */
+static lora_status cut_error(double *out,
+                             const lora__resize *job,
+                             const lora__factors *f,
+                             const lora__factors *cut,
+                             const lora__spectrum *spectrum,
+                             size_t keep,
+                             const double *lost,
+                             lora_error *error)
+{
+    double largest = spectrum->count > 0 ? spectrum->sigma[0] : 0.0;
+    int even = job->options.split == LORA_SPLIT_EVEN;
+    double up = even ? largest : largest * largest; /* |U|_2^2 */
+    double down = even ? largest : 1.0;
+    double tail = 0.0;
+
+    for (size_t i = spectrum->count; i-- > keep;) {
+        tail += spectrum->sigma[i] * spectrum->sigma[i];
+    }
+    if (4.0 * (lost[0] * down + up * lost[1]) < 1e-6 * tail) {
+        *out = tail;
+        return LORA_OK;
+    }
+    return lora__factor_error(out, f, cut->up_t, cut->down, cut->rank,
+                              job->kernels, error);
+}
+
 /* Cut to a pair of factors. */
 static lora_status cut_pair(lora__resize *job,
                             size_t index,
@@ -246,6 +323,7 @@ static lora_status cut_pair(lora__resize *job,
     lora_report_module *numbers = &job->report->modules[index];
     lora__rank_choice choice = lora__resize_choose(job, index, spectrum);
     lora__factors cut;
+    double lost[2] = {0.0, 0.0};
     double discarded = 0.0;
     lora_status status;
 
@@ -256,10 +334,10 @@ static lora_status cut_pair(lora__resize *job,
         return LORA_OK;
     }
     memset(&cut, 0, sizeof cut);
-    TRY_OR_DONE(cut_factors(&cut, job, module, work, choice, error));
-    TRY_OR_DONE(lora__factor_error(&discarded, f, cut.up_t, cut.down,
-                                   choice.rank, job->kernels, error));
-    TRY_OR_DONE(cut_store(&job->results[index], job, module, &cut, error));
+    TRY_OR_DONE(cut_factors(&cut, job, work, choice, error));
+    TRY_OR_DONE(cut_store_pair(job, index, &cut, lost, error));
+    TRY_OR_DONE(cut_error(&discarded, job, f, &cut, spectrum, choice.keep, lost,
+                          error));
     lora__resize_numbers(numbers, choice.keep, choice.rank, discarded);
 done:
     lora__factors_destroy(&cut);

@@ -222,25 +222,6 @@ LORA_PRIVATE lora_status lora__kind_check_dora(lora__opening *opening,
 
 /* ---- numbers ----------------------------------------------------------- */
 
-LORA_PRIVATE lora_status lora__kind_load_turned(lora__rows *state,
-                                                size_t block,
-                                                const lora_adapter *adapter,
-                                                const lora__member *member,
-                                                lora_error *error)
-{
-    const lora__entry *entry = &adapter->container->entries[member->entry];
-    size_t rows = (size_t)entry->shape[0];
-    size_t cols = (size_t)entry->elements / rows;
-
-    TRY(lora__rows_load(state, LORA__BLOCK_SPARE, adapter, member->entry,
-                        error));
-    TRY(lora__rows_block(state, block, rows * cols, error));
-    lora__rows_transpose(state, state->blocks[block],
-                         state->blocks[LORA__BLOCK_SPARE], rows, cols);
-    lora__rows_drop(state, LORA__BLOCK_SPARE);
-    return LORA_OK;
-}
-
 LORA_PRIVATE lora_status lora__kind_load_cored(lora__rows *state,
                                                size_t block,
                                                const lora_adapter *adapter,
@@ -349,8 +330,9 @@ lora__kind_prepare_transposed(lora__rows *state,
     state->rank = (size_t)module->rank;
     state->multiplier *= module->scale;
     TRY(lora__rows_load(state, LORA__BLOCK_A, adapter, a->entry, error));
-    return lora__kind_load_turned(state, LORA__BLOCK_BT, adapter,
-                                  lora__module_find(module, b_role), error);
+    return lora__rows_load_turned(state, LORA__BLOCK_BT, adapter,
+                                  lora__module_find(module, b_role)->entry,
+                                  error);
 }
 
 LORA_PRIVATE void lora__kind_rows_product(const lora__rows *state,

@@ -98,13 +98,6 @@ LORA_PRIVATE void lora__kind_rows_transposed(const lora__rows *state,
 /* Two blocks that are free between the loading of others. */
 enum { LORA__BLOCK_SPARE = 4 };
 
-/* Load a tensor [rows, cols...] as its transpose [cols..., rows]. */
-LORA_PRIVATE lora_status lora__kind_load_turned(lora__rows *state,
-                                                size_t block,
-                                                const lora_adapter *adapter,
-                                                const lora__member *member,
-                                                lora_error *error);
-
 /* Load b [inner, in] with a core [rank, inner, K...] multiplied in:
  *   block[i, q * K + x] = sum_j core[i, j, x] b[j, q] */
 LORA_PRIVATE lora_status lora__kind_load_cored(lora__rows *state,

@@ -417,12 +417,14 @@ static lora_status light_kind_factors(lora__factors *out,
     lora__rows state;
     lora_status status;
 
-    TRY(lora__rows_create(&state, adapter, module, LORA_PART_WEIGHT, 1.0,
-                          LORA_DTYPE_F64, error));
-    status = lora__factors_take(out, &state, LIGHT_BLOCK_DOWN, error);
+    TRY(lora__rows_create_factors(&state, adapter, module, error));
+    status = lora__rows_block(&state, LORA__BLOCK_SPARE,
+                              state.rows * state.rank, error);
     if (status == LORA_OK) {
-        lora__rows_transpose(&state, out->up_t, state.blocks[LIGHT_BLOCK_UP],
-                             state.rows, state.rank);
+        lora__rows_transpose(&state, state.blocks[LORA__BLOCK_SPARE],
+                             state.blocks[LIGHT_BLOCK_UP], state.rows,
+                             state.rank);
+        lora__factors_take(out, &state, LORA__BLOCK_SPARE, LIGHT_BLOCK_DOWN);
     }
     lora__rows_destroy(&state);
     return status;

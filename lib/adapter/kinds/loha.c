@@ -136,7 +136,7 @@ static lora_status loha_kind_load(lora__rows *state,
     state->sizes[LOHA_RANK1 + product] =
         (size_t)adapter->container->entries[b->entry].shape[0];
     if (core != NULL) {
-        TRY(lora__kind_load_turned(state, a_block, adapter, a, error));
+        TRY(lora__rows_load_turned(state, a_block, adapter, a->entry, error));
         return lora__kind_load_cored(state, b_block, adapter, core, b, error);
     }
     TRY(lora__rows_load(state, a_block, adapter, a->entry, error));
@@ -321,8 +321,7 @@ static lora_status loha_kind_factors(lora__factors *out,
     size_t rank;
     lora_status status;
 
-    TRY(lora__rows_create(&state, adapter, module, LORA_PART_WEIGHT, 1.0,
-                          LORA_DTYPE_F64, error));
+    TRY(lora__rows_create_factors(&state, adapter, module, error));
     status = lora__mul_size(state.sizes[LOHA_RANK1], state.sizes[LOHA_RANK2],
                             &rank) &&
                      rank == loha_kind_factor_rank(adapter, module)

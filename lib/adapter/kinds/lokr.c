@@ -152,7 +152,8 @@ static lora_status lokr_kind_multiply(lora__rows *state,
     if (core != NULL) {
         const lora__entry *entry = &adapter->container->entries[core->entry];
         cols *= (size_t)lora__kind_product(entry, 2);
-        TRY(lora__kind_load_turned(state, LOKR_BLOCK_A, adapter, a, error));
+        TRY(lora__rows_load_turned(state, LOKR_BLOCK_A, adapter, a->entry,
+                                   error));
         TRY(lora__kind_load_cored(state, LOKR_BLOCK_B, adapter, core, b,
                                   error));
     } else {
@@ -445,8 +446,7 @@ static lora_status lokr_kind_factors(lora__factors *out,
     lora_status status;
 
     memset(side, 0, sizeof side);
-    TRY(lora__rows_create(&state, adapter, module, LORA_PART_WEIGHT, 1.0,
-                          LORA_DTYPE_F64, error));
+    TRY(lora__rows_create_factors(&state, adapter, module, error));
     for (size_t i = 0; i < 2; i++) {
         TRY_OR_DONE(lokr_kind_svd(&side[i], &state, LOKR_BLOCK_W1 + i,
                                   s.rows[i], s.cols[i], s.rank[i], error));

@@ -190,7 +190,10 @@ static lora_status lora_kind_prepare(lora__rows *state,
     if (module->sparse) {
         TRY(lora__sparse_prepare(state, adapter, module, error));
     }
-    TRY(lora__rows_load(state, LORA_BLOCK_UP, adapter, up->entry, error));
+    TRY(state->factors
+            ? lora__rows_load_turned(state, LORA_BLOCK_UP, adapter, up->entry,
+                                     error)
+            : lora__rows_load(state, LORA_BLOCK_UP, adapter, up->entry, error));
     return mid == NULL ? lora__rows_load(state, LORA_BLOCK_DOWN, adapter,
                                          down->entry, error)
                        : lora__kind_load_cored(state, LORA_BLOCK_DOWN, adapter,
@@ -214,44 +217,25 @@ static void lora_kind_rows(const lora__rows *state,
     }
 }
 
-/* The factors of a transposed weight are those of the layer, as stored: what
- * is written back has their shapes. */
-static void lora_kind_take_transposed(lora__factors *out, lora__rows *state)
-{
-    memset(out, 0, sizeof *out);
-    out->context = state->context;
-    out->rows = state->cols;
-    out->cols = state->rows;
-    out->rank = state->rank;
-    out->scale = state->multiplier;
-    out->up_t = state->blocks[LORA__BLOCK_BT];
-    out->down = state->blocks[LORA__BLOCK_A];
-    state->blocks[LORA__BLOCK_BT] = NULL;
-    state->blocks[LORA__BLOCK_A] = NULL;
-}
-
 static lora_status lora_kind_factors(lora__factors *out,
                                      const lora_adapter *adapter,
                                      const lora__module *module,
                                      lora_error *error)
 {
     lora__rows state;
-    lora_status status;
 
-    TRY(lora__rows_create(&state, adapter, module, LORA_PART_WEIGHT, 1.0,
-                          LORA_DTYPE_F64, error));
+    TRY(lora__rows_create_factors(&state, adapter, module, error));
     if (module->transposed) {
-        lora_kind_take_transposed(out, &state);
-        lora__rows_destroy(&state);
-        return LORA_OK;
-    }
-    status = lora__factors_take(out, &state, LORA_BLOCK_DOWN, error);
-    if (status == LORA_OK) {
-        lora__rows_transpose(&state, out->up_t, state.blocks[LORA_BLOCK_UP],
-                             state.rows, state.rank);
+        /* Those of the layer, as stored: what is written back has their
+         * shapes. */
+        lora__factors_take(out, &state, LORA__BLOCK_BT, LORA__BLOCK_A);
+        out->rows = state.cols;
+        out->cols = state.rows;
+    } else {
+        lora__factors_take(out, &state, LORA_BLOCK_UP, LORA_BLOCK_DOWN);
     }
     lora__rows_destroy(&state);
-    return status;
+    return LORA_OK;
 }
 
 /* A row of the change needs a row of up and all of down. It is a sum over the
