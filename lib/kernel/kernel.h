@@ -2,9 +2,9 @@
  *
  * The reference in ref/ is the meaning. Every other variant gives the same
  * bits for conversions, axpy, scale and gemm_f32. The kernels below an SVD
- * (gram, gemm_f64, dots, dot, angles, rotate) have a fixed order of summation
- * in each variant, so the same bits for any number of threads, and other bits
- * in another variant.
+ * (gram, gemm_f64, gemv, dots, dot, poles, angles, rotate) have a fixed order
+ * of summation in each variant, so the same bits for any number of threads, and
+ * other bits in another variant.
  *
  * Pointers to void may be unaligned, typed ones are aligned to their type.
  * Outputs do not overlap inputs unless it says so. A count of 0 is in order.
@@ -115,6 +115,35 @@ typedef struct lora__kernels {
     void (*dots4_f64)(double *dots,
                       const double *const *x,
                       const double *const *y,
+                      size_t count);
+
+    /* y[m] = A[m,n] * x[n], and y[n] += A[m,n]^T * x[m]; rows of A are lda
+     * apart. */
+    void (*gemv_f64)(double *y,
+                     const double *a,
+                     size_t lda,
+                     const double *x,
+                     size_t m,
+                     size_t n);
+    void (*gemv_t_f64)(double *y,
+                       const double *a,
+                       size_t lda,
+                       const double *x,
+                       size_t m,
+                       size_t n);
+
+    /* out[j] = a[j] / b[j]; out may be a or b. */
+    void (*divide_f64)(double *out,
+                       const double *a,
+                       const double *b,
+                       size_t count);
+
+    /* Sums over poles: with t[j] = weights[j] / (poles[j] - at),
+     *     sums = {sum of t, sum of |t|, sum of t[j] / (poles[j] - at)}. */
+    void (*poles_f64)(double *sums,
+                      const double *weights,
+                      const double *poles,
+                      double at,
                       size_t count);
 
     /* Jacobi's angles, four at once. With d = |x|^2 - |y|^2 and g = x . y the

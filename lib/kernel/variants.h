@@ -40,6 +40,17 @@
     LORA_PRIVATE void lora__##variant##_dots4_f64(                             \
         double *dots, const double *const *x, const double *const *y,          \
         size_t count);                                                         \
+    LORA_PRIVATE void lora__##variant##_gemv_f64(double *y, const double *a,   \
+                                                 size_t lda, const double *x,  \
+                                                 size_t m, size_t n);          \
+    LORA_PRIVATE void lora__##variant##_gemv_t_f64(                            \
+        double *y, const double *a, size_t lda, const double *x, size_t m,     \
+        size_t n);                                                             \
+    LORA_PRIVATE void lora__##variant##_divide_f64(                            \
+        double *out, const double *a, const double *b, size_t count);          \
+    LORA_PRIVATE void lora__##variant##_poles_f64(                             \
+        double *sums, const double *weights, const double *poles, double at,   \
+        size_t count);                                                         \
     LORA_PRIVATE void lora__##variant##_angles4_f64(                           \
         double *tangent, double *cosine, const double *d, const double *g);    \
     LORA_PRIVATE double lora__##variant##_rotate_dot_f64(                      \

@@ -840,6 +840,110 @@ static void gram_is_the_product(void **state)
     }
 }
 
+/* y[m] = A x and y[n] += A^T x, and nothing beyond; at odd addresses. */
+static void check_gemv(const lora__kernels *kernels, size_t m, size_t n)
+{
+    const size_t lda = n + 3;
+    double *a = random_matrix(m * lda + 1);
+    double *x = random_matrix(m + n + 2);
+    double *y = random_matrix(m + n + 2);
+    double *before = malloc((m + n + 2) * sizeof *before);
+    double *column = malloc((m + 1) * sizeof *column);
+    double *with = malloc((m + 1) * sizeof *with);
+
+    assert_true(before != NULL && column != NULL && with != NULL);
+    memcpy(before, y, (m + n + 2) * sizeof *before);
+    kernels->gemv_f64(y + 1, a + 1, lda, x + 1, m, n);
+    for (size_t i = 0; i < m; i++) {
+        assert_true(is_product(y[1 + i], a + 1 + i * lda, 1, x + 1, 1, n));
+    }
+    assert_true(y[0] == before[0]);
+    assert_memory_equal(y + 1 + m, before + 1 + m, (n + 1) * sizeof *y);
+
+    memcpy(y, before, (m + n + 2) * sizeof *before);
+    kernels->gemv_t_f64(y + 1, a + 1, lda, x + 1, m, n);
+    with[0] = 1;
+    memcpy(with + 1, x + 1, m * sizeof *x);
+    for (size_t j = 0; j < n; j++) {
+        column[0] = before[1 + j];
+        for (size_t i = 0; i < m; i++) {
+            column[1 + i] = a[1 + i * lda + j];
+        }
+        assert_true(is_product(y[1 + j], column, 1, with, 1, m + 1));
+    }
+    assert_true(y[0] == before[0]);
+    assert_memory_equal(y + 1 + n, before + 1 + n, (m + 1) * sizeof *y);
+    free(a);
+    free(x);
+    free(y);
+    free(before);
+    free(column);
+    free(with);
+}
+
+static void gemv_is_the_product(void **state)
+{
+    (void)state;
+    for (size_t v = 0; v <= variant_count; v++) {
+        const lora__kernels *k = v == variant_count ? ref : variants[v];
+
+        for (size_t m = 0; m <= 13; m++) {
+            for (size_t n = 0; n <= 35; n++) {
+                check_gemv(k, m, n);
+            }
+        }
+        check_gemv(k, 70, 131);
+    }
+}
+
+/* A difference, an inverse and products of those are off by 3 roundings in t
+ * and by 6 in t / (p - at), and each addition by one of the sum. */
+static void quotients_and_poles_are_within_bounds(void **state)
+{
+    enum { N = 70 };
+    double w[N];
+    double p[N];
+    double out[N];
+
+    (void)state;
+    for (size_t v = 0; v <= variant_count; v++) {
+        const lora__kernels *k = v == variant_count ? ref : variants[v];
+
+        for (size_t n = 0; n < N - 1; n++) {
+            const double at = random_number();
+            const double before = out[n + 1] = random_number();
+            const long double unit = 0x1p-53L * (long double)(n + 7);
+            long double sums[3] = {0, 0, 0};
+            long double size = 0;
+            double got[3];
+
+            for (size_t i = 0; i < N; i++) {
+                w[i] = random_number();
+                p[i] = 1e-3 * random_number() + (double)i;
+            }
+            for (size_t i = 0; i < n; i++) {
+                const long double gap = (long double)p[i + 1] - (long double)at;
+                const long double t = (long double)w[i + 1] / gap;
+
+                sums[0] += t;
+                sums[1] += fabsl(t);
+                sums[2] += t / gap;
+                size += fabsl(t / gap);
+            }
+            k->poles_f64(got, w + 1, p + 1, at, n);
+            assert_true(fabsl((long double)got[0] - sums[0]) <= unit * sums[1]);
+            assert_true(fabsl((long double)got[1] - sums[1]) <= unit * sums[1]);
+            assert_true(fabsl((long double)got[2] - sums[2]) <= unit * size);
+
+            k->divide_f64(out + 1, w + 1, p + 1, n);
+            assert_true(out[n + 1] == before);
+            for (size_t i = 1; i <= n; i++) {
+                assert_true(out[i] == w[i] / p[i]);
+            }
+        }
+    }
+}
+
 /* Four dot products of rows at any address; n is below 298. */
 static void
 check_dots4(const lora__kernels *k, const double *a, const double *b, size_t n)
@@ -957,6 +1061,8 @@ int main(void)
         cmocka_unit_test(turn_is_the_transpose),
         cmocka_unit_test(dots_are_products_of_rows),
         cmocka_unit_test(gram_is_the_product),
+        cmocka_unit_test(gemv_is_the_product),
+        cmocka_unit_test(quotients_and_poles_are_within_bounds),
         cmocka_unit_test(dot_and_rotate_are_within_bounds),
         cmocka_unit_test(angles_are_the_definitions),
     };

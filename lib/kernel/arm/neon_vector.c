@@ -133,6 +133,95 @@ LORA_PRIVATE void lora__neon_dots4_f64(double *dots,
     }
 }
 
+LORA_PRIVATE void lora__neon_gemv_f64(
+    double *y, const double *a, size_t lda, const double *x, size_t m, size_t n)
+{
+    for (size_t i = 0; i < m; i++) {
+        y[i] = lora__neon_dot_f64(a + i * lda, x, n);
+    }
+}
+
+/* Four rows at a time, as the sums are read and written with each. */
+LORA_PRIVATE void lora__neon_gemv_t_f64(
+    double *y, const double *a, size_t lda, const double *x, size_t m, size_t n)
+{
+    size_t i = 0;
+
+    for (; i + 4 <= m; i += 4, a += 4 * lda) {
+        const double *a1 = a + lda;
+        const double *a2 = a1 + lda;
+        const double *a3 = a2 + lda;
+        size_t j = 0;
+
+        for (; j + 2 <= n; j += 2) {
+            float64x2_t sum = vld1q_f64(y + j);
+            float64x2_t other = vmulq_n_f64(vld1q_f64(a1 + j), x[i + 1]);
+
+            sum = vfmaq_n_f64(sum, vld1q_f64(a + j), x[i]);
+            other = vfmaq_n_f64(other, vld1q_f64(a3 + j), x[i + 3]);
+            sum = vfmaq_n_f64(sum, vld1q_f64(a2 + j), x[i + 2]);
+            vst1q_f64(y + j, vaddq_f64(sum, other));
+        }
+        for (; j < n; j++) {
+            const double other = fma(x[i + 3], a3[j], x[i + 1] * a1[j]);
+
+            y[j] = fma(x[i + 2], a2[j], fma(x[i], a[j], y[j])) + other;
+        }
+    }
+    for (; i < m; i++, a += lda) {
+        lora__neon_axpy_f64(y, a, x[i], n);
+    }
+}
+
+LORA_PRIVATE void lora__neon_divide_f64(double *out,
+                                        const double *a,
+                                        const double *b,
+                                        size_t count)
+{
+    size_t i = 0;
+
+    for (; i + 2 <= count; i += 2) {
+        vst1q_f64(out + i, vdivq_f64(vld1q_f64(a + i), vld1q_f64(b + i)));
+    }
+    for (; i < count; i++) {
+        out[i] = a[i] / b[i];
+    }
+}
+
+LORA_PRIVATE void lora__neon_poles_f64(double *sums,
+                                       const double *weights,
+                                       const double *poles,
+                                       double at,
+                                       size_t count)
+{
+    const float64x2_t one = vdupq_n_f64(1);
+    float64x2_t s = vdupq_n_f64(0);
+    float64x2_t s_abs = s;
+    float64x2_t s_2 = s;
+    size_t i = 0;
+
+    for (; i + 2 <= count; i += 2) {
+        const float64x2_t inverse =
+            vdivq_f64(one, vsubq_f64(vld1q_f64(poles + i), vdupq_n_f64(at)));
+        const float64x2_t t = vmulq_f64(vld1q_f64(weights + i), inverse);
+
+        s = vaddq_f64(s, t);
+        s_abs = vaddq_f64(s_abs, vabsq_f64(t));
+        s_2 = vfmaq_f64(s_2, t, inverse);
+    }
+    sums[0] = vaddvq_f64(s);
+    sums[1] = vaddvq_f64(s_abs);
+    sums[2] = vaddvq_f64(s_2);
+    if (i < count) {
+        const double inverse = 1 / (poles[i] - at);
+        const double t = weights[i] * inverse;
+
+        sums[0] += t;
+        sums[1] += fabs(t);
+        sums[2] = fma(t, inverse, sums[2]);
+    }
+}
+
 LORA_PRIVATE void lora__neon_angles4_f64(double *tangent,
                                          double *cosine,
                                          const double *d,

@@ -91,6 +91,60 @@ LORA_PRIVATE void lora__ref_dots4_f64(double *dots,
     }
 }
 
+LORA_PRIVATE void lora__ref_gemv_f64(
+    double *y, const double *a, size_t lda, const double *x, size_t m, size_t n)
+{
+    for (size_t i = 0; i < m; i++) {
+        y[i] = lora__ref_dot_f64(a + i * lda, x, n);
+    }
+}
+
+/* Four rows at a time, as the sums are read and written with each. */
+LORA_PRIVATE void lora__ref_gemv_t_f64(
+    double *y, const double *a, size_t lda, const double *x, size_t m, size_t n)
+{
+    size_t i = 0;
+
+    for (; i + 4 <= m; i += 4, a += 4 * lda) {
+        for (size_t j = 0; j < n; j++) {
+            y[j] += (x[i] * a[j] + x[i + 1] * a[j + lda]) +
+                    (x[i + 2] * a[j + 2 * lda] + x[i + 3] * a[j + 3 * lda]);
+        }
+    }
+    for (; i < m; i++, a += lda) {
+        for (size_t j = 0; j < n; j++) {
+            y[j] += x[i] * a[j];
+        }
+    }
+}
+
+LORA_PRIVATE void lora__ref_divide_f64(double *out,
+                                       const double *a,
+                                       const double *b,
+                                       size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        out[i] = a[i] / b[i];
+    }
+}
+
+LORA_PRIVATE void lora__ref_poles_f64(double *sums,
+                                      const double *weights,
+                                      const double *poles,
+                                      double at,
+                                      size_t count)
+{
+    sums[0] = sums[1] = sums[2] = 0;
+    for (size_t i = 0; i < count; i++) {
+        const double inverse = 1 / (poles[i] - at);
+        const double t = weights[i] * inverse;
+
+        sums[0] += t;
+        sums[1] += fabs(t);
+        sums[2] += t * inverse;
+    }
+}
+
 /* The smallest normal number under the root keeps 0 / 0 away and is lost in
  * every other sum. */
 LORA_PRIVATE void lora__ref_angles4_f64(double *tangent,

@@ -145,6 +145,17 @@ lora__avx2_dot_f64(const double *a, const double *b, size_t count)
     return sum;
 }
 
+/* [sum of x, sum of y, sum of z, sum of w]. */
+AVX2_VECTOR static inline __m256d
+avx2_vector_sums(__m256d x, __m256d y, __m256d z, __m256d w)
+{
+    const __m256d xy = _mm256_hadd_pd(x, y); /* x01 y01 x23 y23 */
+    const __m256d zw = _mm256_hadd_pd(z, w);
+
+    return _mm256_add_pd(_mm256_permute2f128_pd(xy, zw, 0x20),
+                         _mm256_permute2f128_pd(xy, zw, 0x31));
+}
+
 LORA_PRIVATE AVX2_VECTOR void lora__avx2_dots4_f64(double *dots,
                                                    const double *const *x,
                                                    const double *const *y,
@@ -180,14 +191,163 @@ LORA_PRIVATE AVX2_VECTOR void lora__avx2_dots4_f64(double *dots,
         t3 = _mm256_fmadd_pd(_mm256_loadu_pd(x3 + i + 4),
                              _mm256_loadu_pd(y3 + i + 4), t3);
     }
-    s0 = _mm256_hadd_pd(_mm256_add_pd(s0, t0), _mm256_add_pd(s1, t1));
-    s2 = _mm256_hadd_pd(_mm256_add_pd(s2, t2), _mm256_add_pd(s3, t3));
-    _mm256_storeu_pd(dots, _mm256_add_pd(_mm256_permute2f128_pd(s0, s2, 0x20),
-                                         _mm256_permute2f128_pd(s0, s2, 0x31)));
+    _mm256_storeu_pd(
+        dots, avx2_vector_sums(_mm256_add_pd(s0, t0), _mm256_add_pd(s1, t1),
+                               _mm256_add_pd(s2, t2), _mm256_add_pd(s3, t3)));
     for (; i < count; i++) {
         for (size_t j = 0; j < 4; j++) {
             dots[j] = fma(x[j][i], y[j][i], dots[j]);
         }
+    }
+}
+
+/* Four dot products, as x is read with each. */
+AVX2_VECTOR static void
+avx2_gemv_4(double *y, const double *a, size_t lda, const double *x, size_t n)
+{
+    const double *a1 = a + lda;
+    const double *a2 = a1 + lda;
+    const double *a3 = a2 + lda;
+    __m256d s0 = _mm256_setzero_pd();
+    __m256d s1 = s0, s2 = s0, s3 = s0, t0 = s0, t1 = s0, t2 = s0, t3 = s0;
+    size_t j = 0;
+
+    for (; j + 8 <= n; j += 8) {
+        const __m256d x_4 = _mm256_loadu_pd(x + j);
+        const __m256d x_8 = _mm256_loadu_pd(x + j + 4);
+
+        s0 = _mm256_fmadd_pd(_mm256_loadu_pd(a + j), x_4, s0);
+        s1 = _mm256_fmadd_pd(_mm256_loadu_pd(a1 + j), x_4, s1);
+        s2 = _mm256_fmadd_pd(_mm256_loadu_pd(a2 + j), x_4, s2);
+        s3 = _mm256_fmadd_pd(_mm256_loadu_pd(a3 + j), x_4, s3);
+        t0 = _mm256_fmadd_pd(_mm256_loadu_pd(a + j + 4), x_8, t0);
+        t1 = _mm256_fmadd_pd(_mm256_loadu_pd(a1 + j + 4), x_8, t1);
+        t2 = _mm256_fmadd_pd(_mm256_loadu_pd(a2 + j + 4), x_8, t2);
+        t3 = _mm256_fmadd_pd(_mm256_loadu_pd(a3 + j + 4), x_8, t3);
+    }
+    _mm256_storeu_pd(
+        y, avx2_vector_sums(_mm256_add_pd(s0, t0), _mm256_add_pd(s1, t1),
+                            _mm256_add_pd(s2, t2), _mm256_add_pd(s3, t3)));
+    for (; j < n; j++) {
+        y[0] = fma(a[j], x[j], y[0]);
+        y[1] = fma(a1[j], x[j], y[1]);
+        y[2] = fma(a2[j], x[j], y[2]);
+        y[3] = fma(a3[j], x[j], y[3]);
+    }
+}
+
+LORA_PRIVATE AVX2_VECTOR void lora__avx2_gemv_f64(
+    double *y, const double *a, size_t lda, const double *x, size_t m, size_t n)
+{
+    size_t i = 0;
+
+    for (; i + 4 <= m; i += 4) {
+        avx2_gemv_4(y + i, a + i * lda, lda, x, n);
+    }
+    for (; i < m; i++) {
+        y[i] = lora__avx2_dot_f64(a + i * lda, x, n);
+    }
+}
+
+/* Four rows at a time, as the sums are read and written with each. */
+LORA_PRIVATE AVX2_VECTOR void lora__avx2_gemv_t_f64(
+    double *y, const double *a, size_t lda, const double *x, size_t m, size_t n)
+{
+    size_t i = 0;
+
+    for (; i + 4 <= m; i += 4, a += 4 * lda) {
+        const double *a1 = a + lda;
+        const double *a2 = a1 + lda;
+        const double *a3 = a2 + lda;
+        const __m256d x0 = _mm256_broadcast_sd(x + i);
+        const __m256d x1 = _mm256_broadcast_sd(x + i + 1);
+        const __m256d x2 = _mm256_broadcast_sd(x + i + 2);
+        const __m256d x3 = _mm256_broadcast_sd(x + i + 3);
+        size_t j = 0;
+
+        for (; j + 4 <= n; j += 4) {
+            __m256d sum = _mm256_loadu_pd(y + j);
+            __m256d other = _mm256_mul_pd(x1, _mm256_loadu_pd(a1 + j));
+
+            sum = _mm256_fmadd_pd(x0, _mm256_loadu_pd(a + j), sum);
+            other = _mm256_fmadd_pd(x3, _mm256_loadu_pd(a3 + j), other);
+            sum = _mm256_fmadd_pd(x2, _mm256_loadu_pd(a2 + j), sum);
+            _mm256_storeu_pd(y + j, _mm256_add_pd(sum, other));
+        }
+        for (; j < n; j++) {
+            const double other = fma(x[i + 3], a3[j], x[i + 1] * a1[j]);
+
+            y[j] = fma(x[i + 2], a2[j], fma(x[i], a[j], y[j])) + other;
+        }
+    }
+    for (; i < m; i++, a += lda) {
+        lora__avx2_axpy_f64(y, a, x[i], n);
+    }
+}
+
+LORA_PRIVATE AVX2_VECTOR void lora__avx2_divide_f64(double *out,
+                                                    const double *a,
+                                                    const double *b,
+                                                    size_t count)
+{
+    size_t i = 0;
+
+    for (; i + 4 <= count; i += 4) {
+        _mm256_storeu_pd(out + i, _mm256_div_pd(_mm256_loadu_pd(a + i),
+                                                _mm256_loadu_pd(b + i)));
+    }
+    for (; i < count; i++) {
+        out[i] = a[i] / b[i];
+    }
+}
+
+/* Terms of four poles, added to s, s_abs and s_2. */
+#define AVX2_POLES(i, s, s_abs, s_2)                                           \
+    do {                                                                       \
+        const __m256d inverse = _mm256_div_pd(                                 \
+            one, _mm256_sub_pd(_mm256_loadu_pd(poles + (i)), at_4));           \
+        const __m256d t =                                                      \
+            _mm256_mul_pd(_mm256_loadu_pd(weights + (i)), inverse);            \
+                                                                               \
+        (s) = _mm256_add_pd((s), t);                                           \
+        (s_abs) = _mm256_add_pd((s_abs), _mm256_andnot_pd(sign, t));           \
+        (s_2) = _mm256_fmadd_pd(t, inverse, (s_2));                            \
+    } while (0)
+
+LORA_PRIVATE AVX2_VECTOR void lora__avx2_poles_f64(double *sums,
+                                                   const double *weights,
+                                                   const double *poles,
+                                                   double at,
+                                                   size_t count)
+{
+    const __m256d one = _mm256_set1_pd(1);
+    const __m256d sign = _mm256_set1_pd(-0.0);
+    const __m256d at_4 = _mm256_set1_pd(at);
+    __m256d s = _mm256_setzero_pd();
+    __m256d s_abs = s, s_2 = s, r = s, r_abs = s, r_2 = s;
+    double four[3][4];
+    size_t i = 0;
+
+    for (; i + 8 <= count; i += 8) {
+        AVX2_POLES(i, s, s_abs, s_2);
+        AVX2_POLES(i + 4, r, r_abs, r_2);
+    }
+    for (; i + 4 <= count; i += 4) {
+        AVX2_POLES(i, s, s_abs, s_2);
+    }
+    _mm256_storeu_pd(four[0], _mm256_add_pd(s, r));
+    _mm256_storeu_pd(four[1], _mm256_add_pd(s_abs, r_abs));
+    _mm256_storeu_pd(four[2], _mm256_add_pd(s_2, r_2));
+    for (size_t j = 0; j < 3; j++) {
+        sums[j] = (four[j][0] + four[j][1]) + (four[j][2] + four[j][3]);
+    }
+    for (; i < count; i++) {
+        const double inverse = 1 / (poles[i] - at);
+        const double t = weights[i] * inverse;
+
+        sums[0] += t;
+        sums[1] += fabs(t);
+        sums[2] = fma(t, inverse, sums[2]);
     }
 }
 
