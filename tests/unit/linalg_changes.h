@@ -5,69 +5,9 @@
 #ifndef LINALG_CHANGES_H
 #define LINALG_CHANGES_H
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
-#include <float.h>
-#include <math.h>
+#include "linalg_numbers.h"
 
 #include "linalg/factored.h"
-
-#define CASES_EPSILON ((long double)DBL_EPSILON)
-
-/* Numbers --------------------------------------------------------------- */
-
-static uint64_t cases_seed;
-
-static uint64_t cases_bits(void)
-{
-    uint64_t x = cases_seed += 0x9E3779B97F4A7C15u;
-
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
-    return x ^ (x >> 31);
-}
-
-/* Near normal: the sum of four uniform numbers. */
-static double cases_random(void)
-{
-    double sum = 0;
-
-    for (int i = 0; i < 4; i++) {
-        sum += (double)(cases_bits() >> 11) * 0x1p-53 - 0.5;
-    }
-    return sum * 1.7320508075688772;
-}
-
-static double *cases_numbers(size_t count)
-{
-    double *out = calloc(count + 1, sizeof *out);
-
-    assert_non_null(out);
-    return out;
-}
-
-static double *cases_normal(size_t count)
-{
-    double *out = cases_numbers(count);
-
-    for (size_t i = 0; i < count; i++) {
-        out[i] = cases_random();
-    }
-    return out;
-}
-
-/* Said aloud, as compilers warn of it. */
-static long double cases_wide(double x)
-{
-    return (long double)x;
-}
 
 /* Orthonormal rows q[count, length], by Gram-Schmidt done twice. */
 static double *cases_orthonormal(size_t count, size_t length)
