@@ -20,12 +20,10 @@
 /* Below this a square norm is taken for 0. */
 #define HOUSEHOLDER_TINY 1e-290
 
-/* Make v of x in place, so that x H = [beta 0 ... 0]; returns beta. The sign
- * of beta avoids cancellation in x[0] - beta. */
-static double householder_make(double *x,
-                               double *out_tau,
-                               size_t count,
-                               const lora__kernels *kernels)
+LORA_PRIVATE double lora__householder_make(double *x,
+                                           double *out_tau,
+                                           size_t count,
+                                           const lora__kernels *kernels)
 {
     const double squares = kernels->dot_f64(x, x, count);
     const double first = x[0];
@@ -118,7 +116,8 @@ static void householder_panel(double *l,
     for (size_t i = begin; i < end; i++) {
         double *v = a + i * length + i;
 
-        l[i * rank + i] = householder_make(v, tau + i, length - i, kernels);
+        l[i * rank + i] =
+            lora__householder_make(v, tau + i, length - i, kernels);
         for (size_t j = i + 1; j < end; j++) {
             householder_apply(a + j * length + i, v, tau[i], length - i,
                               kernels);
@@ -302,7 +301,7 @@ LORA_PRIVATE size_t lora__lq_pivoted(double *a,
         if (largest * (double)rest <= enough) {
             return i;
         }
-        beta = householder_make(v, &tau, rest, kernels);
+        beta = lora__householder_make(v, &tau, rest, kernels);
         for (size_t j = i + 1; j < n; j++) {
             double *row = a + j * n + i;
 

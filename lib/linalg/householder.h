@@ -20,6 +20,13 @@
 
 #include "kernel/kernel.h"
 
+/* Make v of x[count] in place, so that x H = [beta 0 ... 0]; returns beta. The
+ * sign of beta avoids cancellation in x[0] - beta. */
+LORA_PRIVATE double lora__householder_make(double *x,
+                                           double *out_tau,
+                                           size_t count,
+                                           const lora__kernels *kernels);
+
 /* a[rank, length] becomes V, dense; l[rank, rank] with zeros above the
  * diagonal; tau[rank]. Uses the backend if there is one. CANCELLED. */
 LORA_PRIVATE lora_status lora__lq_create(double *l,

@@ -1,4 +1,6 @@
-/* SVD of a small square matrix by one-sided Jacobi rotations.
+/* SVD of a small square matrix: by one-sided Jacobi rotations up to 16 rows,
+ * and by way of two diagonals (bidiagonal.h, conquer.h) above, where that is
+ * faster.
  *
  * Pivoting first makes the work small: with C = P L Q, rows of L^T are near
  * orthogonal already and ordered by size, so that few sweeps are left. Rows
@@ -14,7 +16,9 @@
  */
 #include "linalg/jacobi.h"
 
+#include "linalg/bidiagonal.h"
 #include "linalg/block.h"
+#include "linalg/conquer.h"
 #include "linalg/householder.h"
 
 #include <float.h>
@@ -23,11 +27,9 @@
 
 #define JACOBI_SWEEPS 60
 
-/* Pairs at a time, a multiple of four: roots and divisions of one four are
- * under way while those of the next begin. As many as have their rows in a
- * first-level cache of 32 KiB, and no more than this. */
-#define JACOBI_BATCH ((size_t)16)
-#define JACOBI_CACHED ((size_t)2048)
+/* The largest matrix that is rotated: a multiple of four, as pairs are worked
+ * on by fours. Its rows stay in the first-level cache. */
+#define JACOBI_MOST ((size_t)16)
 
 /* Rows under rotation. */
 typedef struct jacobi_rows {
@@ -38,10 +40,8 @@ typedef struct jacobi_rows {
     const lora__kernels *kernels;
     double tolerance;
     size_t rotations;
-    size_t batch;
-    double dots[JACOBI_BATCH]; /* of rows of a batch with their next partner */
-    int known[JACOBI_BATCH];
-    lora_context *context;
+    double dots[JACOBI_MOST]; /* of rows with their next partner */
+    int known[JACOBI_MOST];
 } jacobi_rows;
 
 /* A pair, and the rotation x' = c x - s y, y' = s x + c y that makes it
@@ -111,30 +111,29 @@ static void jacobi_products(double *dot,
     }
 }
 
-/* Pairs (i, sum - i), begin <= i < end, which have no row in common, of the
- * batch that begins with row `first`. Work is done by fours, and what is no
- * pair stands for the first one. In ascending order, as row i - 1 is done with
- * row sum - i + 1 when row i meets it. */
-static void jacobi_diagonal(
-    jacobi_rows *r, size_t first, size_t sum, size_t begin, size_t end)
+/* Pairs (i, sum - i), begin <= i < end, which have no row in common. Work is
+ * done by fours, as roots and divisions of one are under way while those of the
+ * next begin, and what is no pair stands for the first one. In ascending order,
+ * as row i - 1 is done with row sum - i + 1 when row i meets it. */
+static void
+jacobi_diagonal(jacobi_rows *r, size_t sum, size_t begin, size_t end)
 {
-    const double *x[JACOBI_BATCH];
-    const double *y[JACOBI_BATCH];
-    double dot[JACOBI_BATCH];
-    double d[JACOBI_BATCH];
-    double t[JACOBI_BATCH];
-    double c[JACOBI_BATCH];
-    const size_t from = (begin - first) / 4 * 4;
-    const size_t to = (end - first + 3) / 4 * 4;
+    const double *x[JACOBI_MOST];
+    const double *y[JACOBI_MOST];
+    double dot[JACOBI_MOST];
+    double d[JACOBI_MOST];
+    double t[JACOBI_MOST];
+    double c[JACOBI_MOST];
+    const size_t from = begin / 4 * 4;
+    const size_t to = (end + 3) / 4 * 4;
 
     for (size_t k = from; k < to; k++) {
-        const size_t i =
-            first + k >= begin && first + k < end ? first + k : begin;
+        const size_t i = k >= begin && k < end ? k : begin;
 
         x[k] = r->x + i * r->n;
         y[k] = r->x + (sum - i) * r->n;
         d[k] = r->squares[i] - r->squares[sum - i];
-        r->known[k] |= i != first + k;
+        r->known[k] |= i != k;
     }
     for (size_t k = from; k < to; k += 4) {
         jacobi_products(dot + k, r, x + k, y + k, k);
@@ -143,47 +142,25 @@ static void jacobi_diagonal(
         r->kernels->angles4_f64(t + k, c + k, d + k, dot + k);
     }
     for (size_t k = from; k < to; k++) {
-        const size_t i = first + k;
-        const jacobi_pair pair = {i, sum - i, dot[k], t[k], c[k]};
+        const jacobi_pair pair = {k, sum - k, dot[k], t[k], c[k]};
 
         r->known[k] =
-            i >= begin && i < end ? jacobi_rotate(&r->dots[k], r, &pair) : 0;
+            k >= begin && k < end ? jacobi_rotate(&r->dots[k], r, &pair) : 0;
     }
-}
-
-static size_t jacobi_batch(size_t n)
-{
-    const size_t fitting = JACOBI_CACHED / n / 4 * 4;
-
-    if (fitting < 4) {
-        return 4;
-    }
-    return fitting < JACOBI_BATCH ? fitting : JACOBI_BATCH;
 }
 
 /* All pairs in the order (0,1) (0,2) ... (1,2) ..., or rather one that gives
  * the same: pairs of equal i + j may go side by side once (i, j - 1) and
- * (i - 1, j) are done. A few i at a time, whose rows stay in the cache. */
-static lora_status jacobi_sweep(jacobi_rows *r, lora_error *error)
+ * (i - 1, j) are done. */
+static void jacobi_sweep(jacobi_rows *r)
 {
-    for (size_t first = 0; first < r->rows; first += r->batch) {
-        const size_t last = first + r->batch - 1;
+    memset(r->known, 0, sizeof r->known);
+    for (size_t sum = 1; sum + 2 < 2 * r->rows; sum++) {
+        /* i < sum - i < rows */
+        const size_t begin = sum < r->rows ? 0 : sum - (r->rows - 1);
 
-        TRY(lora__progress(r->context, NULL, 0, 0, error));
-        memset(r->known, 0, sizeof r->known);
-        for (size_t sum = 2 * first + 1; sum < last + r->rows; sum++) {
-            /* first <= i <= last and i < sum - i < rows */
-            const size_t lowest = sum - (r->rows - 1);
-            const size_t begin =
-                sum >= r->rows && lowest > first ? lowest : first;
-            const size_t end = (sum + 1) / 2 <= last ? (sum + 1) / 2 : last + 1;
-
-            if (begin < end) {
-                jacobi_diagonal(r, first, sum, begin, end);
-            }
-        }
+        jacobi_diagonal(r, sum, begin, (sum + 1) / 2);
     }
-    return LORA_OK;
 }
 
 /* Rotate rows of x[rows, n] until no pair is off; their square norms into
@@ -205,8 +182,6 @@ static lora_status jacobi_settle(double *x,
     r.rows = rows;
     r.n = n;
     r.kernels = kernels;
-    r.context = context;
-    r.batch = jacobi_batch(n);
     /* A dot product of n terms is off by about eps sqrt(n); squared. */
     r.tolerance = DBL_EPSILON * DBL_EPSILON * ((double)n + 8);
     for (int sweep = 0; sweep < JACOBI_SWEEPS; sweep++) {
@@ -214,7 +189,8 @@ static lora_status jacobi_settle(double *x,
             squares[i] = kernels->dot_f64(x + i * n, x + i * n, n);
         }
         r.rotations = 0;
-        TRY(jacobi_sweep(&r, error));
+        TRY(lora__progress(context, NULL, 0, 0, error));
+        jacobi_sweep(&r);
         if (r.rotations == 0) {
             return LORA_OK;
         }
@@ -289,6 +265,17 @@ static void jacobi_transpose(double *a, size_t n)
     }
 }
 
+/* What is below the floor, or no number, counts as rounding. */
+static void jacobi_cut(double *sigma, double *u_t, size_t n, double floor)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (!(sigma[i] >= floor)) {
+            sigma[i] = 0;
+            memset(u_t + i * n, 0, n * sizeof *u_t);
+        }
+    }
+}
+
 /* Column-major U of the backend is our row-major U^T. */
 static lora_status jacobi_backend(double *sigma,
                                   double *u_t,
@@ -327,16 +314,41 @@ static lora_status jacobi_backend(double *sigma,
             LORA_NO_OFFSET, NULL, "backend's gesdd failed (%d)", (int)info);
         goto done;
     }
-    for (size_t i = 0; i < n; i++) {
-        if (!(sigma[i] >= floor)) {
-            sigma[i] = 0;
-            memset(u_t + i * n, 0, n * sizeof *u_t);
-        }
-    }
+    jacobi_cut(sigma, u_t, n, floor);
 done:
     lora__block_destroy(&whole, context);
     lora__block_destroy(&work, context);
     lora__block_destroy(&v_t, context);
+    return status;
+}
+
+/* By way of two diagonals. */
+static lora_status jacobi_conquered(double *sigma,
+                                    double *u_t,
+                                    double *c,
+                                    size_t n,
+                                    double floor,
+                                    lora_context *context,
+                                    lora_error *error)
+{
+    lora__block v = {NULL, 0};
+    lora_status status = LORA_OK;
+    double *tau;
+    double *diagonal;
+    double *beside;
+
+    TRY_OR_DONE(lora__block_create(&v, n + 3, n, context, error));
+    tau = v.at + n * n;
+    diagonal = tau + n;
+    beside = diagonal + n;
+    TRY_OR_DONE(lora__bidiagonal_create(diagonal, beside, v.at, tau, c, n,
+                                        context, error));
+    TRY_OR_DONE(
+        lora__conquer(sigma, u_t, diagonal, beside, c, n, context, error));
+    TRY_OR_DONE(lora__bidiagonal_turn(u_t, v.at, tau, n, context, error));
+    jacobi_cut(sigma, u_t, n, floor);
+done:
+    lora__block_destroy(&v, context);
     return status;
 }
 
@@ -358,6 +370,9 @@ LORA_PRIVATE lora_status lora__jacobi_left(double *sigma,
 
     if (settings->backend.gesdd_f64 != NULL && n <= INT32_MAX / 8) {
         return jacobi_backend(sigma, u_t, c, n, floor, context, error);
+    }
+    if (n > JACOBI_MOST) {
+        return jacobi_conquered(sigma, u_t, c, n, floor, context, error);
     }
     TRY_OR_DONE(lora__block_create(&scratch, 3, n, context, error));
     TRY_OR_DONE(lora__alloc_zeroed(&order, context, n, sizeof(size_t), error));
