@@ -138,8 +138,8 @@ typedef struct lora__kernels {
                        const double *b,
                        size_t count);
 
-    /* Sums over poles: with t[j] = weights[j] / (poles[j] - at),
-     *     sums = {sum of t, sum of |t|, sum of t[j] / (poles[j] - at)}. */
+    /* Sums over poles: with d[j] = poles[j] - at and t[j] = weights[j] / d[j],
+     *     sums[4] = {sum of t, of |t|, of t / d, of t / d^2}. */
     void (*poles_f64)(double *sums,
                       const double *weights,
                       const double *poles,

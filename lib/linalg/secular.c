@@ -1,11 +1,13 @@
 /* Roots of the secular equation: see secular.h.
  *
- * Between two poles f rises from minus to plus infinity. Near a root it is
- * like a constant and two poles: the nearer one with its true weight, the one
- * on the other side and the constant chosen to have the value and slope of f
- * (the "fixed weight" of R.-C. Li, Solving secular equations stably and
- * efficiently, 1993). Three or four steps are usual. A bracket is kept, and
- * what would leave it goes to its middle instead.
+ * Between two poles f rises from minus to plus infinity, and is like a constant
+ * and those two poles. The one that has the value, slope and curvature of f
+ * where it was last measured tells where to go next (Borges and Gragg, A
+ * parallel divide and conquer algorithm for the generalized real symmetric
+ * definite tridiagonal eigenproblem, 1993); two or three such steps are usual.
+ * A bracket is kept, and what would leave it goes to its middle instead. How
+ * f is evaluated, from which pole, and when to stop is as R.-C. Li has it
+ * (Solving secular equations stably and efficiently, 1993).
  */
 #include "linalg/secular.h"
 
@@ -24,18 +26,20 @@ typedef struct secular_place {
     double at;
     double value; /* of f, as the next two */
     double slope;
+    double bend;
     double size; /* sum of magnitudes */
 } secular_place;
 
 static void secular_measure(secular_place *place, const lora__secular *s)
 {
-    double sums[3];
+    double sums[4];
 
     s->kernels->poles_f64(sums, s->weights, s->gaps, place->at,
                           LORA__SECULAR_ROOM(s->count));
     place->value = 1 + sums[0];
     place->size = 1 + sums[1];
     place->slope = sums[2];
+    place->bend = sums[3];
 }
 
 /* What fills up the last four has no weight and is far. */
@@ -131,21 +135,21 @@ LORA_PRIVATE int lora__secular_root(double *offset,
                                     const lora__secular *secular,
                                     size_t i)
 {
-    const double *w = secular->weights;
     secular_place place;
     size_t other;
 
     if (secular->count == 1) {
         secular->gaps[0] = 0;
         *origin = 0;
-        *offset = w[0];
+        *offset = secular->weights[0];
         return 1;
     }
     *origin = secular_begin(&place, &other, secular, i);
     for (int step = 0; step < SECULAR_STEPS; step++) {
         const double at = place.at;
-        const double near = -at;
-        const double far = secular->gaps[other] - at;
+        const double gap = secular->gaps[other];
+        const double sum = gap - 2 * at; /* of both distances */
+        const double product = -at * (gap - at);
         double value;
 
         secular_measure(&place, secular);
@@ -160,12 +164,9 @@ LORA_PRIVATE int lora__secular_root(double *offset,
         } else {
             place.high = at;
         }
-        place.at =
-            secular_step(&place,
-                         value - far * place.slope +
-                             secular->gaps[other] * w[*origin] / (at * at),
-                         (near + far) * value - near * far * place.slope,
-                         near * far * value);
+        place.at = secular_step(
+            &place, value - sum * place.slope + product * place.bend,
+            sum * value - product * place.slope, product * value);
         if (step > SECULAR_PATIENCE && step % 2 == 1) {
             place.at = secular_middle(&place);
         }

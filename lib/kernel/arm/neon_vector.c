@@ -198,6 +198,7 @@ LORA_PRIVATE void lora__neon_poles_f64(double *sums,
     float64x2_t s = vdupq_n_f64(0);
     float64x2_t s_abs = s;
     float64x2_t s_2 = s;
+    float64x2_t s_3 = s;
     size_t i = 0;
 
     for (; i + 2 <= count; i += 2) {
@@ -205,13 +206,17 @@ LORA_PRIVATE void lora__neon_poles_f64(double *sums,
             vdivq_f64(one, vsubq_f64(vld1q_f64(poles + i), vdupq_n_f64(at)));
         const float64x2_t t = vmulq_f64(vld1q_f64(weights + i), inverse);
 
+        const float64x2_t t_2 = vmulq_f64(t, inverse);
+
         s = vaddq_f64(s, t);
         s_abs = vaddq_f64(s_abs, vabsq_f64(t));
-        s_2 = vfmaq_f64(s_2, t, inverse);
+        s_2 = vaddq_f64(s_2, t_2);
+        s_3 = vfmaq_f64(s_3, t_2, inverse);
     }
     sums[0] = vaddvq_f64(s);
     sums[1] = vaddvq_f64(s_abs);
     sums[2] = vaddvq_f64(s_2);
+    sums[3] = vaddvq_f64(s_3);
     if (i < count) {
         const double inverse = 1 / (poles[i] - at);
         const double t = weights[i] * inverse;
@@ -219,6 +224,7 @@ LORA_PRIVATE void lora__neon_poles_f64(double *sums,
         sums[0] += t;
         sums[1] += fabs(t);
         sums[2] = fma(t, inverse, sums[2]);
+        sums[3] = fma(t * inverse, inverse, sums[3]);
     }
 }
 

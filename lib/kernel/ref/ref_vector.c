@@ -134,7 +134,7 @@ LORA_PRIVATE void lora__ref_poles_f64(double *sums,
                                       double at,
                                       size_t count)
 {
-    sums[0] = sums[1] = sums[2] = 0;
+    sums[0] = sums[1] = sums[2] = sums[3] = 0;
     for (size_t i = 0; i < count; i++) {
         const double inverse = 1 / (poles[i] - at);
         const double t = weights[i] * inverse;
@@ -142,6 +142,7 @@ LORA_PRIVATE void lora__ref_poles_f64(double *sums,
         sums[0] += t;
         sums[1] += fabs(t);
         sums[2] += t * inverse;
+        sums[3] += t * inverse * inverse;
     }
 }
 
