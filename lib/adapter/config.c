@@ -37,6 +37,8 @@ static lora_status config_add(lora__peft_config **list,
     lora__map_init(&config->ranks.ends, arena->context);
     lora__map_init(&config->ranks.anchored, arena->context);
     lora__map_init(&config->feedforward, arena->context);
+    config->oft.terms = 5.0; /* PEFT's */
+    config->oft.eps = 6e-5;
     TRY(lora__arena_string(&config->component, arena, component, bytes, error));
     config->next = *list;
     *list = config;
@@ -154,6 +156,20 @@ static int config_is(const char *field, size_t bytes, const char *name)
     return strlen(name) == bytes && memcmp(field, name, bytes) == 0;
 }
 
+/* A field of OFT's, true or false. */
+static void
+config_oft_flag(lora__peft_oft *oft, const char *field, size_t bytes, int value)
+{
+    if (config_is(field, bytes, "use_cayley_neumann")) {
+        oft->is_told = 1;
+        oft->series = value;
+    } else if (config_is(field, bytes, "block_share")) {
+        oft->shared = value;
+    } else if (config_is(field, bytes, "coft")) {
+        oft->limited = value;
+    }
+}
+
 /* One "component.field": value of the top object. LoHa and LoKr have "alpha"
  * where LoRA has "lora_alpha". */
 static lora_status config_field(lora__peft_config *config,
@@ -174,8 +190,15 @@ static lora_status config_field(lora__peft_config *config,
             config->alpha = value;
         } else if (config_is(field, bytes, "r")) {
             config->rank = value;
+        } else if (config_is(field, bytes, "num_cayley_neumann_terms")) {
+            config->oft.terms = value;
+        } else if (config_is(field, bytes, "eps")) {
+            config->oft.eps = value;
         }
+    } else if (event.type == LORA__JSON_FALSE) {
+        config_oft_flag(&config->oft, field, bytes, 0);
     } else if (event.type == LORA__JSON_TRUE) {
+        config_oft_flag(&config->oft, field, bytes, 1);
         config->rslora |= config_is(field, bytes, "use_rslora");
         config->transposed |= config_is(field, bytes, "fan_in_fan_out");
     } else if (event.type == LORA__JSON_OBJECT_BEGIN) {
@@ -392,6 +415,13 @@ LORA_PRIVATE int lora__config_transposed(const lora__peft_config *config,
 {
     config = config_of(config, target, lora__config_component(target));
     return config != NULL && config->transposed;
+}
+
+LORA_PRIVATE const lora__peft_oft *
+lora__config_oft(const lora__peft_config *config, const char *target)
+{
+    config = config_of(config, target, lora__config_component(target));
+    return config == NULL || !config->oft.is_told ? NULL : &config->oft;
 }
 
 /* PEFT compares the ends of paths, wherever they begin. */

@@ -23,6 +23,16 @@ typedef struct lora__peft_patterns {
     const char *unread; /* a pattern that is a regular expression, or NULL */
 } lora__peft_patterns;
 
+/* How OFT makes rotations of its numbers. */
+typedef struct lora__peft_oft {
+    int is_told; /* the configuration says whether by the series */
+    int series;  /* 1: by so many terms of a series, else exactly */
+    int shared;  /* one block serves all of the layer */
+    int limited; /* blocks have no larger a norm than `eps` allows */
+    double terms;
+    double eps;
+} lora__peft_oft;
+
 struct lora__peft_config {
     lora__peft_config *next;
     const char *component; /* "unet"; "" in an adapter_config.json */
@@ -35,6 +45,7 @@ struct lora__peft_config {
     lora__map feedforward; /* module paths, or their ends, of IA3's layers that
                             * scale inputs; of no use if !feedforward_given */
     int feedforward_given; /* the configuration has such a list */
+    lora__peft_oft oft;
 };
 
 /* Parse into the arena; FORMAT if it is no JSON object. To be destroyed, also
@@ -77,6 +88,11 @@ LORA_PRIVATE int lora__config_transposed(const lora__peft_config *config,
 LORA_PRIVATE int lora__config_feedforward(int *out,
                                           const lora__peft_config *config,
                                           const char *target);
+
+/* How OFT's blocks of a target are to be read; NULL where the configuration
+ * does not say. */
+LORA_PRIVATE const lora__peft_oft *
+lora__config_oft(const lora__peft_config *config, const char *target);
 
 /* Bytes of the component that a canonical target begins with ("unet"), or 0
  * where it begins with none of a pipeline's. */

@@ -22,7 +22,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 # Kinds whose weight change the library computes so far, by the case's id.
 KINDS = ("kohya_lora_", "locon_", "loha_", "lokr_", "dylora_", "full_", "norm_",
          "peft_lora_", "peft_loha_", "peft_lokr_", "ia3_", "glora_",
-         "peft_ia3_", "dora_locon_", "dora_loha_", "dora_lokr_", "tlora_")
+         "peft_ia3_", "dora_locon_", "dora_loha_", "dora_lokr_", "tlora_",
+         "oft_", "boft_", "peft_oft_", "peft_boft_")
 NAMES = ("names_sd1_", "names_sdxl_", "names_flux_", "load_cloneofsimo")
 OPERATIONS = ("delta", "patched_weight", "truncate", "same_as",
               "load_positional")

@@ -135,8 +135,110 @@ def tlora(m, strength):
     return m.weight + scale * change.reshape(m.weight.shape), m.bias
 
 
-FORMULAS = {"tlora": tlora, "ia3": ia3, "peft_ia3": peft_ia3, "glora": glora, "full": full,
-            "norm": norm, "dora": dora, "peft_lora_dora": peft_dora}
+def cayley(q):
+    """Of each of a stack of skew matrices."""
+    one = np.eye(q.shape[-1])
+    return (one + q) @ np.linalg.inv(one - q)
+
+
+def flipped(blocks):
+    return np.swapaxes(blocks, -1, -2)
+
+
+def turned(m, strength, limit):
+    """kohya's and LyCORIS' blocks, between the identity and rotations."""
+    q = m.own["oft_blocks"] - flipped(m.own["oft_blocks"])
+    most = float(m.own["alpha"]) * m.weight.shape[0]
+    r = cayley(q * limit(np.sqrt(np.square(q).sum()), most))
+    return np.eye(r.shape[-1]) + strength * (r - np.eye(r.shape[-1]))
+
+
+def limit_kohya(norm, most):
+    return (min(norm, most) + 1e-8) / (norm + 1e-8)
+
+
+def limit_lycoris(norm, most):
+    return most / (norm + 1e-8) if 0 < most < norm + 1e-8 else 1.0
+
+
+def oft(m, strength, limit=limit_lycoris):
+    r = turned(m, strength, limit)
+    rows = m.weight.reshape(r.shape[0], r.shape[1], -1)
+    w = np.einsum("knm,knp->kmp", r, rows).reshape(m.weight.shape)
+    return w * m.along(m.own.get("rescale", np.ones(len(w))), 0), m.bias
+
+
+def oft_kohya(m, strength):
+    return oft(m, strength, limit_kohya)
+
+
+def boft(m, strength):
+    """Rows 2^i half blocks apart, one of each half in turn."""
+    r = turned(m, strength, limit_lycoris)
+    stages, count, side, _ = r.shape
+    w = support.flat(m.weight)
+    for i in range(stages):
+        apart = 2**i * side // 2
+        order = np.arange(len(w)).reshape(-1, 2, apart)
+        order = order.transpose(0, 2, 1).reshape(-1)
+        blocks = w[order].reshape(count, side, -1)
+        w = w.copy()
+        w[order] = (r[i] @ blocks).reshape(len(w), -1)
+    w = w.reshape(m.weight.shape)
+    return w * m.along(m.own.get("rescale", np.ones(len(w))), 0), m.bias
+
+
+def series(q, terms):
+    """What PEFT has in the place of the inverse."""
+    powers = [np.eye(q.shape[-1]) + 0 * q]
+    for _ in range(max(terms, 4) - 1 if terms > 2 else terms - 1):
+        powers.append(powers[-1] @ q)
+    last = 1 if terms > 2 else 2
+    return sum(p * (1 if i == 0 else last if i == len(powers) - 1 else 2)
+               for i, p in enumerate(powers))
+
+
+def peft_oft(m, strength):
+    equal(strength, 1.0, "PEFT has no other strength")
+    triangles = m.own["oft_R.weight"]
+    side = int((1 + math.sqrt(1 + 8 * triangles.shape[1])) / 2)
+    q = np.zeros((len(triangles), side, side))
+    q[(slice(None), *np.triu_indices(side, 1))] = triangles
+    q -= flipped(q)
+    if m.config["coft"]:
+        most = m.config["eps"] / math.sqrt(len(q))
+        norm = np.sqrt(np.square(q).sum(axis=(1, 2), keepdims=True))
+        q *= np.minimum(1, most / norm)
+    r = (series(q, m.config["num_cayley_neumann_terms"])
+         if m.config["use_cayley_neumann"] else cayley(-q))
+    columns = support.flat(m.weight).reshape(len(m.weight), -1, side)
+    if m.config["block_share"]:
+        r = np.repeat(r, columns.shape[1], 0)
+    return (np.einsum("onk,njk->onj", columns, r).reshape(m.weight.shape),
+            m.bias)
+
+
+def peft_boft(m, strength):
+    """Columns 2^i half blocks apart, one half after the other."""
+    equal(strength, 1.0, "PEFT has no other strength")
+    r = cayley((flipped(m.own["boft_R"]) - m.own["boft_R"]) / 2)
+    stages, count, side, _ = r.shape
+    w = support.flat(m.weight).T
+    for i in range(stages):
+        order = np.arange(len(w))
+        if i > 0:
+            order = order.reshape(-1, 2, 2**i, side // 2)
+            order = order.transpose(0, 2, 1, 3).reshape(-1)
+        blocks = w[order].reshape(count, side, -1)
+        w = w.copy()
+        w[order] = (r[i] @ blocks).reshape(len(w), -1)
+    return w.T.reshape(m.weight.shape) * m.along(m.own["boft_s"], 0), m.bias
+
+
+FORMULAS = {"tlora": tlora, "ia3": ia3, "peft_ia3": peft_ia3, "glora": glora,
+            "full": full, "norm": norm, "dora": dora,
+            "peft_lora_dora": peft_dora, "oft": oft, "oft_kohya": oft_kohya,
+            "boft": boft, "peft_oft": peft_oft, "peft_boft": peft_boft}
 
 
 def formula_of(case):
@@ -664,9 +766,10 @@ def main():
             test_program(suite, case)
         with suite.case(entry["id"] + ", by the library"):
             test_library(suite, liblora, case)
-        if "dora" in entry["id"]:
+        if "dora" in entry["id"] or "oft" in entry["id"]:
             with suite.case(entry["id"] + ", interpolated"):
                 test_interpolated(suite, case)
+        if "dora" in entry["id"]:
             with suite.case(entry["id"] + ", by rule"):
                 test_dora_rules(suite, case)
     for test in (test_names, test_layouts, test_refused, test_skipped,
