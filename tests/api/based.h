@@ -19,6 +19,8 @@ static inline void image_based(image *im)
     static const float b2[3] = {3.0f, 0.0f, 1.0f};
     static const float half = 0.5f;
     static const float set[6] = {1.0f, 0.0f, 2.0f, 0.0f, 3.0f, 0.0f};
+    static const float skew[4] = {0.0f, 0.5f, 0.0f, 0.0f};
+    static const float wide[9] = {0.0f, 0.5f, 0.0f, 0.0f, 0.0f, 1.0f};
     static const unsigned char places[4] = {1, 0, 2, 0};
     static const unsigned char sizes[4] = {2, 0, 3, 0};
 
@@ -47,6 +49,11 @@ static inline void image_based(image *im)
     image_f32(im, "lora_unet_i.bias_values", "1", &half, 1);
     image_f32(im, "lora_unet_i.lora_down.weight", "1,3", a2, 3);
     image_f32(im, "lora_unet_i.lora_up.weight", "2,1", b1, 2);
+    image_f32(im, "lora_unet_j.alpha", "", &half, 1);
+    image_f32(im, "lora_unet_j.oft_blocks", "1,2,2", skew, 4);
+    image_f32(im, "lora_unet_j.rescale", "2,1", peft, 2);
+    image_f32(im, "base_model.model.k.boft_R", "1,1,3,3", wide, 9);
+    image_f32(im, "base_model.model.k.boft_s", "2,1", peft, 2);
     image_end(im);
 }
 
@@ -60,7 +67,8 @@ static inline void image_base(image *im)
     image_begin(im, NULL);
     image_f32(im, "e.bias", "2", bias, 2);
     image_f32(im, "e.weight", "2,3", weight, 6);
-    for (const char *p = "abcdfghi"; *p != '\0'; p++) {
+    image_f32(im, "k.weight", "2,3", weight, 6);
+    for (const char *p = "abcdfghij"; *p != '\0'; p++) {
         name[10] = *p;
         image_f32(im, name, "2,3", weight, 6);
     }
@@ -77,7 +85,7 @@ static inline lora_status based_delta(const lora_adapter *adapter,
     double got[6];
     lora_status status = LORA_OK;
 
-    for (size_t i = 0; i < 9 && status == LORA_OK; i++) {
+    for (size_t i = 0; i < 11 && status == LORA_OK; i++) {
         status = lora_adapter_delta_base(got, sizeof got, adapter, i,
                                          LORA_PART_WEIGHT, 0.5, LORA_DTYPE_F64,
                                          0, 2, &weight, NULL, NULL, error);
