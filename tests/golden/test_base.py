@@ -616,6 +616,90 @@ def test_glora_layouts(suite):
     require("layout" in said and KOHYA in said, said)
 
 
+# name: (formula, shape of the weight, of the blocks, of rescale or boft_s,
+# the configuration or alpha)
+TURNED = {
+    "oft": (oft, (120, 7, 3, 3), (3, 40, 40), (120, 1, 1, 1), 0.0),
+    "oft of one block": (oft, (97, 5), (1, 97, 97), None, 0.0),
+    "oft of ones": (oft, (5, 4), (5, 1, 1), (5, 1), 0.0),
+    "oft, limited": (oft, (66, 5), (2, 33, 33), None, 0.02),
+    "oft in pieces": (oft, (288, 4096), (3, 96, 96), (288, 1), 0.0),
+    "oft of kohya": (oft_kohya, (70, 6), (2, 35, 35), None, 0.01),
+    "boft": (boft, (80, 9), (4, 8, 10, 10), (80, 1), 0.0),
+    "boft, odd": (boft, (36, 5, 3, 3), (2, 6, 6, 6), None, 0.05),
+    "boft in pieces": (boft, (256, 4096), (4, 8, 32, 32), None, 0.0),
+    "oft of PEFT": (peft_oft, (40, 99), (3, 528), None,
+                    {"use_cayley_neumann": False}),
+    "oft of PEFT, shared": (peft_oft, (7, 11, 3, 3), (1, 528), None,
+                            {"use_cayley_neumann": False, "block_share": True}),
+    "oft of PEFT, series": (peft_oft, (33, 60), (5, 66), None,
+                            {"use_cayley_neumann": True,
+                             "num_cayley_neumann_terms": 8}),
+    "oft of PEFT, limited": (peft_oft, (33, 60), (5, 66), None,
+                             {"use_cayley_neumann": True, "coft": True,
+                              "eps": 0.3}),
+    "boft of PEFT": (peft_boft, (35, 48), (3, 12, 4, 4), (35, 1), {}),
+    "boft of PEFT, odd": (peft_boft, (9, 7, 3, 3), (1, 7, 9, 9), (1, 9), {}),
+}
+
+
+def turned_module(suite, name, rng):
+    """(module, path of the adapter, options), made of random numbers."""
+    form, shape, blocks, factors, told = TURNED[name]
+    of_peft = isinstance(told, dict)
+    m = Module.__new__(Module)
+    m.prefix = PEFT if of_peft else KOHYA
+    if form is oft_kohya:
+        m.prefix = m.prefix.replace("lora_unet_", "oft_unet_")
+    m.weight, m.bias = rng.standard_normal(shape).astype(np.float32), None
+    m.weight = m.weight.astype(np.float64)  # bases are read as F32
+    key = ("oft_blocks" if not of_peft else
+           "oft_R.weight" if form is peft_oft else "boft_R")
+    m.own = {key: rng.uniform(-0.2, 0.2, blocks).astype(np.float32)}
+    if factors is not None:
+        m.own["boft_s" if of_peft else "rescale"] = rng.uniform(
+            0.5, 1.5, factors).astype(np.float32)
+    more = []
+    if of_peft:
+        m.config = {"coft": False, "block_share": False,
+                    "num_cayley_neumann_terms": 5, **told}
+        config = suite.path("turned.json")
+        config.write_text(json.dumps(m.config), "utf-8")
+        more = ["--config", config]
+    else:
+        m.own["alpha"] = np.float32(told)
+    path = suite.path("turned.safetensors")
+    support.write_file(path, {f"{m.prefix}.{suffix}": tensor(value, "F32")
+                              for suffix, value in m.own.items()})
+    m.own = {suffix: value.astype(np.float64) for suffix, value in
+             m.own.items()}
+    return m, path, more
+
+
+def test_turned(suite, name):
+    """Blocks of many sizes, in F64 and F32, against the formula.
+
+    An element is a sum of b products, M times over: b M roundings of what sums
+    of magnitudes are at most, here 16 times the largest element."""
+    m, path, more = turned_module(suite, name, np.random.default_rng(14))
+    form, _, blocks, _, _ = TURNED[name]
+    base = base_file(suite, {m.prefix.replace(PEFT, "blk.to_q") + ".weight":
+                             tensor(m.weight, "F64")})
+    side = (blocks[-1] if len(blocks) > 2 else
+            int((1 + math.sqrt(1 + 8 * blocks[1])) / 2))
+    roundings = 16 * side * (blocks[0] if len(blocks) == 4 else 1)
+    for strength in (1.0, 0.25, -2.0):
+        want = form(m, 1.0 if more else strength)[0]
+        if more:
+            want = m.weight + strength * (want - m.weight)
+        for dtype, unit in (("f64", 2.0**-53), ("f32", 2.0**-24)):
+            got = changed(suite, path, base, "--force", "--weights", "--dtype",
+                          dtype, "--strength", strength, *more)
+            (_, value), = got.items()
+            support.close(value, want, roundings * unit * np.abs(want).max(),
+                          f"{name} at {strength} in {dtype}")
+
+
 def test_set(suite):
     rng = np.random.default_rng(10)
     old, new = rng.standard_normal((2, 3, 4)).astype(np.float32)
@@ -772,6 +856,9 @@ def main():
         if "dora" in entry["id"]:
             with suite.case(entry["id"] + ", by rule"):
                 test_dora_rules(suite, case)
+    for name in TURNED:
+        with suite.case(name):
+            test_turned(suite, name)
     for test in (test_names, test_layouts, test_refused, test_skipped,
                  test_ia3_sides, test_tlora_start, test_glora_layouts, test_set,
                  test_sparse, test_padded, test_stored_transposed):
