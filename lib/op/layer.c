@@ -15,21 +15,14 @@ LORA_API void lora_layer_options_init(lora_layer_options *options, size_t size)
 
 /* ---- weights ----------------------------------------------------------- */
 
-/* out[cols, rows] of in[rows, cols], in tiles that stay in the cache. */
-static void
-layer_transpose(float *out, const float *in, size_t rows, size_t cols)
+/* out[cols, rows] of in[rows, cols] */
+static void layer_transpose(const lora_layer *layer,
+                            float *out,
+                            const float *in,
+                            size_t rows,
+                            size_t cols)
 {
-    enum { TILE = 16 };
-
-    for (size_t r0 = 0; r0 < rows; r0 += TILE) {
-        const size_t r1 = rows - r0 < TILE ? rows : r0 + TILE;
-
-        for (size_t c = 0; c < cols; c++) {
-            for (size_t r = r0; r < r1; r++) {
-                out[c * rows + r] = in[r * cols + c];
-            }
-        }
-    }
+    layer->kernels->turn_f32(out, rows, in, cols, rows, cols);
 }
 
 /* The weight of a stage and its transpose, of the factors as they are now.
@@ -45,7 +38,8 @@ static void layer_derive(lora_layer *layer, lora__layer_stage *stage)
         link->maker->make(stage->weight, link, factors, layer->kernels,
                           layer->scratch);
     } else if (link->turned) {
-        layer_transpose(stage->weight, factors[link->factor], cols, stage->out);
+        layer_transpose(layer, stage->weight, factors[link->factor], cols,
+                        stage->out);
     } else if (stage->weight != factors[link->factor]) {
         memcpy(stage->weight, factors[link->factor],
                stage->weight_count * sizeof *stage->weight);
@@ -55,13 +49,13 @@ static void layer_derive(lora_layer *layer, lora__layer_stage *stage)
                                   stage->weight_count);
     }
     for (size_t i = 0; i < items; i++) {
-        layer_transpose(stage->turned + i * cols * stage->out,
+        layer_transpose(layer, stage->turned + i * cols * stage->out,
                         stage->weight + i * cols * stage->out, stage->out,
                         cols);
     }
     for (size_t i = 0; stage->spread != NULL && i < items * stage->out; i++) {
-        layer_transpose(stage->spread + i * cols, stage->weight + i * cols,
-                        stage->in, stage->kernel);
+        layer_transpose(layer, stage->spread + i * cols,
+                        stage->weight + i * cols, stage->in, stage->kernel);
     }
 }
 

@@ -201,6 +201,14 @@ LORA_PRIVATE void lora__layer_sink_row(const lora__layer_sink *sink,
                                        size_t col,
                                        size_t count);
 
+/* The same of sums in F32. */
+LORA_PRIVATE void lora__layer_sink_floats(const lora__layer_sink *sink,
+                                          const lora__kernels *kernels,
+                                          const float *values,
+                                          size_t row,
+                                          size_t col,
+                                          size_t count);
+
 /* Element `index` of data. */
 static inline void *lora__layer_at(lora__layer_data data, size_t index)
 {

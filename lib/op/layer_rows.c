@@ -24,6 +24,11 @@
 #define LAYER_ROWS_SHORT 128
 #define LAYER_ROWS_LONG 96
 
+/* Of one that is made in place: its columns at a time, and how many rows are
+ * added to it one by one. */
+#define LAYER_ROWS_WIDE 240
+#define LAYER_ROWS_THIN 2
+
 typedef struct layer_rows_job {
     const lora__layer_run *run;
     const lora__layer_finish *finish;
@@ -68,9 +73,11 @@ static size_t layer_rows_room(size_t k, size_t n)
 
 static size_t layer_rows_gradient_room(void)
 {
-    return LAYER_ROWS_SHORT *
-               (LORA__LAYER_DEPTH * sizeof(float) +
-                LAYER_ROWS_LONG * (sizeof(float) + sizeof(double))) +
+    const size_t sums = LAYER_ROWS_LONG * (sizeof(float) + sizeof(double));
+    const size_t wide = LAYER_ROWS_WIDE * sizeof(float);
+
+    return LAYER_ROWS_SHORT * (LORA__LAYER_DEPTH * sizeof(float) +
+                               (sums > wide ? sums : wide)) +
            LAYER_ROWS_LONG * sizeof(double) * 2;
 }
 
@@ -296,19 +303,23 @@ lora__layer_rows_product(const lora__layer_run *run,
 typedef struct layer_rows_gradient {
     const lora__layer_run *run;
     const lora__layer_sink *sink;
-    lora__layer_data one; /* of the shorter side, and of the longer one */
+    lora__layer_data one; /* of the shorter side, and of the longer one; or of
+                           * outputs and inputs */
     lora__layer_data two;
     size_t one_width;
     size_t two_width;
     size_t before;
     int swapped; /* the shorter side is what came in */
     int plain;
+    size_t total;  /* rows, of all or of each sample */
     size_t blocks; /* of the longer side */
 } layer_rows_gradient;
 
-/* sums[m, n] += (rows of one)^T (rows of two) */
+/* (rows of one)^T (rows of two) into piece[m, n], and added to the sums, or
+ * these begun with it. */
 static void layer_rows_gradient_add(const layer_rows_gradient *job,
                                     double *sums,
+                                    int begin,
                                     float *piece,
                                     float *turned,
                                     const float *one,
@@ -319,15 +330,12 @@ static void layer_rows_gradient_add(const layer_rows_gradient *job,
                                     size_t n,
                                     size_t rows)
 {
-    for (size_t i = 0; i < rows; i++) {
-        for (size_t j = 0; j < m; j++) {
-            turned[j * rows + i] = one[i * one_step + j];
-        }
-    }
-    job->run->layer->kernels->gemm_f32(piece, n, turned, rows, two, two_step, m,
-                                       n, rows);
-    for (size_t i = 0; i < m * n; i++) {
-        sums[i] += (double)piece[i];
+    const lora__kernels *kernels = job->run->layer->kernels;
+
+    kernels->turn_f32(turned, rows, one, one_step, rows, m);
+    kernels->gemm_f32(piece, n, turned, rows, two, two_step, m, n, rows);
+    for (size_t i = 0; sums != NULL && i < m * n; i++) {
+        sums[i] = (begin ? 0.0 : sums[i]) + (double)piece[i];
     }
 }
 
@@ -351,6 +359,33 @@ static void layer_rows_gradient_store(const layer_rows_gradient *job,
     }
 }
 
+/* The same of one piece that is all there is. */
+static void layer_rows_gradient_store_piece(const layer_rows_gradient *job,
+                                            const float *piece,
+                                            float *column,
+                                            size_t a,
+                                            size_t m,
+                                            size_t b,
+                                            size_t n)
+{
+    const lora__layer_sink *sink = job->sink;
+    const lora__kernels *kernels = job->run->layer->kernels;
+
+    if (job->swapped && !sink->turned && !sink->add &&
+        sink->multiplier == 1.0F) {
+        kernels->turn_f32(sink->data + b * sink->cols + a, sink->cols, piece, n,
+                          m, n);
+        return;
+    }
+    for (size_t i = 0; !job->swapped && i < m; i++) {
+        lora__layer_sink_floats(sink, kernels, piece + i * n, a + i, b, n);
+    }
+    for (size_t j = 0; job->swapped && j < n; j++) {
+        kernels->turn_f32(column, m, piece + j, n, m, 1);
+        lora__layer_sink_floats(sink, kernels, column, b + j, a, m);
+    }
+}
+
 static lora_status layer_rows_gradient_run(void *arg,
                                            size_t index,
                                            uint32_t worker,
@@ -368,23 +403,97 @@ static lora_status layer_rows_gradient_run(void *arg,
     const float *one = (const float *)job->one.data + a;
     const float *two = (const float *)job->two.data + b;
     const size_t samples = job->plain ? 1 : job->run->batch;
-    const size_t total =
-        job->plain ? job->run->batch * job->before : job->before;
     const size_t one_step = job->before == 1 ? job->one.step : job->one_width;
     const size_t two_step = job->before == 1 ? job->two.step : job->two_width;
+    const int single = samples == 1 && job->total <= LORA__LAYER_DEPTH;
 
     (void)error;
-    memset(sums, 0, m * n * sizeof *sums);
     for (size_t s = 0; s < samples; s++) {
-        for (size_t q = 0; q < total; q += LORA__LAYER_DEPTH) {
+        for (size_t q = 0; q < job->total; q += LORA__LAYER_DEPTH) {
             layer_rows_gradient_add(
-                job, sums, piece, turned,
+                job, single ? NULL : sums, s == 0 && q == 0, piece, turned,
                 one + s * job->one.step + q * one_step, one_step,
                 two + s * job->two.step + q * two_step, two_step, m, n,
-                layer_rows_min(LORA__LAYER_DEPTH, total - q));
+                layer_rows_min(LORA__LAYER_DEPTH, job->total - q));
         }
     }
-    layer_rows_gradient_store(job, sums, column, a, m, b, n);
+    if (single) {
+        layer_rows_gradient_store_piece(job, piece, (float *)(void *)column, a,
+                                        m, b, n);
+    } else {
+        layer_rows_gradient_store(job, sums, column, a, m, b, n);
+    }
+    return LORA_OK;
+}
+
+/* ---- gradients of few rows ---------------------------------------------- */
+
+/* Whether the gradient of so few rows is made in place, from the outputs'
+ * gradient turned: that is less to turn than the result, and the inputs fill
+ * the tiles of gemm, or none are used. */
+static int layer_rows_in_place(const layer_rows_gradient *job,
+                               const lora__layer_stage *stage)
+{
+    return job->plain && !job->sink->turned &&
+           job->total <= LORA__LAYER_DEPTH &&
+           (!job->swapped || (stage->in >= 48 && job->total < stage->in));
+}
+
+/* to[m, n] = (rows of gradient)^T (rows of in) */
+static void layer_rows_thin(const layer_rows_gradient *job,
+                            float *to,
+                            size_t to_step,
+                            const float *gradient,
+                            const float *in,
+                            size_t m,
+                            size_t n)
+{
+    const lora__kernels *kernels = job->run->layer->kernels;
+
+    for (size_t i = 0; i < m; i++, to += to_step) {
+        memset(to, 0, n * sizeof *to);
+        for (size_t p = 0; p < job->total; p++) {
+            kernels->axpy_f32(to, in + p * job->two.step,
+                              gradient[p * job->one.step + i], n);
+        }
+    }
+}
+
+static lora_status layer_rows_run_in_place(void *arg,
+                                           size_t index,
+                                           uint32_t worker,
+                                           lora_error *error)
+{
+    const layer_rows_gradient *job = arg;
+    const lora__layer_sink *sink = job->sink;
+    const lora__kernels *kernels = job->run->layer->kernels;
+    const size_t a = index / job->blocks * LAYER_ROWS_SHORT;
+    const size_t b = index % job->blocks * LAYER_ROWS_WIDE;
+    const size_t m = layer_rows_min(LAYER_ROWS_SHORT, job->one_width - a);
+    const size_t n = layer_rows_min(LAYER_ROWS_WIDE, job->two_width - b);
+    const float *gradient = (const float *)job->one.data + a;
+    const float *in = (const float *)job->two.data + b;
+    float *turned = lora__layer_scratch(job->run, worker);
+    float *piece = turned + LAYER_ROWS_SHORT * LORA__LAYER_DEPTH;
+    float *to = sink->add ? piece : sink->data + a * sink->cols + b;
+    const size_t to_step = sink->add ? n : sink->cols;
+
+    (void)error;
+    if (job->total <= LAYER_ROWS_THIN) {
+        layer_rows_thin(job, to, to_step, gradient, in, m, n);
+    } else {
+        kernels->turn_f32(turned, job->total, gradient, job->one.step,
+                          job->total, m);
+        kernels->gemm_f32(to, to_step, turned, job->total, in, job->two.step, m,
+                          n, job->total);
+    }
+    for (size_t i = 0; i < m; i++) {
+        if (sink->add) {
+            lora__layer_sink_floats(sink, kernels, piece + i * n, a + i, b, n);
+        } else if (sink->multiplier != 1.0F) {
+            kernels->scale_f32(to + i * to_step, sink->multiplier, n);
+        }
+    }
     return LORA_OK;
 }
 
@@ -397,19 +506,30 @@ lora__layer_rows_gradient(const lora__layer_run *run,
                           lora_error *error)
 {
     layer_rows_gradient job;
+    int in_place;
 
     job.run = run;
     job.sink = sink;
     job.before = stage->before;
     job.swapped = stage->in < stage->out;
+    job.plain = layer_rows_step(gradient, job.before, stage->out) != 0 &&
+                layer_rows_step(in, job.before, stage->in) != 0;
+    job.total = job.plain ? run->batch * job.before : job.before;
+    in_place = layer_rows_in_place(&job, stage);
+    job.swapped &= !in_place;
     job.one = job.swapped ? in : gradient;
     job.two = job.swapped ? gradient : in;
     job.one_width = job.swapped ? stage->in : stage->out;
     job.two_width = job.swapped ? stage->out : stage->in;
-    job.plain = layer_rows_step(job.one, job.before, job.one_width) != 0 &&
-                layer_rows_step(job.two, job.before, job.two_width) != 0;
-    job.blocks = (job.two_width - 1) / LAYER_ROWS_LONG + 1;
+    if (job.before != 1) {
+        job.one.step = job.plain ? job.one_width : job.one.step;
+        job.two.step = job.plain ? job.two_width : job.two.step;
+    }
+    job.blocks =
+        (job.two_width - 1) / (in_place ? LAYER_ROWS_WIDE : LAYER_ROWS_LONG) +
+        1;
     return lora__run_jobs(
-        run->layer->context, NULL, layer_rows_gradient_run, &job,
+        run->layer->context, NULL,
+        in_place ? layer_rows_run_in_place : layer_rows_gradient_run, &job,
         ((job.one_width - 1) / LAYER_ROWS_SHORT + 1) * job.blocks, error);
 }

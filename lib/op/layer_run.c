@@ -536,13 +536,18 @@ static lora_status layer_run_factors(const layer_run_back *back,
     return LORA_OK;
 }
 
-/* Gradients that are added to, or not made at all, begin at 0. */
+/* Gradients that are added to begin at 0: those of weights that are made, and
+ * without a batch all. */
 static void layer_run_clear(const layer_run_back *back)
 {
     const lora_layer *layer = back->plan.run.layer;
+    int made = back->plan.run.batch == 0;
 
-    for (size_t i = 0; !back->add_factors && i < layer->chain.factor_count;
-         i++) {
+    for (size_t i = 0; i < layer->stage_count; i++) {
+        made |= layer->stages[i].link->maker != NULL;
+    }
+    for (size_t i = 0;
+         made && !back->add_factors && i < layer->chain.factor_count; i++) {
         if (back->gradients[i] != NULL) {
             memset(back->gradients[i], 0,
                    (size_t)layer->infos[i].elements * sizeof(float));

@@ -81,3 +81,29 @@ LORA_PRIVATE void lora__layer_sink_row(const lora__layer_sink *sink,
             (float)(sink->add ? value + (double)to[i * step] : value);
     }
 }
+
+LORA_PRIVATE void lora__layer_sink_floats(const lora__layer_sink *sink,
+                                          const lora__kernels *kernels,
+                                          const float *values,
+                                          size_t row,
+                                          size_t col,
+                                          size_t count)
+{
+    float *to = sink->turned ? sink->data + col * sink->rows + row
+                             : sink->data + row * sink->cols + col;
+
+    if (sink->turned) {
+        for (size_t i = 0; i < count; i++) {
+            float *at = to + i * sink->rows;
+
+            *at = (sink->add ? *at : 0.0F) + sink->multiplier * values[i];
+        }
+    } else if (sink->add) {
+        kernels->axpy_f32(to, values, sink->multiplier, count);
+    } else {
+        memcpy(to, values, count * sizeof *to);
+        if (sink->multiplier != 1.0F) {
+            kernels->scale_f32(to, sink->multiplier, count);
+        }
+    }
+}
