@@ -20,6 +20,14 @@
 #define LAYER_ROWS_DOTS 128
 #define LAYER_ROWS_DOTS_DEPTH 96
 
+/* Rows from which on blocks of all columns are enough of them; of fewer rows
+ * the multiplications of a block, how many blocks there are for 64 rows at
+ * most, and what their columns are a multiple of. */
+#define LAYER_ROWS_MANY ((size_t)256)
+#define LAYER_ROWS_WORK ((size_t)1 << 20)
+#define LAYER_ROWS_PIECES ((size_t)4)
+#define LAYER_ROWS_COLS 48
+
 /* Of a gradient: the block of the shorter and of the longer side. */
 #define LAYER_ROWS_SHORT 128
 #define LAYER_ROWS_LONG 96
@@ -40,9 +48,25 @@ typedef struct layer_rows_job {
     size_t k;
     size_t n;
     int dots;
-    int plain;            /* all rows of both are evenly apart */
-    size_t sample_blocks; /* unless plain: blocks of one sample */
+    int plain;         /* all rows of both are evenly apart */
+    size_t rows;       /* of a block */
+    size_t row_blocks; /* of all, or unless plain of one sample */
+    size_t cols;       /* of a block */
+    size_t col_blocks;
 } layer_rows_job;
+
+/* A block of the result: row `row` of the sample or of all is where the data
+ * say, and further rows are a step apart. */
+typedef struct layer_rows_block {
+    size_t row;
+    size_t rows;
+    size_t col;
+    size_t cols;
+    size_t in_first;
+    size_t in_step;
+    size_t out_first;
+    size_t out_step;
+} layer_rows_block;
 
 static size_t layer_rows_min(size_t a, size_t b)
 {
@@ -91,71 +115,66 @@ LORA_PRIVATE size_t lora__layer_rows_scratch(const lora__layer_run *run,
     return product > gradient ? product : gradient;
 }
 
-/* A piece of rows of the input as F32, and the step between them. */
+/* Columns [p, p + depth) of the block's rows of the input as F32, and the step
+ * between them. */
 static const float *layer_rows_piece(size_t *step,
                                      float *room,
                                      const layer_rows_job *job,
-                                     size_t first,
-                                     size_t in_step,
-                                     size_t rows,
-                                     size_t col,
-                                     size_t cols)
+                                     const layer_rows_block *block,
+                                     size_t p,
+                                     size_t depth)
 {
+    const size_t first = block->in_first + p;
+
     if (job->in.dtype == LORA_DTYPE_F32) {
-        *step = in_step;
-        return (const float *)job->in.data + first + col;
+        *step = block->in_step;
+        return (const float *)job->in.data + first;
     }
-    for (size_t i = 0; i < rows; i++) {
+    for (size_t i = 0; i < block->rows; i++) {
         lora__layer_load(
-            room + i * cols, job->run->layer->kernels, job->in.dtype,
-            lora__layer_at(job->in, first + i * in_step + col), cols);
+            room + i * depth, job->run->layer->kernels, job->in.dtype,
+            lora__layer_at(job->in, first + i * block->in_step), depth);
     }
-    *step = cols;
+    *step = depth;
     return room;
 }
 
-/* Multiply, add the bias and store rows of a tile. */
+/* Multiply, add the bias and store columns of a block, which are in a tile. */
 static void layer_rows_finish(const layer_rows_job *job,
+                              const layer_rows_block *block,
                               float *tile,
-                              size_t tile_step,
-                              size_t first,
-                              size_t out_step,
-                              size_t row,
-                              size_t rows,
                               size_t col,
                               size_t cols)
 {
     const lora__layer_finish *finish = job->finish;
     const lora__kernels *kernels = job->run->layer->kernels;
 
-    for (size_t i = 0; i < rows; i++) {
-        float *from = tile + i * tile_step;
+    for (size_t i = 0; i < block->rows; i++) {
+        const size_t item = (block->row + i) % job->before;
+        float *from = tile + i * cols;
 
         if (finish->multiplier != 1.0F) {
             kernels->scale_f32(from, finish->multiplier, cols);
         }
         if (finish->bias != NULL) {
-            kernels->axpy_f32(
-                from, finish->bias + (row + i) % job->before * job->n + col,
-                1.0F, cols);
+            kernels->axpy_f32(from, finish->bias + item * job->n + col, 1.0F,
+                              cols);
         }
-        lora__layer_store(lora__layer_at(job->out, first + i * out_step + col),
-                          job->out.dtype, kernels, from, cols, finish->add);
+        lora__layer_store(
+            lora__layer_at(job->out,
+                           block->out_first + i * block->out_step + col),
+            job->out.dtype, kernels, from, cols, finish->add);
     }
 }
 
 /* By dot products: sums over pieces of the depth in f64. */
 static void layer_rows_by_dot(const layer_rows_job *job,
                               void *scratch,
-                              size_t row,
-                              size_t rows,
-                              size_t in_first,
-                              size_t in_step,
-                              size_t out_first,
-                              size_t out_step)
+                              const layer_rows_block *block)
 {
     const lora__kernels *kernels = job->run->layer->kernels;
     const size_t n = job->n;
+    const size_t count = block->rows * n;
     double *sums = scratch;
     double *piece = sums + LAYER_ROWS_BLOCK * LAYER_ROWS_DOTS;
     float *tile = (float *)(void *)(piece + LAYER_ROWS_BLOCK * LAYER_ROWS_DOTS);
@@ -164,69 +183,62 @@ static void layer_rows_by_dot(const layer_rows_job *job,
     for (size_t p = 0; p < job->k; p += LORA__LAYER_DEPTH) {
         const size_t depth = layer_rows_min(LORA__LAYER_DEPTH, job->k - p);
         size_t step;
-        const float *x = layer_rows_piece(&step, room, job, in_first, in_step,
-                                          rows, p, depth);
+        const float *x = layer_rows_piece(&step, room, job, block, p, depth);
 
         kernels->dots_f32(p == 0 ? sums : piece, n, x, step, job->turned + p,
-                          job->k, rows, n, depth);
-        for (size_t i = 0; p != 0 && i < rows * n; i++) {
+                          job->k, block->rows, n, depth);
+        for (size_t i = 0; p != 0 && i < count; i++) {
             sums[i] += piece[i];
         }
     }
-    for (size_t i = 0; i < rows * n; i++) {
-        tile[i] = (float)sums[i];
-    }
-    layer_rows_finish(job, tile, n, out_first, out_step, row, rows, 0, n);
+    kernels->f64_to_f32(tile, sums, count);
+    layer_rows_finish(job, block, tile, 0, n);
 }
 
 /* By gemm, in place where nothing is left to be done but to multiply. */
 static void layer_rows_by_gemm(const layer_rows_job *job,
                                void *scratch,
-                               size_t row,
-                               size_t rows,
-                               size_t in_first,
-                               size_t in_step,
-                               size_t out_first,
-                               size_t out_step)
+                               const layer_rows_block *block)
 {
     const lora__kernels *kernels = job->run->layer->kernels;
     const lora__layer_finish *finish = job->finish;
+    const size_t rows = block->rows;
+    const size_t end = block->col + block->cols;
     float *tile = scratch;
     float *piece = tile + LAYER_ROWS_BLOCK * LAYER_ROWS_TILE;
     float *room = piece + LAYER_ROWS_BLOCK * LAYER_ROWS_TILE;
-    const size_t n = job->n;
     const float *x;
     size_t step;
 
     if (job->out.dtype == LORA_DTYPE_F32 && !finish->add &&
         finish->bias == NULL && job->k <= LORA__LAYER_DEPTH) {
-        float *to = (float *)job->out.data + out_first;
+        float *to = (float *)job->out.data + block->out_first + block->col;
 
-        x = layer_rows_piece(&step, room, job, in_first, in_step, rows, 0,
-                             job->k);
-        kernels->gemm_f32(to, out_step, x, step, job->matrix, n, rows, n,
+        x = layer_rows_piece(&step, room, job, block, 0, job->k);
+        kernels->gemm_f32(to, block->out_step, x, step,
+                          job->matrix + block->col, job->n, rows, block->cols,
                           job->k);
         for (size_t i = 0; finish->multiplier != 1.0F && i < rows; i++) {
-            kernels->scale_f32(to + i * out_step, finish->multiplier, n);
+            kernels->scale_f32(to + i * block->out_step, finish->multiplier,
+                               block->cols);
         }
         return;
     }
-    for (size_t j = 0; j < n; j += LAYER_ROWS_TILE) {
-        const size_t cols = layer_rows_min(LAYER_ROWS_TILE, n - j);
+    for (size_t j = block->col; j < end; j += LAYER_ROWS_TILE) {
+        const size_t cols = layer_rows_min(LAYER_ROWS_TILE, end - j);
 
         for (size_t p = 0; p < job->k; p += LORA__LAYER_DEPTH) {
             const size_t depth = layer_rows_min(LORA__LAYER_DEPTH, job->k - p);
 
-            x = layer_rows_piece(&step, room, job, in_first, in_step, rows, p,
-                                 depth);
+            x = layer_rows_piece(&step, room, job, block, p, depth);
             kernels->gemm_f32(p == 0 ? tile : piece, cols, x, step,
-                              job->matrix + p * n + j, n, rows, cols, depth);
+                              job->matrix + p * job->n + j, job->n, rows, cols,
+                              depth);
             if (p != 0) {
                 kernels->axpy_f32(tile, piece, 1.0F, rows * cols);
             }
         }
-        layer_rows_finish(job, tile, cols, out_first, out_step, row, rows, j,
-                          cols);
+        layer_rows_finish(job, block, tile, j, cols);
     }
 }
 
@@ -235,36 +247,60 @@ layer_rows_run(void *arg, size_t index, uint32_t worker, lora_error *error)
 {
     const layer_rows_job *job = arg;
     void *scratch = lora__layer_scratch(job->run, worker);
-    size_t in_step = layer_rows_step(job->in, job->before, job->k);
-    size_t out_step = layer_rows_step(job->out, job->before, job->n);
-    size_t row = index * LAYER_ROWS_BLOCK; /* of the batch, or of a sample */
-    size_t end = job->run->batch * job->before;
-    size_t in_first = 0;
-    size_t out_first = 0;
-    size_t rows;
+    size_t end = job->run->batch * job->before; /* rows of all or a sample */
+    layer_rows_block block;
 
     (void)error;
+    memset(&block, 0, sizeof block);
+    block.in_step = layer_rows_step(job->in, job->before, job->k);
+    block.out_step = layer_rows_step(job->out, job->before, job->n);
+    block.row = index / job->col_blocks % job->row_blocks * job->rows;
+    block.col = index % job->col_blocks * job->cols;
+    block.cols = layer_rows_min(job->cols, job->n - block.col);
     if (!job->plain) {
-        const size_t sample = index / job->sample_blocks;
+        const size_t sample = index / job->col_blocks / job->row_blocks;
 
-        row = index % job->sample_blocks * LAYER_ROWS_BLOCK;
         end = job->before;
-        in_first = sample * job->in.step;
-        out_first = sample * job->out.step;
-        in_step = job->before == 1 ? job->in.step : job->k;
-        out_step = job->before == 1 ? job->out.step : job->n;
+        block.in_first = sample * job->in.step;
+        block.out_first = sample * job->out.step;
+        block.in_step = job->before == 1 ? job->in.step : job->k;
+        block.out_step = job->before == 1 ? job->out.step : job->n;
     }
-    rows = layer_rows_min(LAYER_ROWS_BLOCK, end - row);
-    in_first += row * in_step;
-    out_first += row * out_step;
+    block.rows = layer_rows_min(job->rows, end - block.row);
+    block.in_first += block.row * block.in_step;
+    block.out_first += block.row * block.out_step;
     if (job->dots) {
-        layer_rows_by_dot(job, scratch, row, rows, in_first, in_step, out_first,
-                          out_step);
+        layer_rows_by_dot(job, scratch, &block);
     } else {
-        layer_rows_by_gemm(job, scratch, row, rows, in_first, in_step,
-                           out_first, out_step);
+        layer_rows_by_gemm(job, scratch, &block);
     }
     return LORA_OK;
+}
+
+/* Blocks: of whole rows where these are many. Of few rows there are several
+ * still, where that is worth the while: by less rows of dot products, and by
+ * columns where those are packed, once for each block of rows. */
+static size_t layer_rows_cut(layer_rows_job *job)
+{
+    const size_t all = job->run->batch * job->before;
+    const size_t rows = job->plain ? all : job->before;
+    const size_t work =
+        layer_rows_min(job->k * job->n, LAYER_ROWS_WORK * LAYER_ROWS_PIECES);
+    size_t pieces = all < LAYER_ROWS_MANY ? all * work / LAYER_ROWS_WORK : 1;
+
+    pieces = pieces == 0 ? 1 : layer_rows_min(pieces, LAYER_ROWS_PIECES);
+    job->rows = LAYER_ROWS_BLOCK;
+    job->cols = job->n;
+    if (pieces > 1 && job->dots) {
+        job->rows = LAYER_ROWS_BLOCK / LAYER_ROWS_PIECES;
+    } else if (pieces > 1) {
+        job->cols =
+            ((job->n - 1) / pieces / LAYER_ROWS_COLS + 1) * LAYER_ROWS_COLS;
+    }
+    job->row_blocks = (rows - 1) / job->rows + 1;
+    job->col_blocks = (job->n - 1) / job->cols + 1;
+    return (job->plain ? 1 : job->run->batch) * job->row_blocks *
+           job->col_blocks;
 }
 
 LORA_PRIVATE lora_status
@@ -277,7 +313,6 @@ lora__layer_rows_product(const lora__layer_run *run,
                          lora_error *error)
 {
     layer_rows_job job;
-    size_t count;
 
     job.run = run;
     job.finish = finish;
@@ -291,11 +326,8 @@ lora__layer_rows_product(const lora__layer_run *run,
     job.dots = layer_rows_by_dots(job.k, job.n);
     job.plain = layer_rows_step(in, job.before, job.k) != 0 &&
                 layer_rows_step(out, job.before, job.n) != 0;
-    job.sample_blocks = (job.before - 1) / LAYER_ROWS_BLOCK + 1;
-    count = job.plain ? (run->batch * job.before - 1) / LAYER_ROWS_BLOCK + 1
-                      : run->batch * job.sample_blocks;
     return lora__run_jobs(run->layer->context, NULL, layer_rows_run, &job,
-                          count, error);
+                          layer_rows_cut(&job), error);
 }
 
 /* ---- gradients --------------------------------------------------------- */
