@@ -9,9 +9,13 @@
  *     forward r n w     Y[n,w] = s (X[n,w] A^T) B^T       two sgemm
  *     half r n w        the same of f16                   -
  *     backward r n w    gX, gA, gB                        five sgemm
- *     delta r 0 w       s B[w,r] A[r,w]                   sgemm
+ *     delta-KIND r 0 w  the weight change, of LoRA        sgemm
+ *                       s B[w,r] A[r,w]
  *
- * What is made from X alone going back (X A^T) is made again by both.
+ * What is made from X alone going back (X A^T) is made again by both. A weight
+ * change of any kind is beside the same one product. That of a convolution has
+ * w / 8 channels and a kernel of 3 x 3; LoKr's w1 is [16, 16] and its w2 of
+ * rank r, Light-LoRA has 64 rows between its matrices.
  */
 #define _POSIX_C_SOURCE 199309L
 
@@ -50,6 +54,7 @@ typedef struct work {
     size_t r;
     size_t n;
     size_t w;
+    size_t cols; /* of the weight */
     float *x;
     float *y;
     float *down;
@@ -60,6 +65,7 @@ typedef struct work {
     float *hidden;
     float *grad_hidden;
     float *delta;
+    float *weight;
     void *room;
     size_t room_bytes;
     lora_context *context;
@@ -101,40 +107,115 @@ static float *numbers(size_t count)
     return out;
 }
 
-static void add(lora_builder *builder,
-                const char *name,
-                const float *data,
-                size_t rows,
-                size_t cols)
+/* The tensors of a kind, and their sizes: o and i of the weight, r the rank, q
+ * o / 16, n and l as above, c channels with a kernel. */
+static const struct kind_tensor {
+    const char *kind;
+    const char *suffix;
+    const char *sizes;
+} kind_tensors[] = {
+    {"lora", ".lora_down.weight", "ri"},
+    {"lora", ".lora_up.weight", "or"},
+    {"locon", ".lora_down.weight", "rc"},
+    {"locon", ".lora_up.weight", "or11"},
+    {"loha", ".hada_w1_a", "or"},
+    {"loha", ".hada_w1_b", "ri"},
+    {"loha", ".hada_w2_a", "or"},
+    {"loha", ".hada_w2_b", "ri"},
+    {"lokr", ".lokr_w1", "nn"},
+    {"lokr", ".lokr_w2_a", "qr"},
+    {"lokr", ".lokr_w2_b", "rq"},
+    {"ia3", ".weight", "o"},
+    {"ia3", ".on_input", ""},
+    {"glora", ".a1.weight", "or"},
+    {"glora", ".a2.weight", "ri"},
+    {"glora", ".b1.weight", "or"},
+    {"glora", ".b2.weight", "ri"},
+    {"dora", ".lora_down.weight", "ri"},
+    {"dora", ".lora_up.weight", "or"},
+    {"dora", ".dora_scale", "o1"},
+    {"light", ".light_down_aux", "li"},
+    {"light", ".light_down", "rl"},
+    {"light", ".light_up", "lr"},
+    {"light", ".light_up_aux", "ol"},
+};
+
+static int64_t size_of(const work *k, char size)
 {
+    return (int64_t)(size == 'o'   ? k->w
+                     : size == 'i' ? k->cols
+                     : size == 'r' ? k->r
+                     : size == 'q' ? k->w / 16
+                     : size == 'n' ? 16
+                     : size == 'l' ? 64
+                     : size == 'c' ? k->cols / 9
+                                   : 1);
+}
+
+static const char *kind_of(const work *k)
+{
+    return strncmp(k->name, "delta-", 6) == 0 ? k->name + 6 : NULL;
+}
+
+static void add(lora_builder *builder,
+                const work *k,
+                const struct kind_tensor *t,
+                const float *data)
+{
+    const float zero = 0.0F;
+    char name[64];
     lora_tensor tensor;
 
     memset(&tensor, 0, sizeof tensor);
-    tensor.data = data;
-    tensor.bytes = rows * cols * sizeof *data;
-    tensor.shape[0] = (int64_t)rows;
-    tensor.shape[1] = (int64_t)cols;
-    tensor.ndim = 2;
+    tensor.data = t->sizes[0] == '\0' ? &zero : data;
+    tensor.bytes = sizeof *data;
     tensor.dtype = LORA_DTYPE_F32;
+    for (const char *size = t->sizes; *size != '\0'; size++) {
+        tensor.shape[tensor.ndim++] = size_of(k, *size);
+    }
+    if (strchr(t->sizes, 'c') != NULL) {
+        tensor.shape[tensor.ndim++] = 3;
+        tensor.shape[tensor.ndim++] = 3;
+    }
+    for (int32_t i = 0; i < tensor.ndim; i++) {
+        tensor.bytes *= (size_t)tensor.shape[i];
+    }
+    snprintf(name, sizeof name, "lora_unet_x%s", t->suffix);
     check(lora_builder_add_tensor(builder, name, &tensor, NULL));
+}
+
+/* All tensors of one side have the same numbers. */
+static void make_adapter(work *k)
+{
+    const char *kind = kind_of(k) == NULL ? "lora" : kind_of(k);
+    lora_builder *builder;
+
+    check(lora_builder_create(&builder, k->context, NULL, NULL));
+    for (size_t i = 0; i < sizeof kind_tensors / sizeof *kind_tensors; i++) {
+        const struct kind_tensor *t = &kind_tensors[i];
+
+        if (strcmp(t->kind, kind) == 0) {
+            add(builder, k, t, t->sizes[0] == 'o' ? k->up : k->down);
+        }
+    }
+    check(lora_builder_finish(&k->adapter, builder, NULL));
+    lora_builder_destroy(builder);
 }
 
 static void make_layer(work *k, uint32_t threads)
 {
     lora_context_options options;
     lora_layer_options how;
-    lora_builder *builder;
     lora_layer_batch batch = {(int64_t)k->n, {0, 0, 0}};
     size_t forward;
 
     lora_context_options_init(&options, sizeof options);
     options.max_threads = threads;
     check(lora_context_create(&k->context, &options, NULL));
-    check(lora_builder_create(&builder, k->context, NULL, NULL));
-    add(builder, "lora_unet_x.lora_down.weight", k->down, k->r, k->w);
-    add(builder, "lora_unet_x.lora_up.weight", k->up, k->w, k->r);
-    check(lora_builder_finish(&k->adapter, builder, NULL));
-    lora_builder_destroy(builder);
+    make_adapter(k);
+    if (kind_of(k) != NULL) {
+        return;
+    }
     lora_layer_options_init(&how, sizeof how);
     if (strcmp(k->name, "half") == 0) {
         how.dtype = LORA_DTYPE_F16;
@@ -146,15 +227,30 @@ static void make_layer(work *k, uint32_t threads)
     k->room = malloc(k->room_bytes);
 }
 
+static void run_delta(const work *k)
+{
+    lora_tensor weight;
+
+    memset(&weight, 0, sizeof weight);
+    weight.data = k->weight;
+    weight.bytes = k->w * k->cols * sizeof(float);
+    weight.shape[0] = (int64_t)k->w;
+    weight.shape[1] = (int64_t)k->cols;
+    weight.ndim = 2;
+    weight.dtype = LORA_DTYPE_F32;
+    check(lora_adapter_delta_base(
+        k->delta, weight.bytes, k->adapter, 0, LORA_PART_WEIGHT, SCALE,
+        LORA_DTYPE_F32, 0, (int64_t)k->w, k->weight == NULL ? NULL : &weight,
+        NULL, NULL, NULL));
+}
+
 static void run_ours(const work *k)
 {
     lora_layer_batch batch = {(int64_t)k->n, {0, 0, 0}};
     float *gradients[2] = {k->grad_down, k->grad_up};
 
-    if (strcmp(k->name, "delta") == 0) {
-        check(lora_adapter_delta(k->delta, k->w * k->w * sizeof(float),
-                                 k->adapter, 0, LORA_PART_WEIGHT, SCALE,
-                                 LORA_DTYPE_F32, 0, (int64_t)k->w, NULL));
+    if (kind_of(k) != NULL) {
+        run_delta(k);
     } else if (strcmp(k->name, "backward") == 0) {
         check(lora_layer_backward(k->grad_x, 0, gradients, k->layer, k->x, 0,
                                   k->y, 0, &batch, 0, k->room, k->room_bytes,
@@ -184,8 +280,8 @@ static void product(float *c,
 
 static void run_theirs(const work *k)
 {
-    if (strcmp(k->name, "delta") == 0) {
-        product(k->delta, k->up, 0, k->down, 0, k->w, k->w, k->r, SCALE);
+    if (kind_of(k) != NULL) {
+        product(k->delta, k->up, 0, k->down, 0, k->w, k->cols, k->r, SCALE);
         return;
     }
     product(k->hidden, k->x, 0, k->down, 1, k->n, k->r, k->w, SCALE);
@@ -237,16 +333,24 @@ static double measure(const work *k, int ours, size_t times, uint32_t threads)
 
 static void fill(work *k)
 {
+    const char *kind = kind_of(k);
+    const size_t most = k->r > 64 ? k->r : 64; /* of what is one side's */
+    const int based = kind != NULL &&
+                      (strcmp(kind, "ia3") == 0 || strcmp(kind, "glora") == 0 ||
+                       strcmp(kind, "dora") == 0);
+
+    k->cols = kind != NULL && strcmp(kind, "locon") == 0 ? k->w / 8 * 9 : k->w;
     k->x = numbers(k->n * k->w);
     k->y = numbers(k->n * k->w);
     k->grad_x = numbers(k->n * k->w);
-    k->down = numbers(k->r * k->w);
-    k->up = numbers(k->r * k->w);
+    k->down = numbers(most * k->cols);
+    k->up = numbers(most * k->w);
     k->grad_down = numbers(k->r * k->w);
     k->grad_up = numbers(k->r * k->w);
     k->hidden = numbers(k->n * k->r);
     k->grad_hidden = numbers(k->n * k->r);
-    k->delta = numbers(strcmp(k->name, "delta") == 0 ? k->w * k->w : 0);
+    k->delta = numbers(kind == NULL ? 0 : k->w * k->cols);
+    k->weight = based ? numbers(k->w * k->cols) : NULL;
     if (strcmp(k->name, "half") == 0) {
         check(lora_tensor_convert(k->x, LORA_DTYPE_F16, k->grad_x,
                                   LORA_DTYPE_F32, k->n * k->w, NULL));
@@ -257,7 +361,7 @@ static void drop(work *k)
 {
     float *all[] = {k->x,           k->y,         k->grad_x,  k->down,
                     k->up,          k->grad_down, k->grad_up, k->hidden,
-                    k->grad_hidden, k->delta};
+                    k->grad_hidden, k->delta,     k->weight};
 
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         free(all[i]);
