@@ -502,16 +502,29 @@ rows_finish(const lora__rows *state, size_t begin, size_t end, void *out)
     }
 }
 
-LORA_PRIVATE lora_status lora__rows_read(lora__rows *state,
-                                         const lora__module *module,
-                                         size_t begin,
-                                         size_t end,
-                                         void *out,
-                                         lora_error *error)
+/* Rows are made in blocks of about so many bytes, which stay in the cache while
+ * they are scaled or added to, and need no more of the base at a time. */
+#define ROWS_BLOCK_BYTES ((size_t)1 << 20)
+
+/* Blocks begin at a multiple of this: of the base's grain, and of what tiles of
+ * a product have. */
+static size_t rows_step(const lora__rows *state)
 {
-    if (begin == end) {
-        return LORA_OK;
-    }
+    const size_t row = state->cols * lora__rows_size(state);
+    const size_t step =
+        row > ROWS_BLOCK_BYTES / 8 ? 8 : ROWS_BLOCK_BYTES / row / 8 * 8;
+
+    return step < state->grain ? state->grain
+                               : step / state->grain * state->grain;
+}
+
+static lora_status rows_read_block(lora__rows *state,
+                                   const lora__module *module,
+                                   size_t begin,
+                                   size_t end,
+                                   void *out,
+                                   lora_error *error)
+{
     if (state->base != NULL) {
         TRY(rows_bring(state, begin, end, error));
     }
@@ -523,6 +536,28 @@ LORA_PRIVATE lora_status lora__rows_read(lora__rows *state,
         rows_bias(state, module, begin, end, out);
     }
     rows_finish(state, begin, end, out);
+    return LORA_OK;
+}
+
+LORA_PRIVATE lora_status lora__rows_read(lora__rows *state,
+                                         const lora__module *module,
+                                         size_t begin,
+                                         size_t end,
+                                         void *out,
+                                         lora_error *error)
+{
+    const size_t row = state->cols * lora__rows_size(state);
+    const size_t step = rows_step(state);
+    unsigned char *to = out;
+
+    while (begin < end) {
+        const size_t left = step - begin % step;
+        const size_t next = left < end - begin ? begin + left : end;
+
+        TRY(rows_read_block(state, module, begin, next, to, error));
+        to += (next - begin) * row;
+        begin = next;
+    }
     return LORA_OK;
 }
 

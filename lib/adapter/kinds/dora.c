@@ -54,6 +54,61 @@ dora_factor(const lora__rows *state, double magnitude, double squares)
     return dora->strength * (magnitude / norm - 1.0) + 1.0;
 }
 
+/* Numbers of a row that are taken at once, and the sums that go side by side
+ * when squares are added up. */
+enum { DORA_CHUNK = 256, DORA_SUMS = 8 };
+
+/* Numbers of a row in f64, *count of them from `first` on: of W, and of V = W +
+ * dW. */
+static void dora_load(double *v,
+                      double *w,
+                      size_t *count,
+                      const lora__rows *state,
+                      const void *change,
+                      const void *base,
+                      size_t first)
+{
+    const lora__kernels *kernels = state->kernels;
+    const size_t left = state->cols - first;
+    const size_t n = left < DORA_CHUNK ? left : DORA_CHUNK;
+
+    if (state->dtype == LORA_DTYPE_F64) {
+        memcpy(v, (const double *)change + first, n * sizeof *v);
+        memcpy(w, (const double *)base + first, n * sizeof *w);
+    } else {
+        kernels->f32_to_f64(v, (const float *)change + first, n);
+        kernels->f32_to_f64(w, (const float *)base + first, n);
+    }
+    kernels->axpy_f64(v, w, 1.0, n);
+    *count = n;
+}
+
+/* The squares of a row of V: the sum over i of those of i, i + SUMS, ... */
+static double
+dora_squares(const lora__rows *state, const void *change, const void *base)
+{
+    double sums[DORA_SUMS] = {0};
+    double v[DORA_CHUNK];
+    double w[DORA_CHUNK];
+    size_t n;
+
+    for (size_t first = 0; first < state->cols; first += n) {
+        size_t i = 0;
+
+        dora_load(v, w, &n, state, change, base, first);
+        for (; i + DORA_SUMS <= n; i += DORA_SUMS) {
+            for (size_t j = 0; j < DORA_SUMS; j++) {
+                sums[j] += v[i + j] * v[i + j];
+            }
+        }
+        for (; i < n; i++) {
+            sums[i % DORA_SUMS] += v[i] * v[i];
+        }
+    }
+    return ((sums[0] + sums[1]) + (sums[2] + sums[3])) +
+           ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+}
+
 /* Squares of V, added up for each input; rows of a few at a time. */
 static lora_status dora_sum_inputs(double *sums,
                                    lora__rows *state,
@@ -63,18 +118,24 @@ static lora_status dora_sum_inputs(double *sums,
                                    lora_error *error)
 {
     size_t kernel = state->cols / state->dora.count;
+    double v[DORA_CHUNK];
+    double w[DORA_CHUNK];
+    size_t n;
 
     for (size_t begin = 0; begin < state->rows; begin += step) {
         size_t end = state->rows - begin < step ? state->rows : begin + step;
-        const void *base;
+        const unsigned char *row = change;
         TRY(lora__rows_want(state, begin, end, error));
         module->kind->rows(state, module, begin, end, change);
-        base = lora__rows_base(state, begin);
-        for (size_t i = 0; i < (end - begin) * state->cols; i++) {
-            double v = lora__rows_get(state, change, i) +
-                       lora__rows_get(state, base, i);
-            double *sum = &sums[i % state->cols / kernel];
-            *sum = fma(v, v, *sum);
+        for (size_t i = begin; i < end; i++) {
+            for (size_t first = 0; first < state->cols; first += n) {
+                dora_load(v, w, &n, state, row, lora__rows_base(state, i),
+                          first);
+                for (size_t j = 0; j < n; j++) {
+                    sums[(first + j) / kernel] += v[j] * v[j];
+                }
+            }
+            row += state->cols * lora__rows_size(state);
         }
     }
     return LORA_OK;
@@ -151,28 +212,35 @@ LORA_PRIVATE lora_status lora__dora_prepare(lora__rows *state,
 /* out = factor * (out + base) - base, of one row. */
 static void dora_row(const lora__rows *state, size_t row, void *out)
 {
+    const lora__kernels *kernels = state->kernels;
     const void *magnitudes = state->blocks[LORA__BLOCK_DORA];
     const void *base = lora__rows_base(state, row);
-    size_t kernel = state->cols / (state->dora.inputs ? state->dora.count : 1);
+    const int inputs = state->dora.inputs;
+    const size_t kernel = inputs ? state->cols / state->dora.count : 1;
     double factor = 0.0;
-    double squares = 0.0;
+    double v[DORA_CHUNK];
+    double w[DORA_CHUNK];
+    size_t n;
 
-    for (size_t i = 0; !state->dora.inputs && i < state->cols; i++) {
-        double v =
-            lora__rows_get(state, out, i) + lora__rows_get(state, base, i);
-        squares = fma(v, v, squares);
+    if (!inputs) {
+        factor = dora_factor(state, lora__rows_get(state, magnitudes, row),
+                             dora_squares(state, out, base));
     }
-    if (!state->dora.inputs) {
-        factor =
-            dora_factor(state, lora__rows_get(state, magnitudes, row), squares);
-    }
-    for (size_t i = 0; i < state->cols; i++) {
-        double w = lora__rows_get(state, base, i);
-        double v = lora__rows_get(state, out, i) + w;
-        if (state->dora.inputs) {
-            factor = lora__rows_get(state, magnitudes, i / kernel);
+    for (size_t first = 0; first < state->cols; first += n) {
+        dora_load(v, w, &n, state, out, base, first);
+        for (size_t i = 0; inputs && i < n; i++) {
+            factor = lora__rows_get(state, magnitudes, (first + i) / kernel);
+            w[i] = fma(factor, v[i], -w[i]);
         }
-        lora__rows_set(state, out, i, fma(factor, v, -w));
+        if (!inputs) {
+            kernels->scale_f64(w, -1.0, n);
+            kernels->axpy_f64(w, v, factor, n);
+        }
+        if (state->dtype == LORA_DTYPE_F64) {
+            memcpy((double *)out + first, w, n * sizeof *w);
+        } else {
+            kernels->f64_to_f32((float *)out + first, w, n);
+        }
     }
 }
 

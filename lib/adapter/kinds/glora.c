@@ -148,14 +148,43 @@ static lora_status glora_kind_parse(lora__opening *opening,
 /* ---- numbers ----------------------------------------------------------- */
 
 /* WORK holds a row's product with in_up [kernel, r], and the first term of the
- * change for one element of the kernel [in]. */
+ * change for one element of the kernel [in].
+ *
+ * Without a kernel both terms are one product, [W a1, b1] [a2; b2]: BOTH is the
+ * right side, WORK some rows of the left one. */
 enum {
     GLORA_BLOCK_IN_UP,
     GLORA_BLOCK_IN_DOWN,
     GLORA_BLOCK_UP,
     GLORA_BLOCK_DOWN,
-    GLORA_BLOCK_WORK
+    GLORA_BLOCK_WORK,
+    GLORA_BLOCK_BOTH
 };
+
+/* Rows of WORK. */
+#define GLORA_ROWS ((size_t)64)
+
+static lora_status glora_kind_prepare_plain(lora__rows *state,
+                                            lora_error *error)
+{
+    const size_t numbers = state->rank * state->cols;
+    const size_t bytes = numbers * lora__rows_size(state);
+    unsigned char *both;
+    size_t count;
+
+    if (!lora__mul_size(2 * GLORA_ROWS, state->rank, &count)) {
+        return lora__fail_memory(error, UINT64_MAX);
+    }
+    TRY(lora__rows_block(state, GLORA_BLOCK_WORK, count, error));
+    if (!lora__mul_size(numbers, 2, &count)) {
+        return lora__fail_memory(error, UINT64_MAX);
+    }
+    TRY(lora__rows_block(state, GLORA_BLOCK_BOTH, count, error));
+    both = state->blocks[GLORA_BLOCK_BOTH];
+    memcpy(both, state->blocks[GLORA_BLOCK_IN_DOWN], bytes);
+    memcpy(both + bytes, state->blocks[GLORA_BLOCK_DOWN], bytes);
+    return LORA_OK;
+}
 
 static lora_status glora_kind_prepare(lora__rows *state,
                                       const lora_adapter *adapter,
@@ -170,8 +199,11 @@ static lora_status glora_kind_prepare(lora__rows *state,
         TRY(lora__rows_load(state, i, adapter,
                             lora__module_find(module, roles[i])->entry, error));
     }
-    return lora__rows_block(state, GLORA_BLOCK_WORK, state->rank + state->cols,
-                            error);
+    if (state->cols != (size_t)module->shape[1]) {
+        return lora__rows_block(state, GLORA_BLOCK_WORK,
+                                state->rank + state->cols, error);
+    }
+    return glora_kind_prepare_plain(state, error);
 }
 
 /* (W a1)[i, x, :] into `work`, then its product with a2 into a row, one
@@ -204,6 +236,28 @@ static void glora_kind_first(const lora__rows *state,
     }
 }
 
+/* The same of rows without a kernel. */
+static void
+glora_kind_plain(const lora__rows *state, size_t begin, size_t count, void *out)
+{
+    const size_t size = lora__rows_size(state);
+    const size_t rank = state->rank;
+    const size_t cols = state->cols;
+    unsigned char *left = state->blocks[GLORA_BLOCK_WORK];
+    const unsigned char *up = state->blocks[GLORA_BLOCK_UP];
+
+    lora__kind_gemm(state, left, 2 * rank, lora__rows_base(state, begin), cols,
+                    state->blocks[GLORA_BLOCK_IN_UP], rank, count, rank, cols);
+    for (size_t i = 0; i < count; i++) {
+        memcpy(left + (2 * i + 1) * rank * size, up + (begin + i) * rank * size,
+               rank * size);
+    }
+    lora__kind_gemm(state, out, cols, left, 2 * rank,
+                    state->blocks[GLORA_BLOCK_BOTH], cols, count, cols,
+                    2 * rank);
+    lora__rows_scale(state, out, count * cols);
+}
+
 /* s m (W a1 a2 + b1 b2) */
 static void glora_kind_rows(const lora__rows *state,
                             const lora__module *module,
@@ -213,9 +267,15 @@ static void glora_kind_rows(const lora__rows *state,
 {
     size_t step = state->cols * lora__rows_size(state);
     const unsigned char *down = state->blocks[GLORA_BLOCK_DOWN];
+    const int plain = state->blocks[GLORA_BLOCK_BOTH] != NULL;
     unsigned char *row = out;
 
-    for (size_t i = begin; i < end; i++) {
+    for (size_t i = begin; plain && i < end; i += GLORA_ROWS) {
+        glora_kind_plain(state, i, end - i < GLORA_ROWS ? end - i : GLORA_ROWS,
+                         row);
+        row += GLORA_ROWS * step;
+    }
+    for (size_t i = begin; !plain && i < end; i++) {
         glora_kind_first(state, (size_t)module->shape[1],
                          lora__rows_base(state, i), row);
         for (size_t r = 0; r < state->rank; r++) {

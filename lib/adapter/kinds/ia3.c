@@ -179,46 +179,63 @@ static lora_status ia3_kind_prepare(lora__rows *state,
     return LORA_OK;
 }
 
-/* w o W: numbers come in groups of `kernel` with a factor in common, those of
- * a row from the first on. */
+/* out[0, count) = by * in[0, count) */
+static void ia3_kind_copy(
+    const lora__rows *state, void *out, const void *in, double by, size_t count)
+{
+    memcpy(out, in, count * lora__rows_size(state));
+    lora__rows_scale_by(state, out, by, count);
+}
+
+/* out[i] = in[i] * factors[i] */
 static void ia3_kind_multiply(const lora__rows *state,
                               void *out,
-                              const void *from,
-                              size_t first,
-                              size_t kernel)
+                              const void *in,
+                              const void *factors)
 {
-    const void *vector = state->blocks[IA3_BLOCK_VECTOR];
-
-    for (size_t i = 0; i < state->cols; i++) {
-        size_t at = first + i / kernel;
-        if (state->dtype == LORA_DTYPE_F64) {
+    if (state->dtype == LORA_DTYPE_F64) {
+        for (size_t i = 0; i < state->cols; i++) {
             ((double *)out)[i] =
-                ((const double *)from)[i] * ((const double *)vector)[at];
-        } else {
+                ((const double *)in)[i] * ((const double *)factors)[i];
+        }
+    } else {
+        for (size_t i = 0; i < state->cols; i++) {
             ((float *)out)[i] =
-                ((const float *)from)[i] * ((const float *)vector)[at];
+                ((const float *)in)[i] * ((const float *)factors)[i];
         }
     }
 }
 
-/* `rank` is the number of inputs where those are scaled. */
+/* w o W. `rank` is the number of inputs where those are scaled: each has its
+ * elements of the kernel side by side. */
 static void ia3_kind_rows(const lora__rows *state,
                           const lora__module *module,
                           size_t begin,
                           size_t end,
                           void *out)
 {
-    size_t step = state->cols * lora__rows_size(state);
-    size_t kernel = state->rank == 0 ? state->cols : state->cols / state->rank;
+    const size_t size = lora__rows_size(state);
+    const size_t kernel = state->rank == 0 ? 0 : state->cols / state->rank;
+    const void *vector = state->blocks[IA3_BLOCK_VECTOR];
     unsigned char *to = out;
 
     (void)module;
-    for (size_t i = begin; i < end; i++) {
-        ia3_kind_multiply(state, to, lora__rows_base(state, i),
-                          state->rank == 0 ? i : 0, kernel);
-        to += step;
+    for (size_t i = begin; i < end; i++, to += state->cols * size) {
+        const unsigned char *base = lora__rows_base(state, i);
+
+        if (kernel == 0) {
+            ia3_kind_copy(state, to, base, lora__rows_get(state, vector, i),
+                          state->cols);
+        } else if (kernel == 1) {
+            ia3_kind_multiply(state, to, base, vector);
+        }
+        for (size_t j = 0; kernel > 1 && j < state->rank; j++) {
+            ia3_kind_copy(state, to + j * kernel * size,
+                          base + j * kernel * size,
+                          lora__rows_get(state, vector, j), kernel);
+        }
+        lora__rows_scale(state, to, state->cols);
     }
-    lora__rows_scale(state, out, (end - begin) * state->cols);
 }
 
 /* Rows have their own factor, or all of them those of the columns. No factor

@@ -155,7 +155,7 @@ static lora_status loha_kind_prepare(lora__rows *state,
 
 /* Rows that are computed at once, and columns: a tile of the second product
  * lies on the stack. */
-enum { LOHA_TILE_ROWS = 8, LOHA_TILE_COLS = 256 };
+enum { LOHA_TILE_ROWS = 32, LOHA_TILE_COLS = 144 };
 
 /* out[m, n] = (a b)[i.., j..], of one of the products. */
 static void loha_kind_tile(const lora__rows *state,
