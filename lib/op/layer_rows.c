@@ -330,7 +330,7 @@ lora__layer_rows_product(const lora__layer_run *run,
                           layer_rows_cut(&job), error);
 }
 
-/* ---- gradients --------------------------------------------------------- */
+/* ---- gradients: blocks ------------------------------------------------- */
 
 typedef struct layer_rows_gradient {
     const lora__layer_run *run;
@@ -343,8 +343,11 @@ typedef struct layer_rows_gradient {
     size_t before;
     int swapped; /* the shorter side is what came in */
     int plain;
+    int in_place;
     size_t total;  /* rows, of all or of each sample */
     size_t blocks; /* of the longer side */
+    size_t grain;  /* blocks of one job */
+    size_t count;  /* of all */
 } layer_rows_gradient;
 
 /* (rows of one)^T (rows of two) into piece[m, n], and added to the sums, or
@@ -418,17 +421,15 @@ static void layer_rows_gradient_store_piece(const layer_rows_gradient *job,
     }
 }
 
-static lora_status layer_rows_gradient_run(void *arg,
-                                           size_t index,
-                                           uint32_t worker,
-                                           lora_error *error)
+static void layer_rows_gradient_block(const layer_rows_gradient *job,
+                                      void *scratch,
+                                      size_t index)
 {
-    const layer_rows_gradient *job = arg;
     const size_t a = index / job->blocks * LAYER_ROWS_SHORT;
     const size_t b = index % job->blocks * LAYER_ROWS_LONG;
     const size_t m = layer_rows_min(LAYER_ROWS_SHORT, job->one_width - a);
     const size_t n = layer_rows_min(LAYER_ROWS_LONG, job->two_width - b);
-    double *sums = lora__layer_scratch(job->run, worker);
+    double *sums = scratch;
     double *column = sums + LAYER_ROWS_SHORT * LAYER_ROWS_LONG;
     float *piece = (float *)(void *)(column + 2 * LAYER_ROWS_LONG);
     float *turned = piece + LAYER_ROWS_SHORT * LAYER_ROWS_LONG;
@@ -439,7 +440,6 @@ static lora_status layer_rows_gradient_run(void *arg,
     const size_t two_step = job->before == 1 ? job->two.step : job->two_width;
     const int single = samples == 1 && job->total <= LORA__LAYER_DEPTH;
 
-    (void)error;
     for (size_t s = 0; s < samples; s++) {
         for (size_t q = 0; q < job->total; q += LORA__LAYER_DEPTH) {
             layer_rows_gradient_add(
@@ -455,10 +455,9 @@ static lora_status layer_rows_gradient_run(void *arg,
     } else {
         layer_rows_gradient_store(job, sums, column, a, m, b, n);
     }
-    return LORA_OK;
 }
 
-/* ---- gradients of few rows ---------------------------------------------- */
+/* ---- gradients: blocks of few rows ------------------------------------- */
 
 /* Whether the gradient of so few rows is made in place, from the outputs'
  * gradient turned: that is less to turn than the result, and the inputs fill
@@ -491,12 +490,10 @@ static void layer_rows_thin(const layer_rows_gradient *job,
     }
 }
 
-static lora_status layer_rows_run_in_place(void *arg,
-                                           size_t index,
-                                           uint32_t worker,
-                                           lora_error *error)
+static void layer_rows_in_place_block(const layer_rows_gradient *job,
+                                      void *scratch,
+                                      size_t index)
 {
-    const layer_rows_gradient *job = arg;
     const lora__layer_sink *sink = job->sink;
     const lora__kernels *kernels = job->run->layer->kernels;
     const size_t a = index / job->blocks * LAYER_ROWS_SHORT;
@@ -505,12 +502,11 @@ static lora_status layer_rows_run_in_place(void *arg,
     const size_t n = layer_rows_min(LAYER_ROWS_WIDE, job->two_width - b);
     const float *gradient = (const float *)job->one.data + a;
     const float *in = (const float *)job->two.data + b;
-    float *turned = lora__layer_scratch(job->run, worker);
+    float *turned = scratch;
     float *piece = turned + LAYER_ROWS_SHORT * LORA__LAYER_DEPTH;
     float *to = sink->add ? piece : sink->data + a * sink->cols + b;
     const size_t to_step = sink->add ? n : sink->cols;
 
-    (void)error;
     if (job->total <= LAYER_ROWS_THIN) {
         layer_rows_thin(job, to, to_step, gradient, in, m, n);
     } else {
@@ -526,7 +522,43 @@ static lora_status layer_rows_run_in_place(void *arg,
             kernels->scale_f32(to + i * to_step, sink->multiplier, n);
         }
     }
+}
+
+/* ---- gradients --------------------------------------------------------- */
+
+static lora_status layer_rows_gradient_run(void *arg,
+                                           size_t index,
+                                           uint32_t worker,
+                                           lora_error *error)
+{
+    const layer_rows_gradient *job = arg;
+    void *scratch = lora__layer_scratch(job->run, worker);
+    const size_t end = layer_rows_min((index + 1) * job->grain, job->count);
+
+    (void)error;
+    for (size_t i = index * job->grain; i < end; i++) {
+        if (job->in_place) {
+            layer_rows_in_place_block(job, scratch, i);
+        } else {
+            layer_rows_gradient_block(job, scratch, i);
+        }
+    }
     return LORA_OK;
+}
+
+/* Blocks, so many in a job that it is worth the while; a few multiplications
+ * more are what it costs to write a result. */
+static void layer_rows_gradient_cut(layer_rows_gradient *job)
+{
+    const size_t wide = job->in_place ? LAYER_ROWS_WIDE : LAYER_ROWS_LONG;
+    const size_t depth = layer_rows_min(job->total, LORA__LAYER_DEPTH) + 8;
+    const size_t work = layer_rows_min(job->one_width, LAYER_ROWS_SHORT) *
+                        layer_rows_min(job->two_width, wide) * depth;
+
+    job->blocks = (job->two_width - 1) / wide + 1;
+    job->count = ((job->one_width - 1) / LAYER_ROWS_SHORT + 1) * job->blocks;
+    job->grain = LAYER_ROWS_WORK / work;
+    job->grain = job->grain == 0 || !job->plain ? 1 : job->grain;
 }
 
 LORA_PRIVATE lora_status
@@ -538,7 +570,6 @@ lora__layer_rows_gradient(const lora__layer_run *run,
                           lora_error *error)
 {
     layer_rows_gradient job;
-    int in_place;
 
     job.run = run;
     job.sink = sink;
@@ -547,8 +578,8 @@ lora__layer_rows_gradient(const lora__layer_run *run,
     job.plain = layer_rows_step(gradient, job.before, stage->out) != 0 &&
                 layer_rows_step(in, job.before, stage->in) != 0;
     job.total = job.plain ? run->batch * job.before : job.before;
-    in_place = layer_rows_in_place(&job, stage);
-    job.swapped &= !in_place;
+    job.in_place = layer_rows_in_place(&job, stage);
+    job.swapped &= !job.in_place;
     job.one = job.swapped ? in : gradient;
     job.two = job.swapped ? gradient : in;
     job.one_width = job.swapped ? stage->in : stage->out;
@@ -557,11 +588,7 @@ lora__layer_rows_gradient(const lora__layer_run *run,
         job.one.step = job.plain ? job.one_width : job.one.step;
         job.two.step = job.plain ? job.two_width : job.two.step;
     }
-    job.blocks =
-        (job.two_width - 1) / (in_place ? LAYER_ROWS_WIDE : LAYER_ROWS_LONG) +
-        1;
-    return lora__run_jobs(
-        run->layer->context, NULL,
-        in_place ? layer_rows_run_in_place : layer_rows_gradient_run, &job,
-        ((job.one_width - 1) / LAYER_ROWS_SHORT + 1) * job.blocks, error);
+    layer_rows_gradient_cut(&job);
+    return lora__run_jobs(run->layer->context, NULL, layer_rows_gradient_run,
+                          &job, (job.count - 1) / job.grain + 1, error);
 }
