@@ -61,7 +61,7 @@ typedef struct lora_layer_info {
     uint32_t reserved1;
 } lora_layer_info;
 
-/** A matrix or core that takes part. */
+/** A matrix, core or bias that takes part. */
 typedef struct lora_layer_factor {
     size_t struct_size;
     const char *name; /* of the tensor that it is, or is a part of; "" where it
@@ -87,7 +87,7 @@ enum {
  *  LoHa becomes its exact factors, of the product of both ranks, or where these
  *  would be larger its weight change. LoKr is run by its small factors.
  *
- *  A change of the bias is part of y.
+ *  A change of the bias is part of y, and its tensors are the last factors.
  *
  *  @param out       receives the layer; NULL on failure. Destroy with
  *                   lora_layer_destroy().
@@ -257,8 +257,8 @@ lora_layer_forward(void *y,
  *
  *  Gradients of factors are F32, row-major in the shape of the factor, and of
  *  the factor as stored: strength and scale are accounted for. What is inside
- *  of the layer is computed again from x. A change of the bias is no factor:
- *  its gradient is that of y, summed.
+ *  of the layer is computed again from x. Those of a change of the bias are the
+ *  gradient of y, summed.
  *
  *  @param grad_x           receives the gradient of x, of the layer's type; may
  *                          be NULL if it is not needed.

@@ -20,7 +20,7 @@
 #include "adapter/adapter.h"
 #include "kernel/kernel.h"
 
-enum { LORA__CHAIN_LINKS = 5, LORA__CHAIN_FACTORS = 6 };
+enum { LORA__CHAIN_LINKS = 5, LORA__CHAIN_FACTORS = 8 };
 
 typedef struct lora__link lora__link;
 

@@ -367,27 +367,24 @@ layer_fill_stages(lora_layer *layer, double scale, lora_error *error)
     return LORA_OK;
 }
 
-static lora_status layer_load_bias(lora_layer *layer,
-                                   const lora_adapter *adapter,
-                                   const lora__module *module,
-                                   double strength,
-                                   lora_error *error)
+static lora_status layer_make_bias(lora_layer *layer, lora_error *error)
 {
-    lora__rows state;
-    lora_status status;
+    for (size_t i = 0; i < LORA__LAYER_BIASES; i++) {
+        const size_t factor = layer->bias_factors[i];
 
-    if ((module->changes & LORA_PART_BIAS) == 0) {
-        return LORA_OK;
+        if (factor == SIZE_MAX) {
+            continue;
+        }
+        if (layer->infos[factor].elements != layer->channels_out) {
+            return lora__fail(error, LORA_ERROR_SHAPE, LORA_NO_OFFSET,
+                              layer->name, "bias of another length");
+        }
+        if (layer->bias == NULL) {
+            TRY(layer_floats(&layer->bias, layer, layer->channels_out, error));
+        }
     }
-    TRY(lora__rows_create(&state, adapter, module, LORA_PART_BIAS, strength,
-                          LORA_DTYPE_F32, error));
-    status = layer_floats(&layer->bias, layer, state.rows, error);
-    if (status == LORA_OK) {
-        status =
-            lora__rows_read(&state, module, 0, state.rows, layer->bias, error);
-    }
-    lora__rows_destroy(&state);
-    return status;
+    lora__layer_derive_bias(layer);
+    return LORA_OK;
 }
 
 static lora_status layer_check_module(const lora__module *module,
@@ -447,10 +444,11 @@ static lora_status layer_fill(lora_layer *layer,
                            strlen(module->name), error));
     TRY(layer_read_geometry(layer, &kernel, module, o, error));
     TRY(module->kind->chain(&layer->chain, adapter, module, kernel, error));
+    lora__layer_take_bias(layer, module, strength);
     TRY(layer_load_factors(layer, adapter, module, error));
     TRY(layer_add_stages(layer, o->groups == 0 ? 1 : o->groups, error));
     TRY(layer_fill_stages(layer, strength * module->scale, error));
-    return layer_load_bias(layer, adapter, module, strength, error);
+    return layer_make_bias(layer, error);
 }
 
 LORA_API lora_status lora_layer_create(lora_layer **out,
@@ -582,5 +580,6 @@ LORA_API lora_status lora_layer_set_factor(lora_layer *layer,
             layer_derive(layer, &layer->stages[i]);
         }
     }
+    lora__layer_derive_bias(layer);
     return LORA_OK;
 }

@@ -18,6 +18,10 @@
  * in f64, or few of them in f32. */
 #define LORA__LAYER_DEPTH 512
 
+/* Tensors that a change of the bias may be the sum of: one that is changed by
+ * the strength alone, and one that the module's scale is of, too. */
+#define LORA__LAYER_BIASES 2
+
 /* A link with its weight. */
 typedef struct lora__layer_stage {
     const lora__link *link;
@@ -62,6 +66,8 @@ struct lora_layer {
     lora_layer_factor infos[LORA__CHAIN_FACTORS];
     float *factors[LORA__CHAIN_FACTORS];
     float *bias; /* of each output, the strength in it; NULL: none */
+    size_t bias_factors[LORA__LAYER_BIASES]; /* SIZE_MAX: no such */
+    double bias_scales[LORA__LAYER_BIASES];
     float *scratch;
     size_t scratch_count;
     float scale; /* in the weight of a single stage */
@@ -170,6 +176,22 @@ lora__layer_maps_gradient(const lora__layer_run *run,
                           lora__layer_data gradient,
                           lora__layer_data in,
                           lora_error *error);
+
+/* Take the tensors of the bias as factors, when those of the chain are. */
+LORA_PRIVATE void lora__layer_take_bias(lora_layer *layer,
+                                        const lora__module *module,
+                                        double strength);
+
+/* The bias, of its factors as they are now. */
+LORA_PRIVATE void lora__layer_derive_bias(lora_layer *layer);
+
+/* The gradients of its factors, NULL where they are not wanted, from that of
+ * what went out, F32. */
+LORA_PRIVATE lora_status lora__layer_bias_gradient(const lora__layer_run *run,
+                                                   float *const *gradients,
+                                                   lora__layer_data gradient,
+                                                   int add,
+                                                   lora_error *error);
 
 /* A worker's scratch. */
 static inline void *lora__layer_scratch(const lora__layer_run *run,

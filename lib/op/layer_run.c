@@ -605,6 +605,8 @@ static lora_status layer_run_whole_back(layer_run_back *back, lora_error *error)
         data = back->x;
         TRY(layer_run_hidden(&data, plan, back->work, needed - 1, error));
     }
+    TRY(lora__layer_bias_gradient(&plan->run, back->gradients, back->grad_y,
+                                  back->add_factors, error));
     return layer_run_all_back(back, error);
 }
 

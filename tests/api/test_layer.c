@@ -23,6 +23,7 @@ static lora_adapter *open_some(lora_context *c)
     image_f32(&file, "lora_unet_dora.dora_scale", "2,1", rough, 2);
     image_f32(&file, "lora_unet_dora.lora_down.weight", "2,2", rough, 4);
     image_f32(&file, "lora_unet_dora.lora_up.weight", "2,2", rough, 4);
+    image_f32(&file, "lora_unet_kron.diff_b", "6", rough, 6);
     image_f32(&file, "lora_unet_kron.lokr_w1", "2,2", rough, 4);
     image_f32(&file, "lora_unet_kron.lokr_w2", "3,4", rough, 12);
     image_f32(&file, LINEAR ".alpha", "", &alpha, 1);

@@ -513,6 +513,41 @@ def test_bias(liblora):
     support.close(layer.forward(x), want, 2e-5, "y of LoKr")
 
 
+def test_bias_gradient(liblora, shapes, batch, how):
+    """Both tensors of a bias are factors, whose gradients are that of y summed;
+    sums are in f64, so that one rounding is left."""
+    rng = np.random.default_rng(8)
+    values = {suffix: rng.standard_normal(shape).astype(np.float32)
+              for suffix, shape in shapes.items()}
+    builder = liblora.Builder()
+    for suffix, value in values.items():
+        builder.add(NAME + suffix, value)
+    builder.add(NAME + ".alpha", np.float32(3.0))
+    layer = builder.finish().layer(NAME, -0.5, **how)
+    rank, rows = len(values[".lora_down.weight"]), len(values[".diff_b"])
+    scales = {".diff_b": -0.5, ".lora_up.bias": -0.5 * 3.0 / rank}
+    x = rng.standard_normal((batch[0], layer.shape[1], *batch[1:]))
+    x = x.astype(np.float32)
+    y = layer.forward(x)
+    g = rng.standard_normal(y.shape).astype(np.float32)
+    got = layer.backward(x, g)
+    names = {name[len(NAME):]: role for role, name in layer.factors.items()}
+    equal(list(names)[-2:], [".diff_b", ".lora_up.bias"], "the last factors")
+    sums = np.moveaxis(g, 1, 0).reshape(rows, -1).astype(float).sum(axis=1)
+    for suffix, scale in scales.items():
+        value = got.factors[names[suffix]]
+        equal(value.shape, (rows,), f"shape of {suffix}")
+        support.close(value, scale * sums, 2.0**-23 * np.abs(scale * sums) +
+                      1e-12, f"gradient of {suffix}")
+    # y is linear in each: what others would be is told by what these are.
+    more = {suffix: value + 1 for suffix, value in values.items()
+            if suffix in scales}
+    layer.set_factors({names[suffix]: v for suffix, v in more.items()})
+    support.close(layer.forward(x), y + sum(scales.values()), 2e-5, "set")
+    again = layer.backward(x, g, factors=False)
+    equal(again.x.tobytes(), got.x.tobytes(), "gradient of x")
+
+
 def main():
     suite = support.Suite(__doc__.splitlines()[0])
     liblora = bindinglib.load(suite)
@@ -526,6 +561,14 @@ def main():
                 test_half(liblora, seed, case, dtype)
     with suite.case("bias"):
         test_bias(liblora)
+    with suite.case("gradients of a bias"):
+        test_bias_gradient(liblora, {
+            ".lora_up.weight": (70, 2), ".lora_down.weight": (2, 5),
+            ".diff_b": (70,), ".lora_up.bias": (70,)}, (9,), {})
+    with suite.case("gradients of a convolution's bias"):
+        test_bias_gradient(liblora, {
+            ".lora_up.weight": (6, 2, 1, 1), ".lora_down.weight": (2, 4, 3, 3),
+            ".diff_b": (6,), ".lora_up.bias": (6,)}, (3, 7, 5), {"padding": 1})
     return suite.finish()
 
 
