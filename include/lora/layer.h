@@ -101,7 +101,7 @@ enum {
  *          strength that is not finite);
  *          LORA_ERROR_SHAPE (the kernel or the groups do not fit the factors);
  *          LORA_ERROR_UNSUPPORTED (a kind that is no product with its input,
- *          or needs the base weight; groups of LoKr); the module's own status;
+ *          or needs the base weight; groups that cut LoKr unevenly); the module's own status;
  *          LORA_ERROR_IO; LORA_ERROR_TRUNCATED; LORA_ERROR_MEMORY.
  *  @threads safe.
  *  @since 0.1

@@ -13,6 +13,10 @@
  *   core   down, core with the kernel, up
  *   LoKr   [i1, i2] by w2 along i2, by w1 along i1: w1 between the factors of
  *          w2 if it has them, where the tensor is smallest
+ *
+ * Groups of a convolution go side by side through the links, as the first part
+ * of `before`. Each has rows of its own of the last link's weight; or with
+ * LoKr, whose rows [o1, o2] are cut, rows of w1 or of w1 and w2.
  */
 #ifndef LORA__ADAPTER_CHAIN_H
 #define LORA__ADAPTER_CHAIN_H
@@ -42,6 +46,11 @@ struct lora__link {
     size_t after;
     size_t kernel; /* elements; 1 without `conv` */
     int conv;      /* takes the layer's stride, padding and dilation */
+
+    /* The rows of the weight are cut into parts, and item i of `before` is
+     * multiplied by part i / each % parts: to `out` / parts rows. */
+    size_t parts;
+    size_t each;
 
     /* The weight is a factor as it is stored, or transposed; or made. */
     size_t factor;
@@ -96,38 +105,51 @@ typedef struct lora__chain {
 } lora__chain;
 
 /* Fill in the chain of a usable module whose kernel has that many elements,
- * which divides the columns of its weight. A table's `chain`. */
+ * which divides the columns of its weight, in a layer of that many groups. A
+ * table's `chain`. */
 typedef lora_status (*lora__chain_fn)(lora__chain *out,
                                       const lora_adapter *adapter,
                                       const lora__module *module,
                                       size_t kernel,
+                                      size_t groups,
                                       lora_error *error);
 
 LORA_PRIVATE lora_status lora__chain_pair(lora__chain *out,
                                           const lora_adapter *adapter,
                                           const lora__module *module,
                                           size_t kernel,
+                                          size_t groups,
                                           lora_error *error);
 LORA_PRIVATE lora_status lora__chain_light(lora__chain *out,
                                            const lora_adapter *adapter,
                                            const lora__module *module,
                                            size_t kernel,
+                                           size_t groups,
                                            lora_error *error);
 LORA_PRIVATE lora_status lora__chain_full(lora__chain *out,
                                           const lora_adapter *adapter,
                                           const lora__module *module,
                                           size_t kernel,
+                                          size_t groups,
                                           lora_error *error);
 LORA_PRIVATE lora_status lora__chain_loha(lora__chain *out,
                                           const lora_adapter *adapter,
                                           const lora__module *module,
                                           size_t kernel,
+                                          size_t groups,
                                           lora_error *error);
 LORA_PRIVATE lora_status lora__chain_lokr(lora__chain *out,
                                           const lora_adapter *adapter,
                                           const lora__module *module,
                                           size_t kernel,
+                                          size_t groups,
                                           lora_error *error);
+
+/* For those: all groups through all links, with rows of the last one for each.
+ */
+LORA_PRIVATE lora_status lora__chain_split(lora__chain *chain,
+                                           size_t groups,
+                                           lora_error *error);
 
 /* For those: take a role's tensor as the next factor. SIZE_MAX: the module has
  * none. */

@@ -32,14 +32,14 @@ static void layer_derive(lora_layer *layer, lora__layer_stage *stage)
     const lora__link *link = stage->link;
     const float *const *factors = (const float *const *)layer->factors;
     const size_t cols = stage->in * stage->kernel;
-    const size_t items = stage->split ? stage->before : 1;
+    const size_t items = stage->parts;
 
     if (link->maker != NULL) {
         link->maker->make(stage->weight, link, factors, layer->kernels,
                           layer->scratch);
     } else if (link->turned) {
         layer_transpose(layer, stage->weight, factors[link->factor], cols,
-                        stage->out);
+                        link->out);
     } else if (stage->weight != factors[link->factor]) {
         memcpy(stage->weight, factors[link->factor],
                stage->weight_count * sizeof *stage->weight);
@@ -275,49 +275,43 @@ static lora_status layer_check_link(const lora_layer *layer,
     return LORA_OK;
 }
 
-/* Stages of the links; with groups, all groups go side by side through them,
- * and the last has weights for each. */
-static lora_status
-layer_add_stages(lora_layer *layer, size_t groups, lora_error *error)
+static lora_status layer_add_stages(lora_layer *layer, lora_error *error)
 {
     const lora__chain *chain = &layer->chain;
     const lora__link *first = &chain->links[0];
     const lora__link *last = &chain->links[chain->link_count - 1];
+    size_t channels;
 
     for (size_t i = 0; i < chain->link_count; i++) {
         const lora__link *link = &chain->links[i];
         lora__layer_stage *stage = &layer->stages[layer->stage_count++];
 
         TRY(layer_check_link(layer, link, error));
-        if (groups > 1 && (link->before != 1 || link->after != 1)) {
-            return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
-                              layer->name, "groups with such factors");
+        if (link->out % link->parts != 0) {
+            return lora__fail(error, LORA_ERROR_SHAPE, LORA_NO_OFFSET,
+                              layer->name, "%llu rows in %llu groups",
+                              (unsigned long long)link->out,
+                              (unsigned long long)link->parts);
         }
         stage->link = link;
-        stage->before = link->before * groups;
+        stage->before = link->before;
         stage->in = link->in;
-        stage->out = link->out;
+        stage->out = link->out / link->parts;
         stage->after = link->after;
         stage->kernel = link->kernel;
         stage->conv = link->conv;
+        stage->parts = link->parts;
+        stage->each = link->each;
         stage->multiplier = 1.0F;
         stage->weight_count = link->in * link->kernel * link->out;
-        if (groups > 1 && link == last) {
-            stage->split = 1;
-            stage->out /= groups;
-        }
     }
-    if (last->out % groups != 0) {
-        return lora__fail(error, LORA_ERROR_SHAPE, LORA_NO_OFFSET, layer->name,
-                          "%llu outputs in %llu groups",
-                          (unsigned long long)last->out,
-                          (unsigned long long)groups);
+    layer->channels_out =
+        last->before * (last->out / last->parts) * last->after;
+    if (!lora__mul_size(first->before, first->in, &channels) ||
+        !lora__mul_size(channels, first->after, &layer->channels_in)) {
+        return lora__fail_memory(error, UINT64_MAX);
     }
-    layer->channels_out = last->before * last->out * last->after;
-    return lora__mul_size(first->before * first->in, groups,
-                          &layer->channels_in)
-               ? LORA_OK
-               : lora__fail_memory(error, UINT64_MAX);
+    return LORA_OK;
 }
 
 /* The scale goes where the tensor is small, before the last product; or into
@@ -443,10 +437,11 @@ static lora_status layer_fill(lora_layer *layer,
     TRY(lora__arena_string(&layer->name, &layer->arena, module->name,
                            strlen(module->name), error));
     TRY(layer_read_geometry(layer, &kernel, module, o, error));
-    TRY(module->kind->chain(&layer->chain, adapter, module, kernel, error));
+    TRY(module->kind->chain(&layer->chain, adapter, module, kernel,
+                            o->groups == 0 ? 1 : o->groups, error));
     lora__layer_take_bias(layer, module, strength);
     TRY(layer_load_factors(layer, adapter, module, error));
-    TRY(layer_add_stages(layer, o->groups == 0 ? 1 : o->groups, error));
+    TRY(layer_add_stages(layer, error));
     TRY(layer_fill_stages(layer, strength * module->scale, error));
     return layer_make_bias(layer, error);
 }

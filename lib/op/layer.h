@@ -31,10 +31,11 @@ typedef struct lora__layer_stage {
     size_t after;
     size_t kernel;
     int conv;
-    int split;           /* each of `before` has a weight of its own */
-    float *weight;       /* [(before,) out, in * kernel] */
-    float *turned;       /* [(before,) in * kernel, out] */
-    float *spread;       /* [(before,) out, kernel, in], where few channels
+    size_t parts; /* weights there are: see chain.h */
+    size_t each;
+    float *weight;       /* [parts, out, in * kernel] */
+    float *turned;       /* [parts, in * kernel, out] */
+    float *spread;       /* [parts, out, kernel, in], where few channels
                           * are made of many: they are moved instead; or NULL */
     float multiplier;    /* of what goes out */
     size_t weight_count; /* numbers of all weights */
@@ -130,9 +131,16 @@ static inline size_t lora__layer_positions(const lora__layer_run *run,
 static inline int lora__layer_is_rows(const lora__layer_run *run,
                                       const lora__layer_stage *stage)
 {
-    return stage->after == 1 && stage->kernel == 1 && !stage->split &&
+    return stage->after == 1 && stage->kernel == 1 && stage->parts == 1 &&
            lora__layer_positions(run, stage, 0) == 1 &&
            lora__layer_positions(run, stage, 1) == 1;
+}
+
+/* Which weight one of `before` is multiplied by. */
+static inline size_t lora__layer_part(const lora__layer_stage *stage,
+                                      size_t item)
+{
+    return item / stage->each % stage->parts;
 }
 
 /* Bytes of scratch that a worker needs for a stage's passes; 0 on overflow. */

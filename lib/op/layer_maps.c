@@ -296,9 +296,9 @@ static void layer_maps_tile(const layer_maps_job *job,
     const lora__kernels *kernels = job->run->layer->kernels;
     const size_t channel = item * job->rows + row;
     const size_t at = sample * job->out.step + channel * job->to + first;
-    const float *matrix = job->matrix +
-                          (job->stage->split ? item * job->rows * job->k : 0) +
-                          row * job->k;
+    const float *matrix =
+        job->matrix + lora__layer_part(job->stage, item) * job->rows * job->k +
+        row * job->k;
     float *piece = tile + LAYER_MAPS_ROWS * LAYER_MAPS_COLS;
     const int in_place = job->out.dtype == LORA_DTYPE_F32 && !finish->add &&
                          finish->bias == NULL;
@@ -408,7 +408,7 @@ layer_maps_run_give(void *arg, size_t index, uint32_t worker, lora_error *error)
                         item * job->k * job->from;
     const float *matrix =
         job->matrix +
-        ((stage->split ? item * job->rows : 0) + channel) * kernel * job->k;
+        (lora__layer_part(stage, item) * job->rows + channel) * kernel * job->k;
     float *whole = lora__layer_scratch(job->run, worker);
     float *patches = whole + job->channels * job->to;
     float *piece = patches + job->channels * kernel * job->cols;
@@ -517,7 +517,7 @@ static lora_status layer_maps_run_gradient(void *arg,
     const size_t channels = layer_maps_min(job->channels, stage->in - channel);
     const size_t row = index / job->blocks % outs * LAYER_MAPS_OUTS;
     const size_t rows = layer_maps_min(LAYER_MAPS_OUTS, stage->out - row);
-    const size_t only = index / job->blocks / outs; /* of `before` */
+    const size_t only = index / job->blocks / outs; /* of the parts */
     const size_t n = channels * stage->kernel;
     const size_t width = job->channels * stage->kernel;
     double *sums = lora__layer_scratch(job->run, worker);
@@ -534,7 +534,7 @@ static lora_status layer_maps_run_gradient(void *arg,
         const float *g = (const float *)job->out.data + sample * job->out.step +
                          (item * stage->out + row) * job->to;
 
-        for (size_t p = 0; (!stage->split || item == only) && p < job->to;
+        for (size_t p = 0; lora__layer_part(stage, item) == only && p < job->to;
              p += LAYER_MAPS_DEPTH) {
             const size_t count = layer_maps_min(LAYER_MAPS_DEPTH, job->to - p);
             size_t step;
@@ -550,7 +550,7 @@ static lora_status layer_maps_run_gradient(void *arg,
     }
     for (size_t i = 0; i < rows; i++) {
         lora__layer_sink_row(job->sink, sums + i * n,
-                             (stage->split ? only * stage->out : 0) + row + i,
+                             only * stage->out + row + i,
                              channel * stage->kernel, n);
     }
     return LORA_OK;
@@ -572,7 +572,7 @@ static lora_status layer_maps_run_mirrored(void *arg,
     const size_t n = layer_maps_min(LAYER_MAPS_OUTS, stage->in - channel);
     const size_t row = index / job->blocks % outs * job->rows;
     const size_t rows = layer_maps_min(job->rows, stage->out - row);
-    const size_t only = index / job->blocks / outs; /* of `before` */
+    const size_t only = index / job->blocks / outs; /* of the parts */
     const size_t width = job->rows * kernel * LAYER_MAPS_OUTS;
     double *sums = lora__layer_scratch(job->run, worker);
     double *piece = sums + width;
@@ -588,7 +588,8 @@ static lora_status layer_maps_run_mirrored(void *arg,
         const float *g = (const float *)job->out.data + sample * job->out.step +
                          (item * stage->out + row) * job->to;
 
-        for (size_t p = 0; (!stage->split || item == only) && p < job->from;
+        for (size_t p = 0;
+             lora__layer_part(stage, item) == only && p < job->from;
              p += LAYER_MAPS_DEPTH) {
             const size_t count =
                 layer_maps_min(LAYER_MAPS_DEPTH, job->from - p);
@@ -609,8 +610,7 @@ static lora_status layer_maps_run_mirrored(void *arg,
         for (size_t j = 0; j < n * kernel; j++) {
             piece[j] = sums[(i * kernel + j % kernel) * n + j / kernel];
         }
-        lora__layer_sink_row(job->sink, piece,
-                             (stage->split ? only * stage->out : 0) + row + i,
+        lora__layer_sink_row(job->sink, piece, only * stage->out + row + i,
                              channel * kernel, n * kernel);
     }
     return LORA_OK;
@@ -640,8 +640,7 @@ lora__layer_maps_gradient(const lora__layer_run *run,
         job.blocks = layer_maps_blocks(stage->in, LAYER_MAPS_OUTS);
         return lora__run_jobs(
             run->layer->context, NULL, layer_maps_run_mirrored, &job,
-            job.blocks * layer_maps_blocks(stage->out, job.rows) *
-                (stage->split ? stage->before : 1),
+            job.blocks * layer_maps_blocks(stage->out, job.rows) * stage->parts,
             error);
     }
     job.channels = layer_maps_gradient_channels(stage);
@@ -649,7 +648,7 @@ lora__layer_maps_gradient(const lora__layer_run *run,
     return lora__run_jobs(
         run->layer->context, NULL, layer_maps_run_gradient, &job,
         job.blocks * layer_maps_blocks(stage->out, LAYER_MAPS_OUTS) *
-            (stage->split ? stage->before : 1),
+            stage->parts,
         error);
 }
 

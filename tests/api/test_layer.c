@@ -101,8 +101,9 @@ static void test_refused(void **state)
     (void)state;
     refuse(adapter, "lora_unet_norm", NULL, LORA_ERROR_UNSUPPORTED);
     refuse(adapter, "lora_unet_dora", NULL, LORA_ERROR_UNSUPPORTED);
-    refuse_option(adapter, "lora_unet_kron", AT(groups), 2,
+    refuse_option(adapter, "lora_unet_kron", AT(groups), 3,
                   LORA_ERROR_UNSUPPORTED);
+    refuse_option(adapter, "lora_unet_kron", AT(groups), 4, LORA_ERROR_SHAPE);
     refuse_option(adapter, CONV, AT(groups), 3, LORA_ERROR_SHAPE);
     refuse_option(adapter, CONV, AT(kernel), 2, LORA_ERROR_SHAPE);
     refuse_option(adapter, LINEAR, AT(kernel), 3, LORA_ERROR_SHAPE);

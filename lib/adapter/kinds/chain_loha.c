@@ -494,6 +494,7 @@ LORA_PRIVATE lora_status lora__chain_loha(lora__chain *out,
                                           const lora_adapter *adapter,
                                           const lora__module *module,
                                           size_t kernel,
+                                          size_t groups,
                                           lora_error *error)
 {
     lora__link link;
@@ -502,7 +503,6 @@ LORA_PRIVATE lora_status lora__chain_loha(lora__chain *out,
     size_t ranks;
     size_t numbers;
 
-    (void)error;
     memset(out, 0, sizeof *out);
     memset(&link, 0, sizeof link);
     for (int32_t i = 1; i < module->ndim; i++) {
@@ -510,6 +510,8 @@ LORA_PRIVATE lora_status lora__chain_loha(lora__chain *out,
     }
     link.before = 1;
     link.after = 1;
+    link.parts = 1;
+    link.each = 1;
     link.in = cols / kernel;
     link.out = rows;
     link.kernel = kernel;
@@ -531,5 +533,5 @@ LORA_PRIVATE lora_status lora__chain_loha(lora__chain *out,
         link.conv = 0;
     }
     out->links[out->link_count++] = link;
-    return LORA_OK;
+    return lora__chain_split(out, groups, error);
 }

@@ -4,6 +4,7 @@
 #include "adapter/chain.h"
 #include "adapter/kinds/common.h"
 #include "adapter/light.h"
+#include "core/integer.h"
 
 #include <string.h>
 
@@ -19,6 +20,23 @@ LORA_PRIVATE size_t lora__chain_take(lora__chain *chain,
     chain->factors[chain->factor_count].entry = member->entry;
     chain->factors[chain->factor_count].role = role;
     return chain->factor_count++;
+}
+
+LORA_PRIVATE lora_status lora__chain_split(lora__chain *chain,
+                                           size_t groups,
+                                           lora_error *error)
+{
+    lora__link *last = &chain->links[chain->link_count - 1];
+
+    for (size_t i = 0; i < chain->link_count; i++) {
+        lora__link *link = &chain->links[i];
+
+        if (!lora__mul_size(link->before, groups, &link->before)) {
+            return lora__fail_memory(error, UINT64_MAX);
+        }
+    }
+    last->parts = groups;
+    return LORA_OK;
 }
 
 /* The next link, from `in` to `out` of a role's tensor [out, in, kernel], or
@@ -38,6 +56,8 @@ static lora__link *chains_add(lora__chain *chain,
     memset(link, 0, sizeof *link);
     link->before = 1;
     link->after = 1;
+    link->parts = 1;
+    link->each = 1;
     link->in = turned ? first : rest / kernel;
     link->out = turned ? rest : first;
     link->kernel = kernel;
@@ -50,11 +70,11 @@ LORA_PRIVATE lora_status lora__chain_pair(lora__chain *out,
                                           const lora_adapter *adapter,
                                           const lora__module *module,
                                           size_t kernel,
+                                          size_t groups,
                                           lora_error *error)
 {
     const int core = kind_has(module, LORA__ROLE_MID);
 
-    (void)error;
     memset(out, 0, sizeof *out);
     chains_add(out, adapter, module, LORA__ROLE_DOWN, core ? 1 : kernel, 0)
         ->conv = !core;
@@ -62,19 +82,19 @@ LORA_PRIVATE lora_status lora__chain_pair(lora__chain *out,
         chains_add(out, adapter, module, LORA__ROLE_MID, kernel, 0)->conv = 1;
     }
     chains_add(out, adapter, module, LORA__ROLE_UP, 1, 0);
-    return LORA_OK;
+    return lora__chain_split(out, groups, error);
 }
 
 LORA_PRIVATE lora_status lora__chain_full(lora__chain *out,
                                           const lora_adapter *adapter,
                                           const lora__module *module,
                                           size_t kernel,
+                                          size_t groups,
                                           lora_error *error)
 {
-    (void)error;
     memset(out, 0, sizeof *out);
     chains_add(out, adapter, module, LORA__ROLE_DIFF, kernel, 0)->conv = 1;
-    return LORA_OK;
+    return lora__chain_split(out, groups, error);
 }
 
 /* ---- Light-LoRA -------------------------------------------------------- */
@@ -113,6 +133,8 @@ static lora__link *chains_light_add(lora__chain *chain,
 
     link->before = 1;
     link->after = 1;
+    link->parts = 1;
+    link->each = 1;
     link->in = in;
     link->out = out;
     link->kernel = 1;
@@ -140,12 +162,12 @@ LORA_PRIVATE lora_status lora__chain_light(lora__chain *out,
                                            const lora_adapter *adapter,
                                            const lora__module *module,
                                            size_t kernel,
+                                           size_t groups,
                                            lora_error *error)
 {
     lora__light_sizes s;
     lora__link *link;
 
-    (void)error;
     memset(out, 0, sizeof *out);
     lora__light_sizes_of(&s, adapter, module);
     link = chains_light_add(out, module, LORA__ROLE_LIGHT_DOWN_AUX, 0, s.a,
@@ -162,62 +184,143 @@ LORA_PRIVATE lora_status lora__chain_light(lora__chain *out,
     link =
         chains_light_add(out, module, LORA__ROLE_LIGHT_UP_AUX, 0, s.rows, s.b);
     out->factors[link->factor].frozen = 1;
-    return LORA_OK;
+    return lora__chain_split(out, groups, error);
 }
 
 /* ---- LoKr -------------------------------------------------------------- */
 
-/* w1 along i1, of a tensor with `after` inner channels. */
-static void chains_lokr_outer(lora__chain *out,
-                              const lora_adapter *adapter,
-                              const lora__module *module,
-                              size_t after)
+/* w1 along i1, of a tensor with `after` inner channels: the last link of it. */
+static lora__link *chains_lokr_outer(lora__chain *out,
+                                     const lora_adapter *adapter,
+                                     const lora__module *module,
+                                     size_t groups,
+                                     size_t after)
 {
-    if (kind_has(module, LORA__ROLE_LOKR_W1)) {
-        chains_add(out, adapter, module, LORA__ROLE_LOKR_W1, 1, 0)->after =
-            after;
-    } else {
-        chains_add(out, adapter, module, LORA__ROLE_LOKR_W1_B, 1, 0)->after =
-            after;
-        chains_add(out, adapter, module, LORA__ROLE_LOKR_W1_A, 1, 0)->after =
-            after;
+    const int full = kind_has(module, LORA__ROLE_LOKR_W1);
+    const size_t first = out->link_count;
+    lora__link *last =
+        chains_add(out, adapter, module,
+                   full ? LORA__ROLE_LOKR_W1 : LORA__ROLE_LOKR_W1_B, 1, 0);
+
+    if (!full) {
+        last = chains_add(out, adapter, module, LORA__ROLE_LOKR_W1_A, 1, 0);
     }
+    for (size_t i = first; i < out->link_count; i++) {
+        out->links[i].before = groups;
+        out->links[i].after = after;
+    }
+    return last;
+}
+
+/* w2 along i2, or the first of its factors and the core, of a tensor with
+ * `before` outer channels: the last link of these. */
+static lora__link *chains_lokr_inner(lora__chain *out,
+                                     const lora_adapter *adapter,
+                                     const lora__module *module,
+                                     size_t kernel,
+                                     size_t before)
+{
+    const int full = kind_has(module, LORA__ROLE_LOKR_W2);
+    const int core = kind_has(module, LORA__ROLE_LOKR_T2);
+    lora__link *link = chains_add(
+        out, adapter, module, full ? LORA__ROLE_LOKR_W2 : LORA__ROLE_LOKR_W2_B,
+        core ? 1 : kernel, 0);
+
+    link->before = before;
+    link->conv = !core;
+    if (core) {
+        link = chains_add(out, adapter, module, LORA__ROLE_LOKR_T2, kernel, 0);
+        link->before = before;
+        link->conv = 1;
+    }
+    return link;
+}
+
+/* The second factor of w2, if it has two: the last link. */
+static lora__link *chains_lokr_last(lora__chain *out,
+                                    const lora_adapter *adapter,
+                                    const lora__module *module,
+                                    lora__link *last,
+                                    size_t before)
+{
+    if (!kind_has(module, LORA__ROLE_LOKR_W2)) {
+        last = chains_add(out, adapter, module, LORA__ROLE_LOKR_W2_A, 1,
+                          kind_has(module, LORA__ROLE_LOKR_T2));
+        last->before = before;
+    }
+    return last;
+}
+
+/* The rows of a tensor that is there whole or as the first of two factors. */
+static const lora__entry *chains_lokr_entry(const lora_adapter *adapter,
+                                            const lora__module *module,
+                                            lora__role whole,
+                                            lora__role factor)
+{
+    return lora__module_entry(adapter, module,
+                              kind_has(module, whole) ? whole : factor);
+}
+
+/* With groups w1 comes first: of its o1 rows, or of these and the o2 of w2,
+ * each group has its own. */
+static lora_status chains_lokr_groups(lora__chain *out,
+                                      const lora_adapter *adapter,
+                                      const lora__module *module,
+                                      size_t kernel,
+                                      size_t groups,
+                                      lora_error *error)
+{
+    const lora__entry *w2 = chains_lokr_entry(
+        adapter, module, LORA__ROLE_LOKR_W2, LORA__ROLE_LOKR_W2_B);
+    const size_t i2 =
+        kind_has(module, LORA__ROLE_LOKR_T2)
+            ? (size_t)w2->shape[1]
+            : (size_t)w2->elements / (size_t)w2->shape[0] / kernel;
+    lora__link *one = chains_lokr_outer(out, adapter, module, groups, i2);
+    size_t before = groups;
+    lora__link *two;
+
+    if (one->out % groups == 0) {
+        one->parts = groups;
+        if (!lora__mul_size(groups, one->out / groups, &before)) {
+            return lora__fail_memory(error, UINT64_MAX);
+        }
+    }
+    two = chains_lokr_inner(out, adapter, module, kernel, before);
+    two = chains_lokr_last(out, adapter, module, two, before);
+    if (one->parts == groups) {
+        return LORA_OK;
+    }
+    if (groups % one->out != 0) {
+        return lora__fail(
+            error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET, module->name,
+            "%llu groups, which cut the %llu rows of w1 unevenly",
+            (unsigned long long)groups, (unsigned long long)one->out);
+    }
+    one->parts = one->out;
+    one->each = groups / one->out;
+    two->parts = one->each;
+    return LORA_OK;
 }
 
 LORA_PRIVATE lora_status lora__chain_lokr(lora__chain *out,
                                           const lora_adapter *adapter,
                                           const lora__module *module,
                                           size_t kernel,
+                                          size_t groups,
                                           lora_error *error)
 {
-    const int full = kind_has(module, LORA__ROLE_LOKR_W2);
-    const int core = kind_has(module, LORA__ROLE_LOKR_T2);
-    const lora__entry *w1 = lora__module_entry(
-        adapter, module,
-        kind_has(module, LORA__ROLE_LOKR_W1) ? LORA__ROLE_LOKR_W1
-                                             : LORA__ROLE_LOKR_W1_B);
-    const lora__entry *w1_a = lora__module_entry(
-        adapter, module,
-        kind_has(module, LORA__ROLE_LOKR_W1) ? LORA__ROLE_LOKR_W1
-                                             : LORA__ROLE_LOKR_W1_A);
+    const lora__entry *in = chains_lokr_entry(
+        adapter, module, LORA__ROLE_LOKR_W1, LORA__ROLE_LOKR_W1_B);
     lora__link *link;
 
-    (void)error;
     memset(out, 0, sizeof *out);
-    link = chains_add(out, adapter, module,
-                      full ? LORA__ROLE_LOKR_W2 : LORA__ROLE_LOKR_W2_B,
-                      core ? 1 : kernel, 0);
-    link->before = (size_t)w1->shape[1];
-    link->conv = !core;
-    if (core) {
-        link = chains_add(out, adapter, module, LORA__ROLE_LOKR_T2, kernel, 0);
-        link->before = (size_t)w1->shape[1];
-        link->conv = 1;
+    if (groups > 1) {
+        return chains_lokr_groups(out, adapter, module, kernel, groups, error);
     }
-    chains_lokr_outer(out, adapter, module, link->out);
-    if (!full) {
-        link = chains_add(out, adapter, module, LORA__ROLE_LOKR_W2_A, 1, core);
-        link->before = (size_t)w1_a->shape[0];
-    }
+    link =
+        chains_lokr_inner(out, adapter, module, kernel, (size_t)in->shape[1]);
+    link = chains_lokr_outer(out, adapter, module, 1, link->out);
+    chains_lokr_last(out, adapter, module, link, link->out);
     return LORA_OK;
 }
