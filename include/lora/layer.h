@@ -9,7 +9,8 @@
  * Activations of a linear layer are rows, [batch, in] to [batch, out]; those of
  * a convolution images, [batch, in, size...] to [batch, out, size...], with as
  * many sizes as the kernel has, up to three. Numbers of one row or image lie
- * side by side; rows and images lie as far apart as is said.
+ * side by side; rows and images lie as far apart as is said. Into that of an
+ * embedding go ids, I64, one a row: what goes out are rows again.
  *
  * Threads: any number of threads may run one layer, each with a workspace of
  * its own, while nobody sets a factor of it. A pass uses the context's executor
@@ -43,6 +44,14 @@ typedef struct lora_layer_options {
 /** See lora_adapter_open_options_init(). @since 0.1 */
 LORA_API void lora_layer_options_init(lora_layer_options *options, size_t size);
 
+/** What goes into a layer. */
+typedef int32_t lora_layer_input;
+
+enum {
+    LORA_LAYER_INPUT_NUMBERS = 0, /* of the layer's type */
+    LORA_LAYER_INPUT_IDS = 1 /* one I64 a row, at least 0, below channels_in */
+};
+
 /** Sizes of a batch. Frozen. */
 typedef struct lora_layer_batch {
     int64_t count;   /* of rows or images */
@@ -52,13 +61,13 @@ typedef struct lora_layer_batch {
 /** What a layer is. */
 typedef struct lora_layer_info {
     size_t struct_size;
-    int64_t channels_in;  /* elements of a row, or channels of an image */
+    int64_t channels_in;  /* elements of a row, channels of an image, or ids */
     int64_t channels_out; /* the same of what goes out */
     size_t factor_count;
     lora_dtype dtype; /* of activations */
     int32_t dims;     /* sizes of an image; 0: rows */
     int32_t kernel[3];
-    uint32_t reserved1;
+    lora_layer_input input;
 } lora_layer_info;
 
 /** A matrix, core or bias that takes part. */
@@ -99,10 +108,11 @@ enum {
  *  @return LORA_OK; LORA_ERROR_ARGUMENT; LORA_ERROR_OPTION; LORA_ERROR_DTYPE;
  *          LORA_ERROR_RANGE (no such module; a number of the options; a
  *          strength that is not finite);
- *          LORA_ERROR_SHAPE (the kernel or the groups do not fit the factors);
+ *          LORA_ERROR_SHAPE (the kernel or the groups do not fit the factors,
+ *          or are none of an embedding's);
  *          LORA_ERROR_UNSUPPORTED (a kind that is no product with its input,
- *          or needs the base weight; groups that cut LoKr unevenly); the module's own status;
- *          LORA_ERROR_IO; LORA_ERROR_TRUNCATED; LORA_ERROR_MEMORY.
+ *          or needs the base weight; groups that cut LoKr unevenly); the
+ * module's own status; LORA_ERROR_IO; LORA_ERROR_TRUNCATED; LORA_ERROR_MEMORY.
  *  @threads safe.
  *  @since 0.1
  */
@@ -227,7 +237,8 @@ lora_layer_workspace(size_t *out_forward,
  *  @param y_step           elements from one row or image of y to the next; 0
  *                          if there is nothing between them.
  *  @param layer            must not be NULL.
- *  @param x                must not be NULL; aligned to its type, as y.
+ *  @param x                must not be NULL; aligned to its type, as y: the
+ *                          layer's, or I64 where ids go in.
  *  @param x_step           the same as y_step, of x.
  *  @param batch            must not be NULL; a count of 0 does nothing.
  *  @param flags            0, or LORA_LAYER_ADD.
@@ -236,7 +247,8 @@ lora_layer_workspace(size_t *out_forward,
  *  @param workspace_bytes  at least what lora_layer_workspace() says.
  *  @param error            may be NULL.
  *  @return LORA_OK; LORA_ERROR_ARGUMENT (a small workspace also, or a step
- *          below the size); LORA_ERROR_RANGE; LORA_ERROR_CANCELLED and
+ *          below the size); LORA_ERROR_RANGE, of ids too, after which nothing
+ *          is written; LORA_ERROR_CANCELLED and
  *          LORA_ERROR_THREAD, after which y is written in part.
  *  @threads safe.
  *  @since 0.1
@@ -261,7 +273,8 @@ lora_layer_forward(void *y,
  *  gradient of y, summed.
  *
  *  @param grad_x           receives the gradient of x, of the layer's type; may
- *                          be NULL if it is not needed.
+ *                          be NULL if it is not needed, and must where ids go
+ *                          in.
  *  @param grad_x_step      as y_step of lora_layer_forward().
  *  @param grad_factors     an array with a pointer for each factor, NULL for
  *                          those that are not needed; may be NULL.

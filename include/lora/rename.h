@@ -122,6 +122,7 @@
 #define lora_layer_get_factor LORA__RENAME(LORA_NAMESPACE, lora_layer_get_factor)
 #define lora_layer_get_info LORA__RENAME(LORA_NAMESPACE, lora_layer_get_info)
 #define lora_layer_info LORA__RENAME(LORA_NAMESPACE, lora_layer_info)
+#define lora_layer_input LORA__RENAME(LORA_NAMESPACE, lora_layer_input)
 #define lora_layer_options LORA__RENAME(LORA_NAMESPACE, lora_layer_options)
 #define lora_layer_options_init LORA__RENAME(LORA_NAMESPACE, lora_layer_options_init)
 #define lora_layer_output_size LORA__RENAME(LORA_NAMESPACE, lora_layer_output_size)

@@ -11,6 +11,7 @@
  *
  *   LoRA   down, up         LoCon  down with the kernel, up
  *   core   down, core with the kernel, up
+ *   embedding  A, of which columns are looked up, B
  *   LoKr   [i1, i2] by w2 along i2, by w1 along i1: w1 between the factors of
  *          w2 if it has them, where the tensor is smallest
  *
@@ -46,6 +47,7 @@ struct lora__link {
     size_t after;
     size_t kernel; /* elements; 1 without `conv` */
     int conv;      /* takes the layer's stride, padding and dilation */
+    int lookup;    /* of the first: what comes in is the number of a column */
 
     /* The rows of the weight are cut into parts, and item i of `before` is
      * multiplied by part i / each % parts: to `out` / parts rows. */
@@ -126,6 +128,12 @@ LORA_PRIVATE lora_status lora__chain_light(lora__chain *out,
                                            size_t kernel,
                                            size_t groups,
                                            lora_error *error);
+LORA_PRIVATE lora_status lora__chain_embedding(lora__chain *out,
+                                               const lora_adapter *adapter,
+                                               const lora__module *module,
+                                               size_t kernel,
+                                               size_t groups,
+                                               lora_error *error);
 LORA_PRIVATE lora_status lora__chain_full(lora__chain *out,
                                           const lora_adapter *adapter,
                                           const lora__module *module,

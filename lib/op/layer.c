@@ -521,6 +521,8 @@ LORA_API lora_status lora_layer_get_info(lora_layer_info *out,
     info.channels_out = (int64_t)layer->channels_out;
     info.factor_count = layer->chain.factor_count;
     info.dtype = layer->dtype;
+    info.input = lora__layer_takes_ids(layer) ? LORA_LAYER_INPUT_IDS
+                                              : LORA_LAYER_INPUT_NUMBERS;
     info.dims = layer->rows ? 0 : (int32_t)layer->dims;
     for (size_t d = 0; d < layer->dims; d++) {
         info.kernel[d] = (int32_t)layer->geometry.kernel[3 - layer->dims + d];

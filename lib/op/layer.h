@@ -136,6 +136,12 @@ static inline int lora__layer_is_rows(const lora__layer_run *run,
            lora__layer_positions(run, stage, 1) == 1;
 }
 
+/* 1 if what goes in are ids. */
+static inline int lora__layer_takes_ids(const lora_layer *layer)
+{
+    return layer->stages[0].link->lookup;
+}
+
 /* Which weight one of `before` is multiplied by. */
 static inline size_t lora__layer_part(const lora__layer_stage *stage,
                                       size_t item)
@@ -184,6 +190,26 @@ lora__layer_maps_gradient(const lora__layer_run *run,
                           lora__layer_data gradient,
                           lora__layer_data in,
                           lora_error *error);
+
+/* The same of an embedding's first stage, whose `in` are ids; and RANGE where
+ * one of these is of no column. */
+LORA_PRIVATE lora_status
+lora__layer_lookup_product(const lora__layer_run *run,
+                           const lora__layer_stage *stage,
+                           lora__layer_data out,
+                           lora__layer_data ids,
+                           const lora__layer_finish *finish,
+                           lora_error *error);
+LORA_PRIVATE lora_status
+lora__layer_lookup_gradient(const lora__layer_run *run,
+                            const lora__layer_stage *stage,
+                            const lora__layer_sink *sink,
+                            lora__layer_data gradient,
+                            lora__layer_data ids,
+                            lora_error *error);
+LORA_PRIVATE lora_status lora__layer_lookup_check(const lora__layer_run *run,
+                                                  lora__layer_data ids,
+                                                  lora_error *error);
 
 /* Take the tensors of the bias as factors, when those of the chain are. */
 LORA_PRIVATE void lora__layer_take_bias(lora_layer *layer,

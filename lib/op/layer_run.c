@@ -56,6 +56,7 @@ static lora_status layer_run_geometry(lora__layer_geometry *out,
         const uint64_t all = (uint64_t)size + 2 * (uint64_t)out->padding[d];
 
         if (size < 0 || size > INT32_MAX || all < reach ||
+            (lora__layer_takes_ids(layer) && size != 1) ||
             (d >= layer->dims && batch->size[d] > 1) || batch->size[d] < 0) {
             return lora__fail(
                 error, LORA_ERROR_RANGE, LORA_NO_OFFSET, layer->name,
@@ -234,7 +235,7 @@ static lora_status layer_run_make_plan(layer_run_plan *plan,
         !layer_run_sizes(plan)) {
         return layer_run_too_large(layer, error);
     }
-    copied = layer->dtype != LORA_DTYPE_F32 &&
+    copied = layer->dtype != LORA_DTYPE_F32 && !lora__layer_takes_ids(layer) &&
              (back || !lora__layer_is_rows(run, &layer->stages[0]));
     if (!layer_run_place_hidden(plan) ||
         !layer_run_place(&plan->x, plan, copied ? run->batch : 0,
@@ -313,6 +314,25 @@ static lora_status layer_run_data(lora__layer_data *out,
     return LORA_OK;
 }
 
+/* The same of what goes in, with the size of a row or image. Ids are checked.
+ */
+static lora_status layer_run_input(lora__layer_data *out,
+                                   const layer_run_plan *plan,
+                                   const void *x,
+                                   size_t step,
+                                   lora_error *error)
+{
+    const lora_layer *layer = plan->run.layer;
+    const int ids = lora__layer_takes_ids(layer);
+
+    TRY(layer_run_data(out, layer, x, step, ids ? 1 : plan->sizes[0], error));
+    if (!ids) {
+        return LORA_OK;
+    }
+    out->dtype = LORA_DTYPE_I64;
+    return lora__layer_lookup_check(&plan->run, *out, error);
+}
+
 /* The start of the workspace, aligned. */
 static lora_status layer_run_open(unsigned char **out,
                                   layer_run_plan *plan,
@@ -356,6 +376,10 @@ static lora_status layer_run_stage(const layer_run_plan *plan,
 {
     const lora__layer_stage *stage = &plan->run.layer->stages[index];
 
+    if (stage->link->lookup) {
+        return lora__layer_lookup_product(&plan->run, stage, out, in, finish,
+                                          error);
+    }
     return lora__layer_is_rows(&plan->run, stage)
                ? lora__layer_rows_product(&plan->run, stage, back, out, in,
                                           finish, error)
@@ -392,7 +416,7 @@ static lora_status layer_run_widen(lora__layer_data *data,
 {
     layer_run_copy job;
 
-    if (data->dtype == LORA_DTYPE_F32) {
+    if (data->dtype == LORA_DTYPE_F32 || data->dtype == LORA_DTYPE_I64) {
         return LORA_OK;
     }
     job.plan = plan;
@@ -450,7 +474,7 @@ LORA_API lora_status lora_layer_forward(void *y,
     CHECK_ARG(batch != NULL, error);
     CHECK_ARG((flags & ~(lora_layer_flags)LORA_LAYER_ADD) == 0, error);
     TRY(layer_run_make_plan(&plan, layer, batch, 0, error));
-    TRY(layer_run_data(&in, layer, x, x_step, plan.sizes[0], error));
+    TRY(layer_run_input(&in, &plan, x, x_step, error));
     TRY(layer_run_data(&out, layer, y, y_step, plan.sizes[layer->stage_count],
                        error));
     TRY(layer_run_open(&work, &plan, workspace, workspace_bytes, error));
@@ -523,7 +547,9 @@ static lora_status layer_run_factors(const layer_run_back *back,
     sink.turned = link->turned;
     sink.add = link->maker == NULL && back->add_factors;
     sink.multiplier = layer->scale;
-    TRY(lora__layer_is_rows(&plan->run, stage)
+    TRY(link->lookup ? lora__layer_lookup_gradient(&plan->run, stage, &sink,
+                                                   gradient, in, error)
+        : lora__layer_is_rows(&plan->run, stage)
             ? lora__layer_rows_gradient(&plan->run, stage, &sink, gradient, in,
                                         error)
             : lora__layer_maps_gradient(&plan->run, stage, &sink, gradient, in,
@@ -637,7 +663,8 @@ LORA_API lora_status lora_layer_backward(void *grad_x,
               error);
     memset(&back, 0, sizeof back);
     TRY(layer_run_make_plan(&back.plan, layer, batch, 1, error));
-    TRY(layer_run_data(&back.x, layer, x, x_step, plan->sizes[0], error));
+    CHECK_ARG(grad_x == NULL || !lora__layer_takes_ids(layer), error);
+    TRY(layer_run_input(&back.x, plan, x, x_step, error));
     TRY(layer_run_data(&back.grad_x, layer, grad_x, grad_x_step, plan->sizes[0],
                        error));
     TRY(layer_run_data(&back.grad_y, layer, grad_y, grad_y_step,

@@ -269,6 +269,71 @@ static void test_by_hand(void **state)
     close_some(adapter);
 }
 
+/* Ids by hand: y = B A[:, id], and what is refused of them. */
+static void test_ids(void **state)
+{
+    static const float a[] = {1.0F, 2.0F, 3.0F, -1.0F, 0.5F, 4.0F};
+    static const float b[] = {1.0F, 0.0F, 0.0F, 1.0F, 1.0F, 1.0F};
+    static const float expected[] = {3.0F, 4.0F, 7.0F, 1.0F, -1.0F, 0.0F};
+    const int64_t ids[] = {2, 0};
+    const int64_t bad[] = {2, 3};
+    const lora_layer_batch batch = {2, {0, 0, 0}};
+    const lora_layer_batch images = {2, {2, 1, 0}};
+    lora_layer_info info = {.struct_size = sizeof info};
+    lora_layer *layer;
+    lora_adapter *adapter;
+    float y[6] = {0};
+    float gradient[6];
+    float *gradients[] = {gradient, NULL};
+    float x[6];
+    size_t bytes;
+    void *room;
+    image ids_file;
+
+    (void)state;
+    image_begin(&ids_file, NULL);
+    image_f32(&ids_file, "base_model.model.embed.lora_embedding_A", "2,3", a,
+              6);
+    image_f32(&ids_file, "base_model.model.embed.lora_embedding_B", "3,2", b,
+              6);
+    image_end(&ids_file);
+    adapter = open_image(context, &ids_file);
+    assert_int_equal(lora_layer_create(&layer, adapter, 0, 1.0, NULL, NULL),
+                     LORA_OK);
+    lora_adapter_destroy(adapter);
+    image_free(&ids_file);
+    assert_int_equal(lora_layer_get_info(&info, layer, NULL), LORA_OK);
+    assert_int_equal(info.input, LORA_LAYER_INPUT_IDS);
+    assert_int_equal(info.channels_in, 3);
+    assert_int_equal(lora_layer_workspace(NULL, &bytes, layer, &batch, NULL),
+                     LORA_OK);
+    room = malloc(bytes);
+    assert_non_null(room);
+    assert_int_equal(
+        lora_layer_forward(y, 0, layer, ids, 0, &batch, 0, room, bytes, NULL),
+        LORA_OK);
+    assert_memory_equal(y, expected, sizeof y);
+    assert_int_equal(
+        lora_layer_forward(y, 0, layer, bad, 0, &batch, 0, room, bytes, NULL),
+        LORA_ERROR_RANGE);
+    assert_memory_equal(y, expected, sizeof y);
+    assert_int_equal(
+        lora_layer_forward(y, 0, layer, ids, 0, &images, 0, room, bytes, NULL),
+        LORA_ERROR_RANGE);
+    assert_int_equal(lora_layer_backward(x, 0, gradients, layer, ids, 0, y, 0,
+                                         &batch, 0, room, bytes, NULL),
+                     LORA_ERROR_ARGUMENT);
+    assert_int_equal(lora_layer_backward(NULL, 0, gradients, layer, ids, 0, y,
+                                         0, &batch, 0, room, bytes, NULL),
+                     LORA_OK);
+    /* gA[:, 2] = B^T (3, 4, 7), gA[:, 0] = B^T (1, -1, 0) */
+    assert_true(gradient[0] == 1.0F && gradient[1] == 0.0F &&
+                gradient[2] == 10.0F && gradient[3] == -1.0F &&
+                gradient[4] == 0.0F && gradient[5] == 11.0F);
+    free(room);
+    lora_layer_destroy(layer);
+}
+
 /* Every allocation of making a layer fails; running one allocates nothing. */
 static void test_memory(void **state)
 {
@@ -320,7 +385,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_refused), cmocka_unit_test(test_told),
         cmocka_unit_test(test_batches), cmocka_unit_test(test_by_hand),
-        cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_ids),     cmocka_unit_test(test_memory),
     };
     int failed;
 

@@ -20,9 +20,11 @@ import numpy as np
 
 sys.dont_write_bytecode = True
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parent / "bindings")]
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "bindings"),
+                str(HERE.parent / "golden")]
 import bindinglib  # noqa: E402
 import support  # noqa: E402
+import test_gguf  # noqa: E402
 from support import equal, require  # noqa: E402
 
 NAME = "lora_unet_some_layer"
@@ -561,6 +563,84 @@ def test_bias_gradient(liblora, shapes, batch, how):
     equal(again.x.tobytes(), got.x.tobytes(), "gradient of x")
 
 
+def embedding_by_hand(a, b, ids, g):
+    """(y, gradient of A, gradient of B) of y = B A[:, id], in float64."""
+    rows = a[:, ids].T
+    grad_a = np.zeros(a.shape)
+    np.add.at(grad_a.T, ids, g @ b)
+    return rows @ b.T, grad_a, g.T @ rows
+
+
+def embedding_of(suite, liblora, a, b, alpha, by_rows, context=None):
+    """PEFT's, or llama.cpp's with A as [vocab, r]."""
+    if by_rows:
+        stored = test_gguf.Stored
+        return liblora.open(test_gguf.write(
+            suite.path("tokens.gguf"), {"token_embd" + test_gguf.LLAMA[0]:
+                                        stored(a.T), "token_embd" +
+                                        test_gguf.LLAMA[1]: stored(b)},
+            [*test_gguf.LLAMA_PAIRS, ("adapter.lora.alpha", alpha)]),
+            context=context)
+    builder = liblora.Builder(context=context)
+    for suffix, values in ((".lora_embedding_A", a), (".lora_embedding_B", b),
+                           (".alpha", np.float32(alpha))):
+        builder.add("base_model.model.model.embed_tokens" + suffix, values)
+    return builder.finish()
+
+
+def test_embedding(suite, liblora, count, repeated=False, by_rows=False):
+    """Columns of A are looked up, those of one id more than once. A sum of
+    `count` numbers in f32 errs by sqrt(count) 2^-24 of their magnitudes, times
+    4 for 4 sigma."""
+    vocab, rank, dim, scale = 50, 5, 24, 3.0 / 5
+    rng = np.random.default_rng(count)
+    a = rng.standard_normal((rank, vocab)).astype(np.float32)
+    b = rng.standard_normal((dim, rank)).astype(np.float32)
+    adapter = embedding_of(suite, liblora, a, b, 3.0, by_rows)
+    module, = adapter.modules
+    layer = adapter.layer(module["name"], -0.7)
+    turn = (lambda v: v.T) if by_rows else (lambda v: v)
+    equal(layer.shape, (dim, vocab), "shape")
+    ids = rng.integers(0, vocab, count)
+    ids[:2] = 0, vocab - 1
+    if repeated:
+        ids[2:] = 7
+    g = rng.standard_normal((count, dim)).astype(np.float32)
+    noise = NOISE + 4 * math.sqrt(count) * 2.0**-24
+    want = embedding_by_hand(a.astype(float), b.astype(float), ids, g)
+    room = embedding_by_hand(np.abs(a).astype(float), np.abs(b), ids,
+                             np.abs(g))
+    y = layer.forward(ids.reshape(1, count))
+    equal(y.shape, (1, count, dim), "shape of y")
+    back = layer.backward(ids, g)
+    equal(back.x, None, "no gradient of ids")
+    down, up = back.factors.values()
+    found = [y[0], turn(down), up]
+    for what, one, other, size in zip(("y", "gA", "gB"), found, want, room):
+        support.close(one, -0.7 * scale * other, noise * size + 1e-12, what)
+    for threads in (1, 3):
+        context = liblora.Context(threads=threads)
+        again = embedding_of(suite, liblora, a, b, 3.0, by_rows, context).layer(
+            module["name"], -0.7)
+        equal(again.forward(ids).tobytes(), y.tobytes(), "bits of y")
+        for role, value in again.backward(ids, g).factors.items():
+            equal(value.tobytes(), back.factors[role].tobytes(), role)
+    for bad in (-1, vocab, 2**32):
+        out = np.full((2, dim), 9.0, np.float32)
+        try:
+            layer.forward(np.array([0, bad]), out=out)
+            raise AssertionError(f"id {bad} was taken")
+        except liblora.LoraError as error:
+            equal(error.status, liblora._ffi.LORA_ERROR_RANGE, "status")
+        equal(set(out.ravel()), {9.0}, "nothing is written")
+    for what in ({"kernel": 3}, {"groups": 2}):
+        try:
+            adapter.layer(module["name"], **what)
+            raise AssertionError(f"{what} was taken")
+        except liblora.LoraError as error:
+            equal(error.status, liblora._ffi.LORA_ERROR_SHAPE, "status")
+
+
 def main():
     suite = support.Suite(__doc__.splitlines()[0])
     liblora = bindinglib.load(suite)
@@ -574,6 +654,14 @@ def main():
                 test_half(liblora, seed, case, dtype)
     with suite.case("bias"):
         test_bias(liblora)
+    with suite.case("embedding, 3 ids"):
+        test_embedding(suite, liblora, 3)
+    with suite.case("embedding, 700 ids"):
+        test_embedding(suite, liblora, 700)
+    with suite.case("embedding, one id many times"):
+        test_embedding(suite, liblora, 300, repeated=True)
+    with suite.case("embedding, A by rows"):
+        test_embedding(suite, liblora, 40, by_rows=True)
     with suite.case("gradients of a bias"):
         test_bias_gradient(liblora, {
             ".lora_up.weight": (70, 2), ".lora_down.weight": (2, 5),

@@ -85,6 +85,28 @@ LORA_PRIVATE lora_status lora__chain_pair(lora__chain *out,
     return lora__chain_split(out, groups, error);
 }
 
+LORA_PRIVATE lora_status lora__chain_embedding(lora__chain *out,
+                                               const lora_adapter *adapter,
+                                               const lora__module *module,
+                                               size_t kernel,
+                                               size_t groups,
+                                               lora_error *error)
+{
+    const int by_rows = kind_has(module, LORA__ROLE_EMBEDDING_ROWS);
+
+    memset(out, 0, sizeof *out);
+    if (kernel != 1 || groups != 1) {
+        return lora__fail(error, LORA_ERROR_SHAPE, LORA_NO_OFFSET, module->name,
+                          "an embedding has neither a kernel nor groups");
+    }
+    chains_add(out, adapter, module,
+               by_rows ? LORA__ROLE_EMBEDDING_ROWS : LORA__ROLE_EMBEDDING_DOWN,
+               1, by_rows)
+        ->lookup = 1;
+    chains_add(out, adapter, module, LORA__ROLE_EMBEDDING_UP, 1, 0);
+    return LORA_OK;
+}
+
 LORA_PRIVATE lora_status lora__chain_full(lora__chain *out,
                                           const lora_adapter *adapter,
                                           const lora__module *module,

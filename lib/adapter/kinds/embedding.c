@@ -89,4 +89,5 @@ LORA_PRIVATE const lora__kind lora__kind_embedding = {
     .parse = embedding_kind_parse,
     .prepare = embedding_kind_prepare,
     .rows = embedding_kind_rows,
+    .chain = lora__chain_embedding,
 };

@@ -112,6 +112,8 @@ LORA_LIGHT_DOWN_ZERO = 2
 LORA_LIGHT_BOTH_ZERO = 3
 LORA_LIGHT_JOINED = 4
 LORA_LIGHT_GAUSSIAN = 5
+LORA_LAYER_INPUT_NUMBERS = 0
+LORA_LAYER_INPUT_IDS = 1
 LORA_LAYER_ADD = 1
 LORA_LAYER_ADD_FACTORS = 2
 
@@ -540,6 +542,9 @@ class lora_layer_options(Structure):
     ]
 
 
+lora_layer_input = c_int32
+
+
 class lora_layer_batch(Structure):
     _fields_ = [
         ("count", c_int64),
@@ -556,7 +561,7 @@ class lora_layer_info(Structure):
         ("dtype", lora_dtype),
         ("dims", c_int32),
         ("kernel", c_int32 * 3),
-        ("reserved1", c_uint32),
+        ("input", lora_layer_input),
     ]
 
 

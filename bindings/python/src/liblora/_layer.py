@@ -23,7 +23,7 @@ class Gradients(NamedTuple):
 class Layer:
     """One module of an adapter, ready to run: Adapter.layer() makes it. What
     goes in are rows [..., in] or images [batch, in, size...], in the type that
-    was asked for.
+    was asked for; or int64 ids [...], which have no gradient, into an embedding.
 
     A layer may be used by any number of threads, while none sets a factor.
     """
@@ -55,6 +55,10 @@ class Layer:
             self._rows[row.role.decode()] = row
 
     @property
+    def _ids(self) -> bool:
+        return self._info.input == _ffi.LORA_LAYER_INPUT_IDS
+
+    @property
     def shape(self) -> tuple[int, int]:
         """(out, in): elements of a row, or channels."""
         return self._info.channels_out, self._info.channels_in
@@ -84,10 +88,14 @@ class Layer:
         out, into = self.shape
         dims = self._info.dims
         axis = len(x.shape) - 1 - dims
-        if x.dtype != self._info.dtype:
+        needed = _ffi.LORA_DTYPE_I64 if self._ids else self._info.dtype
+        if x.dtype != needed:
             raise _errors.make(_ffi.LORA_ERROR_DTYPE,
-                               f"{_arrays.dtype_name(self._info.dtype)} is "
-                               f"needed, not {_arrays.dtype_name(x.dtype)}")
+                               f"{_arrays.dtype_name(needed)} is needed, not "
+                               f"{_arrays.dtype_name(x.dtype)}")
+        if self._ids:
+            return (_ffi.lora_layer_batch(math.prod(x.shape)),
+                    (*x.shape, out))
         if axis < 0 or x.shape[axis] != into:
             raise _errors.make(_ffi.LORA_ERROR_SHAPE,
                                f"an array of shape {x.shape} for {into} inputs")
@@ -128,7 +136,7 @@ class Layer:
         gradient with respect to the output. Frozen factors have none."""
         memory, gradient = _arrays.borrow(x), _arrays.borrow(grad_y)
         batch, shape = self._batch(memory)
-        if gradient.shape != shape or gradient.dtype != memory.dtype:
+        if gradient.shape != shape or gradient.dtype != self._info.dtype:
             raise _errors.make(_ffi.LORA_ERROR_SHAPE,
                                f"the gradient has shape {gradient.shape}, the "
                                f"output {shape}")
@@ -140,7 +148,7 @@ class Layer:
             ctypes.cast(made[role][1].address, ctypes.POINTER(ctypes.c_float))
             if role in made else None for role in self._rows))
         array, target = (_arrays.empty(self._info.dtype, memory.shape)
-                         if input else (None, None))
+                         if input and not self._ids else (None, None))
         room = self._room(batch, True)
         self._context.work(
             lib.lora_layer_backward, target.address if target else None, 0,

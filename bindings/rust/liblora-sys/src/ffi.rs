@@ -106,6 +106,8 @@ pub const LORA_LIGHT_DOWN_ZERO: i32 = 2;
 pub const LORA_LIGHT_BOTH_ZERO: i32 = 3;
 pub const LORA_LIGHT_JOINED: i32 = 4;
 pub const LORA_LIGHT_GAUSSIAN: i32 = 5;
+pub const LORA_LAYER_INPUT_NUMBERS: i32 = 0;
+pub const LORA_LAYER_INPUT_IDS: i32 = 1;
 pub const LORA_LAYER_ADD: i32 = 1;
 pub const LORA_LAYER_ADD_FACTORS: i32 = 2;
 
@@ -543,6 +545,8 @@ pub struct lora_layer_options {
     pub kernel: [i32; 3],
 }
 
+pub type lora_layer_input = i32;
+
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct lora_layer_batch {
@@ -560,7 +564,7 @@ pub struct lora_layer_info {
     pub dtype: lora_dtype,
     pub dims: i32,
     pub kernel: [i32; 3],
-    pub reserved1: u32,
+    pub input: lora_layer_input,
 }
 
 #[repr(C)]
@@ -1555,7 +1559,7 @@ layout! {
         dtype: 32, 4,
         dims: 36, 4,
         kernel: 40, 12,
-        reserved1: 52, 4,
+        input: 52, 4,
     }
     lora_layer_factor, 104 {
         struct_size: 0, 8,
