@@ -86,6 +86,11 @@ def load_binding(build):
 def binding_work(liblora, path):
     def headers():
         with liblora.open(path) as adapter:
+            return list(zip(adapter.shapes, adapter.dtypes.values(),
+                            adapter.shapes.values()))
+
+    def rows():
+        with liblora.open(path) as adapter:
             return [(t["name"], t["dtype"], t["shape"])
                     for t in adapter.tensors]
 
@@ -97,7 +102,7 @@ def binding_work(liblora, path):
         with liblora.open(path) as adapter:
             return {name: adapter.tensor(name) for name in adapter.keys()}
 
-    return {"list": {BINDING: headers},
+    return {"list": {BINDING: headers, BINDING + ", tensors": rows},
             "read": {BINDING: load, BINDING + ", tensor()": each},
             "map": {BINDING: lambda: load(map=True)}}
 

@@ -100,6 +100,11 @@ def try_factors(path, tensors):
 def try_tensors(path, tensors):
     adapter = liblora.open(path)
     equal(set(adapter.keys()), set(tensors), "names")
+    equal(list(adapter.shapes), adapter.keys(), "in the order of the file")
+    equal(adapter.shapes, {name: stored.shape for name, stored in
+                           tensors.items()}, "shapes")
+    equal(adapter.dtypes, {name: stored.dtype for name, stored in
+                           tensors.items()}, "number types")
     special = None
     try:
         import ml_dtypes
@@ -130,6 +135,7 @@ def try_tensors(path, tensors):
     raises(liblora.DTypeError, adapter.load, "f33")
     equal(liblora.Builder().finish().load(), {}, "nothing to load")
     equal(liblora.Builder().finish().tensors, [], "nothing to list")
+    equal(liblora.Builder().finish().shapes, {}, "no shapes")
     adapter.close()
     raises(liblora.StateError, adapter.load)
     same(every[name].tobytes(), stored.data, "arrays outlive the adapter")

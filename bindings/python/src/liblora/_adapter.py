@@ -44,12 +44,9 @@ class _Table(NamedTuple):
     """The tensors, a column each."""
 
     names: list[str]
-    roles: Sequence[int]  # where the texts lie
-    offsets: Sequence[int]
-    sizes: Sequence[int]
-    modules: Sequence[int]  # _NO_MODULE for none
-    shapes: Sequence[tuple[int, ...]]
-    dtypes: Sequence[int]
+    shapes: list[tuple[int, ...]]
+    dtypes: list[int]
+    infos: _core.Columns  # the rest, of lora_tensor_info
 
 
 class Adapter:
@@ -138,20 +135,39 @@ class Adapter:
     @functools.cached_property
     def tensors(self) -> list[dict[str, Any]]:
         """The tensors in the order of the file, as `lora keys --json` has
-        them."""
-        _, names, targets, *_ = self._context.columns(
+        them. Where their modules are of no interest, shapes and dtypes cost
+        less."""
+        handle, table = self._handle, self._table
+        rows = self._context.columns(
             lib.lora_adapter_get_modules, _ffi.lora_module_info,
-            self._module_count, self._handle)
-        modules = dict(enumerate(zip(texts(names), texts(targets))))
+            self._module_count, handle)
+        modules: dict[int, Any] = dict(enumerate(
+            zip(texts(rows["name"]), texts(rows["target"]))))
         modules[_NO_MODULE] = (None, None)
-        table = self._table
-        roles = dict(zip(set(table.roles), texts(set(table.roles))))
+        addresses = table.infos["role"]
+        roles = dict(zip(set(addresses), texts(set(addresses))))
         return [
-            {"name": name, "dtype": _arrays.dtype_name(dtype),
-             "shape": list(shape), "offset": offset, "bytes": size,
-             "module": modules[module][0], "target": modules[module][1],
-             "role": roles[role]}
-            for name, role, offset, size, module, shape, dtype in zip(*table)]
+            {"name": name, "dtype": dtype, "shape": list(shape),
+             "offset": offset, "bytes": size, "module": module,
+             "target": target, "role": role}
+            for name, dtype, shape, offset, size, (module, target), role in zip(
+                table.names, self.dtypes.values(), table.shapes,
+                table.infos["offset"], table.infos["bytes"],
+                map(modules.__getitem__, table.infos["module_index"]),
+                map(roles.__getitem__, addresses))]
+
+    @functools.cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the tensors by name."""
+        return dict(zip(self._table.names, self._table.shapes))
+
+    @functools.cached_property
+    def dtypes(self) -> dict[str, str]:
+        """The number types of the tensors by name, as safetensors calls
+        them."""
+        codes = self._table.dtypes
+        names = {code: _arrays.dtype_name(code) for code in set(codes)}
+        return dict(zip(self._table.names, map(names.__getitem__, codes)))
 
     def keys(self) -> list[str]:
         """The names of the tensors."""
@@ -160,13 +176,15 @@ class Adapter:
     @functools.cached_property
     def _table(self) -> _Table:
         handle = self._handle
-        (_, names, roles, offsets, sizes, modules, *dims, ndims, dtypes
-         ) = self._context.columns(
+        infos = self._context.columns(
             lib.lora_adapter_get_tensor_infos, _ffi.lora_tensor_info,
             lib.lora_adapter_tensor_count(handle), handle)
-        shapes = [all[:ndim] for all, ndim in zip(zip(*dims), ndims)]
-        return _Table(texts(names), roles, offsets, sizes, modules, shapes,
-                      dtypes)
+        ndims = infos["ndim"]
+        sizes = zip(*(infos.elements("shape", i)
+                      for i in range(max(ndims, default=0) or 1)))
+        return _Table(texts(infos["name"]),
+                      [shape[:ndim] for shape, ndim in zip(sizes, ndims)],
+                      infos["dtype"], infos)
 
     @functools.cached_property
     def _tensor_index(self) -> dict[str, int]:
@@ -471,6 +489,7 @@ class Adapter:
         """Learned tokens, of textual inversion and pivotal tuning, one entry a
         token and text encoder, as `lora embed list --json` has them."""
         handle, table, rows = self._handle, self._table, []
+        sizes = table.infos["bytes"]
         for i in range(lib.lora_adapter_embedding_count(handle)):
             row = options(_ffi.lora_embedding_info)
             self._context.call(lib.lora_adapter_get_embedding, row, handle, i)
@@ -480,7 +499,7 @@ class Adapter:
                 "tensor": table.names[row.tensor_index],
                 "dtype": _arrays.dtype_name(row.dtype),
                 "vectors": row.vectors, "width": row.width,
-                "bytes": table.sizes[row.tensor_index],
+                "bytes": sizes[row.tensor_index],
                 "usable": row.status == _ffi.LORA_OK})
         return rows
 

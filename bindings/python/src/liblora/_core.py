@@ -73,10 +73,44 @@ def options(kind: Any, /, **fields: Any) -> Any:
 def layout(kind: Any) -> struct.Struct:
     """The fields of a struct of C: with many of them at once, struct is faster
     than objects of ctypes."""
-    codes = (f"{field._length_}{field._type_._type_}"
-             if hasattr(field, "_length_") else field._type_
-             for _, field in kind._fields_)
-    return struct.Struct("".join(codes).replace("z", "P"))
+    return struct.Struct("".join(
+        f"{getattr(field, '_length_', '')}{_code(field)}"
+        for _, field in kind._fields_))
+
+
+def _code(field: Any) -> str:
+    """What struct calls a type of ctypes, or the elements of an array."""
+    code = field._type_
+    return getattr(code, "_type_", code).replace("z", "P")
+
+
+class Columns:
+    """Structs of C, many of them in one block, a field of all at a time: with
+    so many, an object for each would cost more than what C does."""
+
+    def __init__(self, kind: Any, count: int) -> None:
+        self._kind, self._count = kind, count
+        self.block = bytearray(ctypes.sizeof(kind) * count)
+
+    def __getitem__(self, field: str) -> list[Any]:
+        """What all structs have there, of an array its first element. Texts are
+        addresses, for texts()."""
+        return self.elements(field, 0)
+
+    def elements(self, field: str, index: int) -> list[Any]:
+        """What all structs have in an array there."""
+        if not self._count:
+            return []
+        code, bytes = _codes(self._kind)[field]
+        first = getattr(self._kind, field).offset // bytes + index
+        step = ctypes.sizeof(self._kind) // bytes
+        return memoryview(self.block).cast(code)[first::step].tolist()
+
+
+@functools.lru_cache(maxsize=None)
+def _codes(kind: Any) -> dict[str, tuple[Any, int]]:
+    return {name: (_code(field), struct.calcsize(_code(field)))
+            for name, field in kind._fields_}
 
 
 def texts(addresses: Collection[int]) -> list[str]:
@@ -294,17 +328,14 @@ class Context:
             self._end()
 
     def columns(self, function: Any, kind: Any, count: int, *arguments: Any
-                ) -> list[tuple[Any, ...]]:
-        """The fields of structs of which C fills many in one call, each field
-        as a tuple with what all structs have there, and arrays as that many
-        fields. Texts are addresses, for texts()."""
-        data = bytearray(ctypes.sizeof(kind) * count)
-        if not count:
-            return [()] * len(layout(kind).unpack(bytes(layout(kind).size)))
-        first = kind.from_buffer(data)
-        first.struct_size = ctypes.sizeof(kind)
-        self.call(function, first, *arguments, 0, count)
-        return list(zip(*layout(kind).iter_unpack(data)))
+                ) -> Columns:
+        """Structs of which C fills many in one call."""
+        columns = Columns(kind, count)
+        if count:
+            first = kind.from_buffer(columns.block)
+            first.struct_size = ctypes.sizeof(kind)
+            self.call(function, first, *arguments, 0, count)
+        return columns
 
     def work(self, function: Any, *arguments: Any) -> None:
         """As call(), for what may take long. Python runs signal handlers in
