@@ -417,6 +417,12 @@ LORA_PRIVATE lora_status lora__json_skip(lora__json *json,
     return LORA_OK;
 }
 
+LORA_PRIVATE void lora__json_pass(lora__json *json, size_t position)
+{
+    json->position = position;
+    json->state = JSON_WANT_COMMA_OR_END;
+}
+
 /* UTF-8 of a code point; returns its length. */
 static size_t json_put_utf8(char *out, uint32_t code)
 {

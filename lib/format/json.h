@@ -59,6 +59,10 @@ LORA_PRIVATE lora_status lora__json_skip(lora__json *json,
                                          const lora__json_event *event,
                                          lora_error *error);
 
+/* Go on at a position past the value that comes next, which the caller has read
+ * without us. */
+LORA_PRIVATE void lora__json_pass(lora__json *json, size_t position);
+
 /* Decode a string event into memory of at least event->bytes + 1 bytes;
  * NUL-terminated. May be the place where the raw string lies: decoding never
  * makes it longer, and the NUL then replaces the closing quote, which the

@@ -13,6 +13,7 @@
  * decoded where they lie, so parsing allocates nothing per tensor, and the
  * place of a name in the file can be told from its address.
  */
+#include "core/text.h"
 #include "format/container.h"
 #include "format/json.h"
 #include "format/quote.h"
@@ -240,6 +241,148 @@ static lora_status st_read_field(st_parser *p,
     return lora__json_skip(&p->json, key, error);
 }
 
+/* All fields of an entry, in any order. */
+static lora_status st_read_fields(st_parser *p,
+                                  lora__entry *entry,
+                                  const lora__json_event *key,
+                                  lora_error *error)
+{
+    lora__json_event event;
+    unsigned seen = 0;
+
+    TRY(st_expect(&event, p, LORA__JSON_OBJECT_BEGIN,
+                  "a tensor must be an object", error));
+    for (;;) {
+        TRY(lora__json_next(&event, &p->json, error));
+        if (event.type != LORA__JSON_KEY) {
+            break;
+        }
+        TRY(st_read_field(p, entry, &seen, &event, error));
+    }
+    return seen == 7
+               ? LORA_OK
+               : st_fail_tensor(p, LORA_ERROR_FORMAT, key->offset, entry->name,
+                                "dtype, shape or data_offsets is missing",
+                                error);
+}
+
+/* The usual forms -----------------------------------------------------------
+ *
+ * Writers have two forms of an entry between them, and most of the time to open
+ * a file with thousands went into taking them apart like any JSON. What follows
+ * reads these forms alone: whatever differs from them, and all that is wrong,
+ * is left to st_read_fields(), which reads the entry from its start.
+ */
+
+/* What stands between the values. */
+typedef struct st_form {
+    const char *dtype;
+    const char *shape;
+    const char *offsets;
+    const char *comma;
+} st_form;
+
+static const st_form st_forms[] = {
+    {"{\"dtype\":\"", "\",\"shape\":[", "],\"data_offsets\":[", ","},
+    {" {\"dtype\": \"", "\", \"shape\": [", "], \"data_offsets\": [", ", "},
+};
+
+/* Past that text; NULL if something else is at `at`, or if that is NULL. */
+static const char *
+st_pass_text(const char *at, const char *end, const char *text)
+{
+    size_t bytes = strlen(text);
+
+    return at != NULL && (size_t)(end - at) >= bytes &&
+                   memcmp(at, text, bytes) == 0
+               ? at + bytes
+               : NULL;
+}
+
+/* Past a number below 10^18, which overflows nothing. */
+static const char *
+st_pass_number(uint64_t *out, const char *at, const char *end)
+{
+    const char *begin = at;
+    uint64_t value = 0;
+
+    if (at == NULL) {
+        return NULL;
+    }
+    end = end - at > 18 ? at + 18 : end;
+    while (at < end && *at >= '0' && *at <= '9') {
+        value = value * 10 + (uint64_t)(*at++ - '0');
+    }
+    *out = value;
+    return at == begin || (*begin == '0' && at - begin > 1) ? NULL : at;
+}
+
+/* Past the name of a number type. */
+static const char *
+st_pass_dtype(st_parser *p, lora__entry *entry, const char *at, const char *end)
+{
+    size_t left = at == NULL ? 0 : (size_t)(end - at);
+    char name[16];
+    size_t n = 0;
+
+    while (n < left && n < sizeof name - 1 && at[n] != '"' && at[n] != '\0') {
+        name[n] = at[n];
+        n++;
+    }
+    name[n] = '\0';
+    if (!st_dtype_is(p->dtype, name)) {
+        p->dtype = lora_dtype_from_name(name);
+    }
+    entry->dtype = p->dtype;
+    return st_dtype_is(p->dtype, name) ? at + n : NULL;
+}
+
+/* Past the sizes of a shape, if it has any. */
+static const char *st_pass_shape(lora__entry *entry,
+                                 const st_form *form,
+                                 const char *at,
+                                 const char *end)
+{
+    const char *next = at;
+
+    entry->ndim = 0;
+    if (at == NULL || at == end || *at == ']') {
+        return at;
+    }
+    while (next != NULL && entry->ndim < LORA_MAX_DIMS) {
+        uint64_t size = 0;
+        at = st_pass_number(&size, next, end);
+        next = st_pass_text(at, end, form->comma);
+        entry->shape[entry->ndim++] = (int64_t)size;
+    }
+    return at;
+}
+
+/* 1 for an entry in that form, with the reader past it. */
+static int st_read_form(st_parser *p, lora__entry *entry, const st_form *form)
+{
+    const char *end = p->header + p->header_bytes;
+    const char *at = p->header + p->json.position;
+    uint64_t range[2] = {0, 0};
+
+    at = st_pass_text(at, end, form->dtype);
+    at = st_pass_dtype(p, entry, at, end);
+    at = st_pass_text(at, end, form->shape);
+    at = st_pass_shape(entry, form, at, end);
+    at = st_pass_text(at, end, form->offsets);
+    at = st_pass_number(&range[0], at, end);
+    at = st_pass_text(at, end, form->comma);
+    at = st_pass_number(&range[1], at, end);
+    at = st_pass_text(at, end, "]}");
+    if (at == NULL || range[1] < range[0]) {
+        return 0;
+    }
+    entry->offset = range[0];
+    entry->bytes = range[1] - range[0];
+    lora__json_pass(&p->json, (size_t)(at - p->header));
+    return 1;
+}
+
 static lora_status st_read_entry(st_parser *p,
                                  const char *name,
                                  size_t name_bytes,
@@ -247,8 +390,6 @@ static lora_status st_read_entry(st_parser *p,
                                  lora_error *error)
 {
     lora__entry *entry;
-    lora__json_event event;
-    unsigned seen = 0;
     uint64_t bytes;
     const char *wrong;
 
@@ -263,18 +404,9 @@ static lora_status st_read_entry(st_parser *p,
     TRY(lora__container_add(&entry, p->container, error));
     entry->name = name;
     entry->name_bytes = name_bytes;
-    TRY(st_expect(&event, p, LORA__JSON_OBJECT_BEGIN,
-                  "a tensor must be an object", error));
-    for (;;) {
-        TRY(lora__json_next(&event, &p->json, error));
-        if (event.type != LORA__JSON_KEY) {
-            break;
-        }
-        TRY(st_read_field(p, entry, &seen, &event, error));
-    }
-    if (seen != 7) {
-        return st_fail_tensor(p, LORA_ERROR_FORMAT, key->offset, name,
-                              "dtype, shape or data_offsets is missing", error);
+    if (!st_read_form(p, entry, &st_forms[0]) &&
+        !st_read_form(p, entry, &st_forms[1])) {
+        TRY(st_read_fields(p, entry, key, error));
     }
     wrong = lora__safetensors_size(&entry->elements, &bytes, entry->dtype,
                                    entry->ndim, entry->shape);

@@ -128,6 +128,62 @@ static void test_allowed(void **state)
     end_context(&h, context);
 }
 
+/* However it is written, an entry says the same. */
+static void test_forms(void **state)
+{
+    static const char *const forms[] = {
+        "{\"a\":{\"dtype\":\"F16\",\"shape\":[3,10],\"data_offsets\":[0,60]}}",
+        "{\"a\": {\"dtype\": \"F16\", \"shape\": [3, 10], "
+        "\"data_offsets\": [0, 60]}}",
+        "{\"a\":{\"dtype\": \"F16\",\"shape\":[3, "
+        "10],\"data_offsets\":[0,60]}}",
+        "{\"a\":{\"dtype\":\"F16\",\"shape\":[3,10] ,\"data_offsets\":[0,60]}}",
+        "{\"a\":{\"dtype\":\"F16\",\"shape\":[3,10],\"data_offsets\":[0,60],"
+        "\"more\":[1]}}",
+        "{\"a\":{\"shape\":[3,10],\"dtype\":\"F16\",\"data_offsets\":[0,60]}}",
+    };
+    heap h;
+    lora_context *context = make_context(&h, NULL);
+
+    (void)state;
+    for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
+        blob b = make_file(forms[i], strlen(forms[i]), 60);
+        const lora__entry *e;
+        lora__container *c;
+
+        assert_int_equal(open_blob(&c, context, &b, "file", NULL), LORA_OK);
+        e = &c->entries[0];
+        assert_int_equal(e->dtype, LORA_DTYPE_F16);
+        assert_int_equal(e->ndim, 2);
+        assert_int_equal(e->shape[0], 3);
+        assert_int_equal(e->shape[1], 10);
+        assert_int_equal(e->bytes, 60);
+        assert_int_equal(e->elements, 30);
+        lora__container_release(c);
+        free(b.data);
+    }
+    end_context(&h, context);
+}
+
+/* A zero byte ends texts of C, but not those of JSON. */
+static void test_zero_byte(void **state)
+{
+    static const char header[] =
+        "{\"a\":{\"dtype\":\"F16\0\",\"shape\":[1],\"data_offsets\":[0,2]}}";
+    heap h;
+    lora_context *context = make_context(&h, NULL);
+    blob b = make_file(header, sizeof header - 1, 2);
+    lora__container *c;
+    lora_error error;
+
+    (void)state;
+    assert_int_equal(open_blob(&c, context, &b, "file", &error),
+                     LORA_ERROR_FORMAT);
+    assert_int_equal(error.offset, 8 + 18);
+    free(b.data);
+    end_context(&h, context);
+}
+
 static void test_every_dtype(void **state)
 {
     static const struct {
@@ -506,6 +562,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_good),
         cmocka_unit_test(test_allowed),
+        cmocka_unit_test(test_forms),
+        cmocka_unit_test(test_zero_byte),
         cmocka_unit_test(test_every_dtype),
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_deep_nesting),
