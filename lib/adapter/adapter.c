@@ -185,30 +185,28 @@ static int adapter_is_member(const lora__key_out *key)
 static lora_status adapter_number_modules(lora_adapter *adapter,
                                           lora_error *error)
 {
-    size_t count = adapter->container->entry_count;
-    lora__map map;
-    lora_status status = LORA_OK;
+    const lora__names *names = &adapter->names;
+    size_t *numbers; /* less 1; 0: the module has none yet */
     void *memory;
 
-    TRY(lora__arena_zeroed(&memory, &adapter->arena, count + 1,
+    TRY(lora__arena_zeroed(&memory, &adapter->arena, names->key_count + 1,
                            sizeof *adapter->entry_module, error));
     adapter->entry_module = memory;
-    lora__map_init(&map, adapter->context);
-    for (size_t i = 0; i < count; i++) {
-        const lora__key_out *key = &adapter->names.keys[i];
+    TRY(lora__alloc_zeroed(&memory, adapter->context, names->module_count + 1,
+                           sizeof *numbers, error));
+    numbers = memory;
+    for (size_t i = 0; i < names->key_count; i++) {
+        const lora__key_out *key = &names->keys[i];
         adapter->entry_module[i] = SIZE_MAX;
-        if (!adapter_is_member(key)) {
-            continue;
+        if (adapter_is_member(key)) {
+            size_t *number = &numbers[key->module_index];
+            *number = *number == 0 ? ++adapter->module_count : *number;
+            adapter->entry_module[i] = *number - 1;
         }
-        TRY_OR_DONE(lora__map_add(&adapter->entry_module[i], &map, key->module,
-                                  strlen(key->module), adapter->module_count,
-                                  error));
-        adapter->module_count +=
-            adapter->entry_module[i] == adapter->module_count;
     }
-done:
-    lora__map_destroy(&map);
-    return status;
+    lora__free(adapter->context, numbers,
+               (names->module_count + 1) * sizeof *numbers, LORA__ALIGN);
+    return LORA_OK;
 }
 
 static lora_status adapter_group(lora_adapter *adapter, lora_error *error)
@@ -380,6 +378,7 @@ static lora_status adapter_check_targets(lora__opening *opening)
     lora_status status = LORA_OK;
 
     lora__map_init(&map, adapter->context);
+    TRY_OR_DONE(lora__map_reserve(&map, adapter->module_count, opening->error));
     for (size_t m = 0; m < adapter->module_count; m++) {
         const lora__module *module = &adapter->modules[m];
         if (!module->known) {
@@ -403,6 +402,7 @@ static lora_status adapter_index_modules(lora_adapter *adapter,
     lora__map *map = &adapter->by_name;
     size_t other;
 
+    TRY(lora__map_reserve(map, 2 * adapter->module_count, error));
     for (size_t m = 0; m < adapter->module_count; m++) {
         const char *name = adapter->modules[m].name;
         TRY(lora__map_add(&other, map, name, strlen(name), m, error));

@@ -60,9 +60,15 @@ static lora__map_slot *map_slot(lora__map_slot *slots,
     return &slots[i];
 }
 
-static lora_status map_grow(lora__map *map, lora_error *error)
+/* How many keys a map holds before it grows. */
+static size_t map_room(size_t capacity)
 {
-    size_t capacity = map->capacity == 0 ? 64 : map->capacity * 2;
+    return capacity / 4 * 3;
+}
+
+static lora_status
+map_resize(lora__map *map, size_t capacity, lora_error *error)
+{
     void *memory;
     lora__map_slot *slots;
 
@@ -85,6 +91,19 @@ static lora_status map_grow(lora__map *map, lora_error *error)
     return LORA_OK;
 }
 
+LORA_PRIVATE lora_status lora__map_reserve(lora__map *map,
+                                           size_t count,
+                                           lora_error *error)
+{
+    size_t capacity = map->capacity;
+
+    while (map_room(capacity) < count) {
+        TRY(lora__grow_capacity(&capacity, capacity, capacity + 1, error));
+    }
+    return capacity == map->capacity ? LORA_OK
+                                     : map_resize(map, capacity, error);
+}
+
 LORA_PRIVATE lora_status lora__map_add(size_t *out_existing,
                                        lora__map *map,
                                        const char *key,
@@ -95,8 +114,8 @@ LORA_PRIVATE lora_status lora__map_add(size_t *out_existing,
     uint64_t hash = map_hash(map, key, key_bytes);
     lora__map_slot *slot;
 
-    if (map->count >= map->capacity / 4 * 3) {
-        TRY(map_grow(map, error));
+    if (map->count >= map_room(map->capacity)) {
+        TRY(lora__map_reserve(map, map->count + 1, error));
     }
     slot = map_slot(map->slots, map->capacity, hash, key, key_bytes);
     if (slot->key == NULL) {

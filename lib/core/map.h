@@ -21,6 +21,11 @@ typedef struct lora__map {
 LORA_PRIVATE void lora__map_init(lora__map *map, lora_context *context);
 LORA_PRIVATE void lora__map_destroy(lora__map *map);
 
+/* Make room for that many keys at once. */
+LORA_PRIVATE lora_status lora__map_reserve(lora__map *map,
+                                           size_t count,
+                                           lora_error *error);
+
 /* Add a key. *out_existing is its value if it was there already (and is then
  * left alone), else `value`. */
 LORA_PRIVATE lora_status lora__map_add(size_t *out_existing,

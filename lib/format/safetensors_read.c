@@ -544,6 +544,7 @@ static lora_status st_index_names(st_parser *p, lora_error *error)
 {
     lora__container *container = p->container;
 
+    TRY(lora__map_reserve(&container->by_name, container->entry_count, error));
     for (size_t i = 0; i < container->entry_count; i++) {
         const lora__entry *entry = &container->entries[i];
         size_t existing;

@@ -87,6 +87,8 @@ typedef struct lora__key_out {
     const lora__dialect *dialect; /* NULL: unknown */
     lora__role role;
     const char *module;    /* as stored: what precedes the suffix; "" unknown */
+    size_t module_index;   /* the same for all keys of a module, where they have
+                            * one; below module_count */
     const char *path;      /* that name, mended where it is broken */
     const char *component; /* "unet", "text_encoder_2", ...; "" not known */
     const char *target;    /* canonical */
@@ -105,6 +107,7 @@ typedef struct lora__key_out {
 typedef struct lora__names {
     lora__key_out *keys; /* one for each key in */
     size_t key_count;
+    size_t module_count;                               /* of module_index */
     const lora__dialect *dialects[LORA__MAX_DIALECTS]; /* by frequency */
     size_t dialect_count;
     const lora__family *family; /* best guess, or NULL */

@@ -67,7 +67,7 @@ static void read_note_adapter(lora__reading *r, const lora__suffix_match *match)
 }
 
 /* The module of that name, made if there is none yet. A name that is not in a
- * key is copied. */
+ * key is copied. Most keys are of the module that the key before is of. */
 static lora_status read_find_module(lora__reading *r,
                                     size_t *out,
                                     const char *name,
@@ -78,13 +78,22 @@ static lora_status read_find_module(lora__reading *r,
     lora__read_module *module;
     void *modules = r->modules;
 
-    if (lora__map_find(out, &r->map, name, bytes)) {
+    if (r->module_count > 0) {
+        module = &r->modules[r->last];
+        *out = r->last;
+        if (module->bytes == bytes && memcmp(module->name, name, bytes) == 0) {
+            return LORA_OK;
+        }
+    }
+    if (lora__map_find(&r->last, &r->map, name, bytes)) {
+        *out = r->last;
         return LORA_OK;
     }
     if (copy) {
         TRY(lora__arena_string(&name, r->arena, name, bytes, error));
     }
     TRY(lora__map_add(out, &r->map, name, bytes, r->module_count, error));
+    r->last = *out;
     TRY(lora__grow(&modules, &r->module_capacity, r->context,
                    r->module_count + 1, sizeof *module, error));
     r->modules = modules;
@@ -527,6 +536,7 @@ static lora_status read_answer_key(lora__reading *r,
     answer->dialect = r->base ? NULL : lora__dialect_at(module->dialect);
     answer->role = module->replaces ? LORA__ROLE_SET_WEIGHT : key->role;
     answer->module = module->stored;
+    answer->module_index = key->module;
     answer->component = read_component(module);
     answer->path = module->path == module->name ? module->stored : module->path;
     answer->known = module->known != 0;
@@ -578,6 +588,7 @@ read_run(lora__reading *r, lora__names *out, lora_error *error)
     TRY(read_resolve_all(r, error));
     TRY(lora__read_settle(r, out, error));
     r->tokens_alone = !r->base && read_has_tokens_alone(r);
+    out->module_count = r->module_count;
     for (size_t i = 0; i < r->key_count; i++) {
         TRY(read_answer_key(r, out, i, error));
     }

@@ -57,6 +57,7 @@ typedef struct lora__reading {
     lora__read_module *modules;
     size_t module_count;
     size_t module_capacity;
+    size_t last;   /* module that was looked for */
     lora__map map; /* from names to modules */
     lora__buffer text;
     lora__site_memo memo;
