@@ -111,6 +111,7 @@ typedef struct family_search {
     const char *seen; /* the furthest letter that told a site, or the end */
     lora__place *place;
     lora__family_set found;
+    const lora__site *site; /* of the last spelling that the name is one of */
 } family_search;
 
 static const char *family_site_name(const lora__site *site, int original)
@@ -138,30 +139,40 @@ static int family_may_end(const char *at, const char *end, const char *rule)
            (at < end && end[-1] == rule[bytes - 1]);
 }
 
-/* 1 and a cursor past the site's own name and the separator behind it. */
-static int family_take_site(lora__rule_cursor *c,
+/* 1 and the head, if the name begins with the site's own name in that spelling
+ * and the separator behind it. */
+static int family_take_site(lora__site_head *out,
                             family_search *s,
                             const lora__site *site,
                             int original)
 {
     const char *rule = family_site_name(site, original);
+    lora__rule_cursor c = {0};
     int fits;
 
-    if (rule == NULL || !family_may_begin(s->name, s->end, rule)) {
+    if (rule == NULL || (site->is_alias && !original) ||
+        !family_may_begin(s->name, s->end, rule)) {
         return 0;
     }
-    memset(c, 0, sizeof *c);
-    c->at = s->name;
-    c->end = s->end;
-    c->seen = s->seen;
-    c->separator = s->separator;
-    c->depth = site->depth;
-    fits = lora__rule_take(c, rule) &&
+    c.at = s->name;
+    c.end = s->end;
+    c.seen = s->seen;
+    c.separator = s->separator;
+    c.depth = site->depth;
+    fits = lora__rule_take(&c, rule) &&
            /* Numbers of the original name have the same bounds. */
-           (!original || lora__rule_holds(c, site->name));
-    s->seen = c->seen;
-    return fits &&
-           (*rule == '\0' || c->at == c->end || *c->at++ == c->separator);
+           (!original || lora__rule_holds(&c, site->name));
+    s->seen = c.seen;
+    if (!fits || (*rule != '\0' && c.at != c.end && *c.at++ != c.separator)) {
+        return 0;
+    }
+    s->seen = s->seen < c.at ? c.at : s->seen;
+    out->site = site;
+    out->bytes = (size_t)(c.at - s->name);
+    out->original = original;
+    out->count = c.count;
+    memcpy(out->numbers, c.numbers, sizeof out->numbers);
+    return 1;
 }
 
 static int family_same(const char *a, const char *b)
@@ -235,41 +246,46 @@ static void family_found(family_search *s,
     }
 }
 
-/* Try one spelling of a site: 2 if the name is one of it, 1 if it only begins
- * as one, up to the first letter of a rule. */
-static int
-family_try_spelling(family_search *s, const lora__site *site, int original)
+/* Try the rules of a site behind its own name; 0 if the rest of the name does
+ * not even begin as one. The spellings of a site are tried one after the other:
+ * a name that is one of both may be meant in either. */
+static int family_try_rules(family_search *s, const lora__site_head *head)
 {
-    lora__rule_cursor c;
-    int hit = 0;
+    const lora__site *site = head->site;
+    const lora__family_set families = site->families & s->scope->families;
+    const char *at = s->name + head->bytes;
+    int begins = 0;
+    int fits = 0;
 
-    if ((site->is_alias && !original) ||
-        !family_take_site(&c, s, site, original)) {
-        return 0;
-    }
-    if (s->seen < c.at) {
-        s->seen = c.at;
-    }
     for (size_t i = 0; i < site->rule_count; i++) {
         const lora__rule *rule = &site->rules[i];
-        const char *name = family_rule_name(rule, original);
-        lora__rule_cursor rest;
+        const char *name = family_rule_name(rule, head->original);
+        lora__rule_cursor c = {0};
 
-        if (!family_may_begin(c.at, c.end, name)) {
+        if (!family_may_begin(at, s->end, name)) {
             continue;
         }
-        hit |= 1;
-        if (!family_may_end(c.at, c.end, name) ||
-            (rule->families & site->families & s->scope->families) == 0) {
+        begins = 1;
+        if (!family_may_end(at, s->end, name) ||
+            (rule->families & families) == 0) {
             continue;
         }
-        rest = c;
-        if (lora__rule_take(&rest, name) && rest.at == rest.end) {
-            family_found(s, site, rule, original, &rest);
-            hit |= 2;
+        c.at = c.seen = at;
+        c.end = s->end;
+        c.separator = s->separator;
+        c.depth = site->depth;
+        c.count = head->count;
+        memcpy(c.numbers, head->numbers, sizeof c.numbers);
+        if (lora__rule_take(&c, name) && c.at == c.end) {
+            family_found(s, site, rule, head->original, &c);
+            fits = 1;
         }
     }
-    return hit;
+    if (fits) {
+        s->place->both |= s->site == site;
+        s->site = site;
+    }
+    return begins;
 }
 
 static int family_in_scope(const lora__scope *scope, const lora__site *site)
@@ -283,21 +299,26 @@ static int family_in_scope(const lora__scope *scope, const lora__site *site)
            (scope->families & site->families) != 0;
 }
 
-/* Try both spellings of a site; 0 if the name does not begin as one of it. */
-static int family_try_site(family_search *s, const lora__site *site)
+/* Try one spelling of a site, and remember it if the name begins as one of it,
+ * up to the first letter of a rule. */
+static void family_try_spelling(family_search *s,
+                                lora__site_memo *memo,
+                                const lora__site *site,
+                                int original)
 {
-    int first = s->scope->original_first;
-    int one = family_try_spelling(s, site, first);
-    int other =
-        s->scope->only_diffusers ? 0 : family_try_spelling(s, site, !first);
+    lora__site_head head;
 
-    s->place->both |= (one & other & 2) != 0;
-    return one | other;
+    if (family_take_site(&head, s, site, original) &&
+        family_try_rules(s, &head) && memo->count++ < LORA__MEMO_HEADS) {
+        memo->heads[memo->count - 1] = head;
+    }
 }
 
-/* Compare the name with all sites, and remember those that it begins as. */
+/* Compare the name with all sites. */
 static void family_try_all(family_search *s, lora__site_memo *memo)
 {
+    const int first = s->scope->original_first;
+
     memo->count = 0;
     for (size_t g = 0; g < LORA__COUNT(family_groups); g++) {
         const lora__site_group *group = family_groups[g];
@@ -308,9 +329,12 @@ static void family_try_all(family_search *s, lora__site_memo *memo)
         }
         for (size_t i = 0; i < group->site_count; i++) {
             const lora__site *site = &group->sites[i];
-            if (family_in_scope(s->scope, site) && family_try_site(s, site) &&
-                memo->count++ < LORA__MEMO_SITES) {
-                memo->sites[memo->count - 1] = site;
+            if (!family_in_scope(s->scope, site)) {
+                continue;
+            }
+            family_try_spelling(s, memo, site, first);
+            if (!s->scope->only_diffusers) {
+                family_try_spelling(s, memo, site, !first);
             }
         }
     }
@@ -318,7 +342,7 @@ static void family_try_all(family_search *s, lora__site_memo *memo)
     memo->separator = s->separator;
     memo->name = s->name;
     memo->seen = 0;
-    if (memo->count <= LORA__MEMO_SITES && s->seen < s->end) {
+    if (memo->count <= LORA__MEMO_HEADS && s->seen < s->end) {
         memo->seen = (size_t)(s->seen - s->name) + 1;
     }
 }
@@ -342,7 +366,8 @@ LORA_PRIVATE lora__family_set lora__family_match(lora__place *out,
                                                  size_t bytes,
                                                  char separator)
 {
-    family_search s = {scope, name, name + bytes, separator, name, out, 0};
+    family_search s = {scope, name, name + bytes, separator, name,
+                       out,   0,    NULL};
 
     memset(out, 0, sizeof *out);
     if (bytes == 0) {
@@ -350,7 +375,7 @@ LORA_PRIVATE lora__family_set lora__family_match(lora__place *out,
     }
     if (family_remembers(memo, &s)) {
         for (size_t i = 0; i < memo->count; i++) {
-            (void)family_try_site(&s, memo->sites[i]);
+            (void)family_try_rules(&s, &memo->heads[i]);
         }
     } else {
         family_try_all(&s, memo);

@@ -118,17 +118,26 @@ typedef struct lora__scope {
     int only_diffusers; /* the original spelling is not taken */
 } lora__scope;
 
+/* A site in one of its spellings, and how much of a name it is. */
+typedef struct lora__site_head {
+    const struct lora__site *site;
+    size_t bytes; /* with the separator behind it */
+    int original;
+    int count; /* of numbers */
+    int16_t numbers[LORA__RULE_NUMBERS];
+} lora__site_head;
+
 /* The sites that a name was found in. Names of one site follow each other in
  * files, and the letters that tell the site are the same in all of them, so
- * most names need not be compared with every site. */
-#define LORA__MEMO_SITES 16
+ * most names need not be compared with any. */
+#define LORA__MEMO_HEADS 16
 typedef struct lora__site_memo {
     lora__scope scope;
     char separator;
     const char *name; /* of the last search; not owned */
     size_t seen;      /* letters of it that decided; 0: nothing is known */
     size_t count;
-    const struct lora__site *sites[LORA__MEMO_SITES];
+    lora__site_head heads[LORA__MEMO_HEADS];
 } lora__site_memo;
 
 /* Which families of the scope have a target of that name, all of them the
