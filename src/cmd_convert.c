@@ -5,21 +5,22 @@
 #include "input.h"
 #include "json.h"
 #include "output.h"
+#include "ranks.h"
 #include "say.h"
 #include "text.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-#define CONVERT_MOST 65536 /* ranks */
-
 typedef struct convert_settings {
+    ranks_settings ranks; /* the rules of it; RANKS_OPTION wants it first */
     int bake_alpha;
     int kind;
     int truncation;
     const char *family;
+    const char *base;
     opt_list drops;
-    uint64_t rank;
     uint64_t rank_prefix;
 } convert_settings;
 
@@ -35,10 +36,38 @@ static const opt_spec convert_options[] = {
     {"as", 0, OPT_CHOICE, "lora",
      "what other kinds become: pairs of factors, exactly",
      offsetof(convert_settings, kind), 0, 0, 0},
-    {"rank", 0, OPT_COUNT, "K", "with --as: the best of rank K at most",
-     offsetof(convert_settings, rank), 1, CONVERT_MOST, 0},
+    {"base", 0, OPT_TEXT, "BASE", "the model, for kinds that need its weights",
+     offsetof(convert_settings, base), 0, 0, 0},
+    RANKS_OPTION("rank",
+                 OPT_COUNT,
+                 "K",
+                 "with --as: the best of rank K at most",
+                 rules.rank,
+                 1,
+                 RANKS_MOST),
+    RANKS_OPTION("energy",
+                 OPT_REAL,
+                 "E",
+                 "with --as: keep the share E of the squared values",
+                 rules.energy,
+                 0,
+                 1),
+    RANKS_OPTION("ratio",
+                 OPT_REAL,
+                 "P",
+                 "with --as: drop values below the largest / P",
+                 rules.ratio,
+                 1,
+                 1e300),
+    RANKS_OPTION("threshold",
+                 OPT_REAL,
+                 "T",
+                 "with --as: drop values up to T",
+                 rules.threshold,
+                 0,
+                 1e300),
     {"rank-prefix", 0, OPT_COUNT, "K", "of DyLoRA: the first K directions",
-     offsetof(convert_settings, rank_prefix), 1, CONVERT_MOST, 0},
+     offsetof(convert_settings, rank_prefix), 1, RANKS_MOST, 0},
     {"truncate", 0, OPT_CHOICE, "keep-alpha|trained-sqrt|keep-scale",
      "what becomes of alpha then (keep-alpha)",
      offsetof(convert_settings, truncation), 0, 0, 0},
@@ -92,6 +121,7 @@ static void convert_put_json(const app_state *app,
                              const char *input,
                              const lora_adapter *before,
                              const lora_adapter *after,
+                             const lora_report *report,
                              uint64_t bytes)
 {
     fputs("{\"file\":", stdout);
@@ -107,7 +137,40 @@ static void convert_put_json(const app_state *app,
            lora_adapter_tensor_count(after), lora_adapter_module_count(after));
     convert_put_names("dialects_in", before);
     convert_put_names("dialects_out", after);
+    if (report != NULL) {
+        printf(",\"report\":%s", lora_report_to_json(report, NULL));
+    }
     puts("}");
+}
+
+/* How far the modules that became something else are from what they were, of
+ * those whose change was measured. */
+static void convert_put_error(const lora_report *report)
+{
+    lora_report_module module;
+    double worst = -1.0;
+    char name[160] = "";
+    size_t count = 0;
+    module.struct_size = sizeof module;
+    for (size_t i = 0; i < lora_report_module_count(report); i++) {
+        if (lora_report_get_module(&module, report, i, NULL) != LORA_OK ||
+            module.rank_out == 0) {
+            continue;
+        }
+        double lost = sqrt(fmax(0.0, 1.0 - module.energy));
+        count++;
+        if (lost > worst) {
+            worst = lost;
+            snprintf(name, sizeof name, "%s", module.name);
+        }
+    }
+    if (count > 0) {
+        printf("error   at most %.2g of a module's change", worst);
+        if (worst > 0.0) {
+            printf(", %s", name);
+        }
+        putchar('\n');
+    }
 }
 
 /* Both halves of the result, on stdout. */
@@ -115,6 +178,7 @@ static int convert_report(app_state *app,
                           const char *input,
                           const lora_adapter *before,
                           const lora_adapter *after,
+                          const lora_report *report,
                           uint64_t bytes)
 {
     lora_adapter_info info;
@@ -122,7 +186,7 @@ static int convert_report(app_state *app,
     lora_error_init(&error, sizeof error);
     info.struct_size = sizeof info;
     if (app->common.json) {
-        convert_put_json(app, input, before, after, bytes);
+        convert_put_json(app, input, before, after, report, bytes);
         return 0;
     }
     lora_status status = lora_adapter_get_info(&info, before, &error);
@@ -133,16 +197,26 @@ static int convert_report(app_state *app,
     convert_put_side(before, info.bytes);
     printf("after   ");
     convert_put_side(after, bytes);
+    convert_put_error(report);
     return 0;
 }
 
 /* Options that say something of others. */
 static int convert_check(app_state *app, const convert_settings *own)
 {
-    if (own->rank != 0 && own->kind == 0) {
+    lora_rank_rule rule;
+    int rules = ranks_find_rule(&own->ranks.rules, &rule);
+    if (rules != 0 && own->kind == 0) {
         return say_usage(app, NULL,
-                         "--rank goes with --as lora; lora resize lowers "
-                         "ranks");
+                         "--rank and its like go with --as lora; lora resize "
+                         "lowers ranks");
+    }
+    if (rules > 1) {
+        return say_usage(app, NULL,
+                         "one of --rank, --energy, --ratio and --threshold");
+    }
+    if (own->base != NULL && own->kind == 0) {
+        return say_usage(app, "--base", "goes with --as");
     }
     if (own->truncation != 0 && own->rank_prefix == 0) {
         return say_usage(app, NULL, "--truncate goes with --rank-prefix");
@@ -156,6 +230,8 @@ convert_run(app_state *app, int count, char **paths, const void *settings)
     const convert_settings *own = settings;
     lora_adapter *before = NULL;
     lora_adapter *after = NULL;
+    lora_report *report = NULL;
+    lora_rank_rule rule;
     lora_adapter_convert_options options;
     lora_error error;
     lora_strength strength;
@@ -178,7 +254,9 @@ convert_run(app_state *app, int count, char **paths, const void *settings)
     options.drops = own->drops.items;
     options.drop_count = own->drops.count;
     options.kind = own->kind != 0 ? "lora" : NULL;
-    options.rank = (int32_t)own->rank;
+    options.base = own->base;
+    options.rule =
+        ranks_find_rule(&own->ranks.rules, &rule) != 0 ? &rule : NULL;
     options.rank_prefix = (int32_t)own->rank_prefix;
     options.truncation =
         own->truncation == 0 ? 0 : (lora_truncation)(own->truncation - 1);
@@ -187,7 +265,8 @@ convert_run(app_state *app, int count, char **paths, const void *settings)
         code = say_failure(app, SAY_READING, input, status, &error);
     }
     if (code == 0) {
-        status = lora_adapter_convert(&after, before, &options, &error);
+        status = lora_adapter_convert_report(&after, &report, before, &options,
+                                             &error);
     }
     if (code == 0 && status != LORA_OK) {
         code = say_failure(app, SAY_WORKING, input, status, &error);
@@ -199,9 +278,10 @@ convert_run(app_state *app, int count, char **paths, const void *settings)
         code = output_save(app, after, input, &bytes);
     }
     if (code == 0) {
-        code = convert_report(app, input, before, after, bytes);
+        code = convert_report(app, input, before, after, report, bytes);
         output_say_written(app, bytes);
     }
+    lora_report_destroy(report);
     lora_adapter_destroy(after);
     lora_adapter_destroy(before);
     free(input);
@@ -222,7 +302,9 @@ const app_verb cmd_convert = {
     "lora convert style.safetensors:0.7 -o soft.safetensors --drop "
     "text_encoder\tweaker, and for the UNet alone\n"
     "lora convert loha.safetensors -o plain.safetensors --as lora\t"
-    "LoHa and LoKr as plain LoRA\n",
+    "LoHa and LoKr as plain LoRA\n"
+    "lora convert dora.safetensors -o plain.safetensors --as lora --rank 32 "
+    "--base model.safetensors\tDoRA as plain LoRA of rank 32\n",
     "Without options the same tensors are written anew. Dialects are kohya,\n"
     "diffusers-old, diffusers-unet, diffusers, peft and the others that\n"
     "lora info names. With --dialect peft OUT may be a folder, or end with a\n"
@@ -231,7 +313,9 @@ const app_verb cmd_convert = {
     "of text encoders. --drop takes the name of a component, or a pattern of\n"
     "names, in which * is any text.\n"
     "With --as lora LoHa and LoKr become pairs of factors, exactly, or with\n"
-    "--rank the best of that rank.\n",
+    "--rank the best of that rank. Kinds that change a weight by what it is,\n"
+    "as GLoRA, (IA)^3, T-LoRA, OFT and all with DoRA, take --base, the model.\n"
+    "The largest error of a module is told, as a share of its change.\n",
     convert_options,
     OPT_GROUP_TALK | OPT_GROUP_JSON | OPT_GROUP_CONTEXT | OPT_GROUP_INPUT |
         OPT_GROUP_FORCE | OPT_GROUP_OUTPUT | OPT_GROUP_SKIP_BAD |

@@ -2,7 +2,8 @@
 #ifndef LORA_CONVERT_H
 #define LORA_CONVERT_H
 
-#include <lora/adapter.h>
+#include <lora/report.h>
+#include <lora/resize.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -43,6 +44,8 @@ typedef struct lora_adapter_convert_options {
     int32_t rank_prefix; /* first directions to keep; 0: all */
     lora_truncation truncation;
     uint32_t reserved2;
+    const char *base;           /* the model, a file or folder; NULL: none */
+    const lora_rank_rule *rule; /* instead of `rank`; NULL: that */
 } lora_adapter_convert_options;
 
 /** See lora_adapter_open_options_init(). @since 0.1 */
@@ -74,6 +77,14 @@ lora_adapter_convert_options_init(lora_adapter_convert_options *options,
  * whose kernel neither the tensors nor the name tell becomes a pair of two
  *  dimensions.
  *
+ *  Kinds whose change depends on the weight, as GLoRA, (IA)^3, T-LoRA, OFT,
+ *  and DoRA around any kind, become pairs with `base`, which has the weights:
+ *  one module is read at a time. Without a rank GLoRA becomes a pair of twice
+ *  its rank, T-LoRA too; others, whose change has no factors, one of full rank,
+ *  an identity beside the change. With one they are cut as by
+ *  lora_adapter_resize(). A bias that changes with the base's gets a bias
+ *  change.
+ *
  *  `rank_prefix` is for DyLoRA, whose directions are in the order of their
  *  importance: of up and down the first ones are kept, bit by bit. It comes
  *  before `kind`, and both before everything else but `drops`.
@@ -94,7 +105,7 @@ lora_adapter_convert_options_init(lora_adapter_convert_options *options,
  *          LORA_ERROR_LIMIT (a pair would have a rank over the limit);
  *          LORA_ERROR_UNSUPPORTED (the dialect cannot spell the kind, a module
  *          cannot be split or joined without a loss, the kind takes no
- *          strength, has no factors, or is not DyLoRA's);
+ *          strength, has no factors, needs the base, or is not DyLoRA's);
  *          LORA_ERROR_SHAPE (its rows are no shares of a weight);
  *          LORA_ERROR_KEY (there is no module, or none would be left, or none
  *          fits a pattern, or no family knows a name that must be respelled);
@@ -110,6 +121,29 @@ lora_adapter_convert(lora_adapter **out,
                      const lora_adapter *adapter,
                      const lora_adapter_convert_options *options,
                      lora_error *error);
+
+/** lora_adapter_convert(), and what it cost.
+ *
+ *  With kind "lora" the report has a row for each module, as
+ *  lora_adapter_resize() gives it; those of modules that are pairs without a
+ *  loss but rounding have no singular values, and no error unless the base was
+ *  needed. Otherwise there is none.
+ *
+ *  @param out         receives the adapter; NULL on failure.
+ *  @param out_report  receives the report, or NULL; may be NULL.
+ *  @param adapter     must not be NULL; the result keeps its file open.
+ *  @param options     NULL for defaults, which change nothing.
+ *  @param error       may be NULL.
+ *  @return as lora_adapter_convert().
+ *  @threads safe.
+ *  @since 0.1
+ */
+LORA_API LORA_NODISCARD lora_status
+lora_adapter_convert_report(lora_adapter **out,
+                            lora_report **out_report,
+                            const lora_adapter *adapter,
+                            const lora_adapter_convert_options *options,
+                            lora_error *error);
 
 #ifdef __cplusplus
 }

@@ -17,6 +17,7 @@
 #define lora_adapter_convert LORA__RENAME(LORA_NAMESPACE, lora_adapter_convert)
 #define lora_adapter_convert_options LORA__RENAME(LORA_NAMESPACE, lora_adapter_convert_options)
 #define lora_adapter_convert_options_init LORA__RENAME(LORA_NAMESPACE, lora_adapter_convert_options_init)
+#define lora_adapter_convert_report LORA__RENAME(LORA_NAMESPACE, lora_adapter_convert_report)
 #define lora_adapter_delta LORA__RENAME(LORA_NAMESPACE, lora_adapter_delta)
 #define lora_adapter_delta_base LORA__RENAME(LORA_NAMESPACE, lora_adapter_delta_base)
 #define lora_adapter_delta_base_options LORA__RENAME(LORA_NAMESPACE, lora_adapter_delta_base_options)

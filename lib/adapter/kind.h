@@ -206,6 +206,14 @@ struct lora__kind {
                  size_t end,
                  void *out);
 
+    /* Exact factors of a change that depends on the base, of a state in F64
+     * that `prepare` made, which may lose its blocks; NULL where they are not
+     * simpler than the change itself. */
+    lora_status (*based_factors)(lora__factors *out,
+                                 lora__rows *state,
+                                 const lora__module *module,
+                                 lora_error *error);
+
     /* How a tensor of the module goes with the rows of its weight, if not in
      * the way of all kinds; *out is that of a tensor which all rows have in
      * common. 0: not in a way that could be followed. NULL: none of them. */

@@ -94,6 +94,13 @@ LORA_PRIVATE lora_status lora__module_has_factors(const lora__module *module,
     const char *beside = lora__module_beside(module);
 
     TRY(lora__module_check(module, error));
+    if ((module->needs & LORA_PART_WEIGHT) != 0) {
+        return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
+                          module->name,
+                          "%s%s has no factors of its own: convert it to LoRA "
+                          "with the base",
+                          module->kind->id, module->dora ? " with DoRA" : "");
+    }
     if (module->kind->factors == NULL || beside != NULL) {
         return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
                           module->name, "%s%s has no factors in this version",
@@ -358,7 +365,7 @@ static lora_status rows_check(const lora__module *module,
     if ((module->needs & part) != 0 && how->base == NULL) {
         return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
                           module->name,
-                          "%s%s needs the base weight, which was not given",
+                          "%s%s needs the base weight: give the model (--base)",
                           module->kind->id, module->dora ? " with DoRA" : "");
     }
     return part == LORA_PART_WEIGHT ? rows_check_lacks(module, error) : LORA_OK;

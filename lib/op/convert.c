@@ -36,7 +36,9 @@ static lora_status convert_check_made(const lora_adapter_convert_options *o,
         return lora__fail(error, LORA_ERROR_ARGUMENT, LORA_NO_OFFSET, o->kind,
                           "no kind that others can become");
     }
-    CHECK_ARG(o->rank == 0 || o->kind != NULL, error);
+    CHECK_ARG((o->rank == 0 && o->rule == NULL) || o->kind != NULL, error);
+    CHECK_ARG(o->rank == 0 || o->rule == NULL, error);
+    CHECK_ARG(o->base == NULL || o->kind != NULL, error);
     CHECK_ARG(o->truncation == LORA_TRUNCATE_KEEP_ALPHA ||
                   (o->rank_prefix != 0 &&
                    (o->truncation == LORA_TRUNCATE_TRAINED_SQRT ||
@@ -491,18 +493,52 @@ static void convert_step(lora_adapter **adapter, lora_adapter *next)
     *adapter = next;
 }
 
+/* What was asked for of kinds, once modules are dropped and cut: *adapter,
+ * which is owned, is replaced. */
+static lora_status convert_kinds(lora_adapter **adapter,
+                                 lora_report **out_report,
+                                 const lora_adapter_convert_options *options,
+                                 lora_error *error)
+{
+    lora_rank_rule rank = {.kind = LORA_RANK_FIXED, .rank = options->rank};
+    lora_adapter_resize_options resize;
+    lora__checkpoint *base = NULL;
+    lora_adapter *next = NULL;
+    const lora__dialect *named =
+        options->dialect == NULL ? NULL : lora__dialect_find(options->dialect);
+    lora_status status;
+
+    if (options->base != NULL) {
+        TRY(lora__checkpoint_open(&base, (*adapter)->context, options->base, 0,
+                                  error));
+    }
+    lora_adapter_resize_options_init(&resize, sizeof resize);
+    resize.dtype = options->dtype;
+    resize.skip_bad = options->skip_bad;
+    status = lora__resize_to_pairs(&next, out_report, *adapter,
+                                   options->rule != NULL ? options->rule
+                                   : options->rank != 0  ? &rank
+                                                         : NULL,
+                                   base, named, &resize, error);
+    lora__checkpoint_release(base);
+    if (status == LORA_OK) {
+        convert_step(adapter, next);
+    }
+    return status;
+}
 /* Other factors, and then what else was asked for. What is dropped need not
  * have any. */
 static lora_status convert_made(lora_adapter **out,
+                                lora_report **out_report,
                                 const lora_adapter *adapter,
                                 const lora_adapter_convert_options *options,
                                 lora_error *error)
 {
     lora_adapter_convert_options first;
     lora_adapter_convert_options then = *options;
-    lora_adapter_resize_options resize;
     lora_adapter *between;
     lora_adapter *next;
+    lora_report *report = NULL;
     lora_status status;
 
     lora_adapter_convert_options_init(&first, sizeof first);
@@ -512,6 +548,8 @@ static lora_status convert_made(lora_adapter **out,
     then.drops = NULL;
     then.drop_count = 0;
     then.kind = NULL;
+    then.base = NULL;
+    then.rule = NULL;
     then.rank = 0;
     then.rank_prefix = 0;
     then.truncation = LORA_TRUNCATE_KEEP_ALPHA;
@@ -522,14 +560,15 @@ static lora_status convert_made(lora_adapter **out,
         convert_step(&between, next);
     }
     if (options->kind != NULL) {
-        lora_adapter_resize_options_init(&resize, sizeof resize);
-        resize.dtype = options->dtype;
-        TRY_OR_DONE(lora__resize_to_pairs(&next, between, (size_t)options->rank,
-                                          &resize, error));
-        convert_step(&between, next);
+        TRY_OR_DONE(convert_kinds(&between, &report, options, error));
     }
     status = lora_adapter_convert(out, between, &then, error);
+    if (status == LORA_OK && out_report != NULL) {
+        *out_report = report;
+        report = NULL;
+    }
 done:
+    lora_report_destroy(report);
     lora_adapter_destroy(between);
     return status;
 }
@@ -561,10 +600,11 @@ static lora_status convert_run(lora_adapter **out,
 }
 
 LORA_API lora_status
-lora_adapter_convert(lora_adapter **out,
-                     const lora_adapter *adapter,
-                     const lora_adapter_convert_options *options,
-                     lora_error *error)
+lora_adapter_convert_report(lora_adapter **out,
+                            lora_report **out_report,
+                            const lora_adapter *adapter,
+                            const lora_adapter_convert_options *options,
+                            lora_error *error)
 {
     convert_job job;
     const lora__dialect *dialect;
@@ -574,17 +614,19 @@ lora_adapter_convert(lora_adapter **out,
     lora__error_begin(error);
     CHECK_ARG(out != NULL, error);
     *out = NULL;
+    if (out_report != NULL) {
+        *out_report = NULL;
+    }
     CHECK_ARG(adapter != NULL, error);
     memset(&job, 0, sizeof job);
-    TRY(lora__options_read(
-        &job.options, sizeof job.options,
-        LORA__SIZE_TO(lora_adapter_convert_options, reserved2), options,
-        error));
+    TRY(lora__options_read(&job.options, sizeof job.options,
+                           LORA__SIZE_TO(lora_adapter_convert_options, rule),
+                           options, error));
     TRY(lora__options_reserved(job.options.reserved1, error));
     TRY(lora__options_reserved(job.options.reserved2, error));
     TRY(convert_read_options(&job, &dialect, &family, adapter, error));
     if (job.options.kind != NULL || job.options.rank_prefix != 0) {
-        return convert_made(out, adapter, &job.options, error);
+        return convert_made(out, out_report, adapter, &job.options, error);
     }
     if (convert_changes_nothing(&job.options)) {
         return convert_copy(out, adapter, error);
@@ -600,4 +642,13 @@ lora_adapter_convert(lora_adapter **out,
     lora__emit_end(&job.emit);
     lora__arena_destroy(&job.arena);
     return status;
+}
+
+LORA_API lora_status
+lora_adapter_convert(lora_adapter **out,
+                     const lora_adapter *adapter,
+                     const lora_adapter_convert_options *options,
+                     lora_error *error)
+{
+    return lora_adapter_convert_report(out, NULL, adapter, options, error);
 }

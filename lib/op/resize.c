@@ -43,6 +43,10 @@ static lora_status resize_plan(lora__resize *job, lora_error *error)
             continue;
         }
         TRY(lora__module_check(module, error));
+        if (lora__resize_is_based(job, m)) {
+            TRY(lora__resize_plan_based(job, m, error));
+            continue;
+        }
         if (!lora__resize_applies(module)) {
             continue;
         }
@@ -157,6 +161,8 @@ static void resize_free(lora__resize *job)
                    LORA__ALIGN_NUMERIC);
         lora__free(context, job->results[m].core, job->results[m].core_bytes,
                    LORA__ALIGN_NUMERIC);
+        lora__free(context, job->results[m].bias, job->results[m].bias_bytes,
+                   LORA__ALIGN_NUMERIC);
     }
     if (job->results != NULL) {
         lora__free(context, job->results,
@@ -235,22 +241,27 @@ static lora_status resize_run(lora_adapter **out,
 
 LORA_PRIVATE lora_status
 lora__resize_to_pairs(lora_adapter **out,
+                      lora_report **out_report,
                       const lora_adapter *adapter,
-                      size_t rank,
+                      const lora_rank_rule *rule,
+                      const lora__checkpoint *base,
+                      const lora__dialect *named,
                       const lora_adapter_resize_options *options,
                       lora_error *error)
 {
-    lora_rank_rule rule = {.kind = LORA_RANK_FIXED};
+    static const lora_rank_rule any = {.kind = LORA_RANK_FIXED, .rank = 1};
     lora_spectra spectra;
     lora__resize job;
     lora_status status;
 
     memset(&job, 0, sizeof job);
     job.pairs = 1;
-    job.exact = rank == 0;
-    rule.rank = rank == 0 ? 1 : (int32_t)rank;
+    job.exact = rule == NULL;
+    job.base = base;
+    job.named = named;
     TRY(lora__spectra_begin(&spectra, adapter, error));
-    status = resize_run(out, NULL, &job, &spectra, &rule, options, error);
+    status = resize_run(out, out_report, &job, &spectra,
+                        rule == NULL ? &any : rule, options, error);
     lora__spectra_end(&spectra);
     return status;
 }

@@ -7,6 +7,7 @@
 #ifndef LORA__OP_RESIZE_H
 #define LORA__OP_RESIZE_H
 
+#include "op/base.h"
 #include "op/spectra.h"
 
 #include <lora/report.h>
@@ -25,6 +26,11 @@ typedef struct lora__resize_result {
     size_t down_bytes;
     size_t core_bytes;
     double beyond; /* squares of the singular values that were not found */
+    int32_t ndim;  /* not 0: the base told the shape, which the module's may
+                    * not be */
+    int64_t shape[LORA_MAX_DIMS];
+    void *bias; /* [rows], of a module whose bias changes with the base's */
+    size_t bias_bytes;
 } lora__resize_result;
 
 typedef struct lora__resize {
@@ -35,8 +41,10 @@ typedef struct lora__resize {
     const lora__kernels *kernels;
     lora__resize_result *results; /* one a module, as report->modules */
     lora_report *report;
-    int pairs;             /* what is no pair becomes one */
-    int exact;             /* and that is all: no rule */
+    int pairs;                    /* what is no pair becomes one */
+    int exact;                    /* and that is all: no rule */
+    const lora__checkpoint *base; /* NULL: there is none */
+    const lora__dialect *named;   /* what they are for; NULL: their own */
     lora_adapter *rounded; /* the adapter in another type; NULL: no module
                             * that is no pair changes its type */
     int lowers;            /* some module has new factors */
@@ -120,6 +128,67 @@ LORA_PRIVATE lora_status lora__resize_dense(lora__resize *job,
                                             size_t index,
                                             lora_error *error);
 
+/* The shape of a module's change. */
+static inline const int64_t *
+lora__resize_shape(int32_t *out_ndim, const lora__resize *job, size_t index)
+{
+    const lora__resize_result *result = &job->results[index];
+    const lora__module *module = &job->adapter->modules[index];
+
+    *out_ndim = result->ndim != 0 ? result->ndim : module->ndim;
+    return result->ndim != 0 ? result->shape : module->shape;
+}
+
+/* ---- with the base; resize_based.c ------------------------------------- */
+
+/* 1 for a module that becomes a pair, and whose change depends on the base. */
+static inline int lora__resize_is_based(const lora__resize *job, size_t index)
+{
+    return job->pairs &&
+           (job->adapter->modules[index].needs & LORA_PART_WEIGHT) != 0;
+}
+
+/* Rows of a module's weight change, with the base's tensors, which the state
+ * points to, where it depends on them. */
+LORA_PRIVATE lora_status lora__resize_rows(lora__rows *out,
+                                           lora__found_base *found,
+                                           const lora__resize *job,
+                                           size_t index,
+                                           lora_part part,
+                                           lora_dtype dtype,
+                                           lora_error *error);
+
+/* Learn the shape of such a module's change, or refuse it. */
+LORA_PRIVATE lora_status lora__resize_plan_based(lora__resize *job,
+                                                 size_t index,
+                                                 lora_error *error);
+
+/* Make it a pair. */
+LORA_PRIVATE lora_status lora__resize_based(lora__resize *job,
+                                            size_t index,
+                                            lora_error *error);
+
+/* Of a weight that the readers of the result take to be stored [in, out]; and
+ * the layer's factors then. */
+LORA_PRIVATE int lora__resize_is_turned(const lora__resize *job, size_t index);
+LORA_PRIVATE void lora__resize_turn(lora__factors *f);
+
+/* What the base changes of its bias: the role that goes by; UNKNOWN: none. */
+LORA_PRIVATE lora__role lora__resize_bias_role(const lora__resize *job,
+                                               const lora__module *module);
+
+/* Cut factors that are decomposed to a pair, and measure. */
+LORA_PRIVATE lora_status lora__resize_opened(lora__resize *job,
+                                             size_t index,
+                                             const lora__spectra_work *work,
+                                             lora_error *error);
+
+/* A pair of all terms of factors. */
+LORA_PRIVATE lora_status lora__resize_exact(lora__resize *job,
+                                            size_t index,
+                                            lora__factors *f,
+                                            lora_error *error);
+
 /* 1 if a module has a core that it is to keep. */
 static inline int lora__resize_keeps_core(const lora__resize *job, size_t index)
 {
@@ -151,8 +220,11 @@ LORA_PRIVATE lora_status lora__resize_emit(lora_adapter **out,
  * factors, or the best of a rank. Pairs are lowered to that rank too. */
 LORA_PRIVATE lora_status
 lora__resize_to_pairs(lora_adapter **out,
+                      lora_report **out_report, /* may be NULL */
                       const lora_adapter *adapter,
-                      size_t rank, /* 0: exact */
+                      const lora_rank_rule *rule, /* NULL: exact */
+                      const lora__checkpoint *base,
+                      const lora__dialect *named,
                       const lora_adapter_resize_options *options,
                       lora_error *error);
 

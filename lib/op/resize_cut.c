@@ -254,7 +254,10 @@ LORA_PRIVATE lora_status lora__resize_nonfinite(lora__resize *job,
                                error));
     }
     return lora__fail(error, LORA_ERROR_NONFINITE, LORA_NO_OFFSET, module->name,
-                      "the product of its factors overflows");
+                      lora__resize_is_based(job, index)
+                          ? "the change is not finite, as the base's weight or "
+                            "a product is not"
+                          : "the product of its factors overflows");
 }
 
 /* Factors of the scaled change in f64; rows behind those kept are zero. */
@@ -344,10 +347,10 @@ done:
     return status;
 }
 
-static lora_status cut_opened(lora__resize *job,
-                              size_t index,
-                              const lora__spectra_work *work,
-                              lora_error *error)
+LORA_PRIVATE lora_status lora__resize_opened(lora__resize *job,
+                                             size_t index,
+                                             const lora__spectra_work *work,
+                                             lora_error *error)
 {
     double *sigma = (double *)(uintptr_t)job->report->modules[index].sigma;
     lora__spectrum spectrum = lora__spectra_read(work, sigma);
@@ -372,8 +375,8 @@ static double cut_largest(const double *values, size_t count)
     return largest;
 }
 
-/* Share the scale and the sizes of each term out evenly: any type has then the
- * most room for both. */
+/* Share the scale and the sizes of each term out evenly, as powers of two do
+ * it, which round nothing: any type has then room for both. */
 static lora_status cut_balance(lora__factors *f,
                                const lora__resize *job,
                                const lora__module *module,
@@ -384,8 +387,15 @@ static lora_status cut_balance(lora__factors *f,
         double *down = f->down + k * f->cols;
         double a = cut_largest(up, f->rows) * fabs(f->scale);
         double b = cut_largest(down, f->cols);
-        double by = a > 0.0 && b > 0.0 ? sqrt(b / a) : 0.0;
+        double by = 0.0;
 
+        if (a > 0.0 && b > 0.0) {
+            int of_a;
+            int of_b;
+            (void)frexp(a, &of_a);
+            (void)frexp(b, &of_b);
+            by = ldexp(1.0, (of_b - of_a) / 2);
+        }
         if (!(a - a == 0.0 && b - b == 0.0)) {
             return lora__fail(error, LORA_ERROR_NONFINITE, LORA_NO_OFFSET,
                               module->name, "a factor is not finite");
@@ -397,28 +407,70 @@ static lora_status cut_balance(lora__factors *f,
     return LORA_OK;
 }
 
-/* A pair of all terms that the change is a sum of. */
-static lora_status cut_exact(lora__resize *job, size_t index, lora_error *error)
+LORA_PRIVATE lora_status lora__resize_exact(lora__resize *job,
+                                            size_t index,
+                                            lora__factors *f,
+                                            lora_error *error)
 {
     const lora__module *module = &job->adapter->modules[index];
     uint64_t limit = lora__context_get(job->adapter->context)->limits.rank;
+
+    if (f->rank > limit) {
+        return lora__fail(error, LORA_ERROR_LIMIT, LORA_NO_OFFSET, module->name,
+                          "rank %llu is over the limit of %llu",
+                          (unsigned long long)f->rank,
+                          (unsigned long long)limit);
+    }
+    TRY(cut_balance(f, job, module, error));
+    TRY(lora__resize_store(job, index, f, error));
+    job->report->modules[index].rank_out = (int64_t)f->rank;
+    job->report->modules[index].sigma_count = 0; /* nobody asked for them */
+    return LORA_OK;
+}
+
+/* A pair of all terms that the change is a sum of. */
+static lora_status cut_exact(lora__resize *job, size_t index, lora_error *error)
+{
     lora__factors f;
     lora_status status;
 
-    TRY(lora__module_factors(&f, job->adapter, module, error));
-    if (f.rank > limit) {
-        status =
-            lora__fail(error, LORA_ERROR_LIMIT, LORA_NO_OFFSET, module->name,
-                       "rank %llu is over the limit of %llu",
-                       (unsigned long long)f.rank, (unsigned long long)limit);
-        goto done;
-    }
-    TRY_OR_DONE(cut_balance(&f, job, module, error));
-    TRY_OR_DONE(lora__resize_store(job, index, &f, error));
-    job->report->modules[index].rank_out = (int64_t)f.rank;
-done:
+    TRY(lora__module_factors(&f, job->adapter, &job->adapter->modules[index],
+                             error));
+    status = lora__resize_exact(job, index, &f, error);
     lora__factors_destroy(&f);
     return status;
+}
+
+/* 1 where no spectrum is needed, or not that of the module's factors: *status
+ * is what came of it. */
+static int cut_is_special(lora_status *status,
+                          lora__resize *job,
+                          size_t index,
+                          lora_error *error)
+{
+    const lora__module *module = &job->adapter->modules[index];
+
+    *status = LORA_OK;
+    if (job->results[index].left_out) {
+        return 1;
+    }
+    if (lora__resize_is_based(job, index)) {
+        *status = lora__resize_based(job, index, error);
+        return 1;
+    }
+    if (!lora__resize_applies(module) ||
+        (job->exact && module->kind->is_pair)) {
+        return 1;
+    }
+    if (job->exact) {
+        *status = cut_exact(job, index, error);
+        return 1;
+    }
+    if (lora__resize_is_dense(job, index)) {
+        *status = lora__resize_dense(job, index, error);
+        return 1;
+    }
+    return 0;
 }
 
 LORA_PRIVATE lora_status lora__resize_module(void *arg,
@@ -430,37 +482,25 @@ LORA_PRIVATE lora_status lora__resize_module(void *arg,
     const lora__module *module = &job->adapter->modules[index];
     lora__spectra_work work;
     lora_error found;
-    lora_status status = LORA_ERROR_NONFINITE;
+    lora_status status;
 
     (void)worker;
-    if (job->results[index].left_out || !lora__resize_applies(module) ||
-        (job->exact && module->kind->is_pair)) {
-        return LORA_OK;
-    }
     lora_error_init(&found, sizeof found);
-    if (job->exact) {
-        status = cut_exact(job, index, &found);
+    if (cut_is_special(&status, job, index, &found)) {
         return status == LORA_OK ? LORA_OK
                : status == LORA_ERROR_NONFINITE
                    ? lora__resize_nonfinite(job, index, error)
                    : lora__error_merge(error, &found);
     }
-    if (lora__resize_is_dense(job, index)) {
-        status = lora__resize_dense(job, index, &found);
-        return status == LORA_OK ? LORA_OK
-               : status == LORA_ERROR_NONFINITE
-                   ? lora__resize_nonfinite(job, index, error)
-                   : lora__error_merge(error, &found);
-    }
-    if (!job->spectra->layers[index].is_nonfinite) {
-        status = lora__spectra_open(&work, job->spectra, index, &found);
-    }
+    status = job->spectra->layers[index].is_nonfinite
+                 ? LORA_ERROR_NONFINITE
+                 : lora__spectra_open(&work, job->spectra, index, &found);
     if (status == LORA_ERROR_NONFINITE) {
         status = lora__resize_nonfinite(job, index, error);
     } else if (status != LORA_OK) {
         lora__error_merge(error, &found);
     } else {
-        status = cut_opened(job, index, &work, error);
+        status = lora__resize_opened(job, index, &work, error);
         lora__spectra_close(&work);
     }
     lora__error_set_subject(error, module->name);

@@ -41,12 +41,15 @@ static int dense_goal(lora__dense_goal *out,
 }
 
 /* Rows, columns, and the shorter side. */
-static void dense_sizes(size_t sizes[3], const lora__module *module)
+static void dense_sizes(size_t sizes[3], const lora__resize *job, size_t index)
 {
-    sizes[0] = (size_t)module->shape[0];
+    int32_t ndim;
+    const int64_t *shape = lora__resize_shape(&ndim, job, index);
+
+    sizes[0] = (size_t)shape[0];
     sizes[1] = 1;
-    for (int32_t i = 1; i < module->ndim; i++) {
-        sizes[1] *= (size_t)module->shape[i];
+    for (int32_t i = 1; i < ndim; i++) {
+        sizes[1] *= (size_t)shape[i];
     }
     sizes[2] = sizes[0] < sizes[1] ? sizes[0] : sizes[1];
 }
@@ -59,7 +62,7 @@ LORA_PRIVATE int lora__resize_is_dense(const lora__resize *job, size_t index)
     lora__dense_goal goal;
     size_t sizes[3];
 
-    dense_sizes(sizes, module);
+    dense_sizes(sizes, job, index);
     return !module->kind->is_pair && !module->kind->decomposes &&
            sizes[2] >= DENSE_LEAST && rank > sizes[2] / 2 &&
            dense_goal(&goal, job, rule) && goal.rank < rank;
@@ -119,17 +122,18 @@ static lora_status dense_cut(lora__resize *job,
                              const float *values,
                              lora_error *error)
 {
-    const lora__module *module = &job->adapter->modules[index];
     lora_context *context = job->adapter->context;
     lora__spectrum spectrum = {dense->sigma, dense->count, 0, 1.0};
     lora__rank_choice choice;
     lora__block row = {NULL, 0};
+    int turned =
+        lora__resize_is_based(job, index) && lora__resize_is_turned(job, index);
     lora__factors cut;
     size_t sizes[3];
     lora_status status;
 
     memset(&cut, 0, sizeof cut);
-    dense_sizes(sizes, module);
+    dense_sizes(sizes, job, index);
     spectrum.full = sizes[2];
     choice = lora__resize_choose_part(job, index, &spectrum, dense->squares);
     TRY_OR_DONE(lora__block_create(&row, sizes[1], 1, context, error));
@@ -139,9 +143,15 @@ static lora_status dense_cut(lora__resize *job,
     memset(cut.down, 0, choice.rank * cut.cols * sizeof *cut.down);
     TRY_OR_DONE(lora__dense_truncate(cut.up_t, cut.down, dense, choice.keep,
                                      context, error));
+    if (turned) {
+        lora__resize_turn(&cut);
+    }
     lora__factors_split(&cut, job->kernels, job->options.split, 1.0,
                         dense->sigma, choice.keep);
     TRY_OR_DONE(lora__resize_store(job, index, &cut, error));
+    if (turned) {
+        lora__resize_turn(&cut);
+    }
     dense_numbers(job, index, dense, choice.keep, choice.rank,
                   dense_error(&cut, values, row.at, job->kernels));
 done:
@@ -159,14 +169,17 @@ LORA_PRIVATE lora_status lora__resize_dense(lora__resize *job,
     lora__dense_input input;
     lora__dense_goal goal;
     lora__dense dense;
+    lora__found_base found;
+    lora__rows state;
     size_t sizes[3];
     size_t bytes;
     float *values;
     lora_status status;
 
     memset(&dense, 0, sizeof dense);
-    dense_sizes(sizes, module);
-    (void)dense_goal(&goal, job, lora__resize_rule(job, index));
+    dense_sizes(sizes, job, index);
+    goal.exact = !dense_goal(&goal, job, lora__resize_rule(job, index));
+    /* the rule looks at all values */
     if (!lora__mul_size(sizes[0], sizes[1], &bytes) ||
         !lora__mul_size(bytes, sizeof *values, &bytes)) {
         return lora__fail_memory(error, UINT64_MAX);
@@ -175,9 +188,13 @@ LORA_PRIVATE lora_status lora__resize_dense(lora__resize *job,
     if (values == NULL) {
         return lora__fail_memory(error, bytes);
     }
-    TRY_OR_DONE(lora_adapter_delta(values, bytes, job->adapter, index,
-                                   LORA_PART_WEIGHT, 1.0, LORA_DTYPE_F32, 0,
-                                   module->shape[0], error));
+    TRY_OR_DONE(lora__resize_rows(&state, &found, job, index, LORA_PART_WEIGHT,
+                                  LORA_DTYPE_F32, error));
+    status = lora__rows_read(&state, module, 0, state.rows, values, error);
+    lora__rows_destroy(&state);
+    if (status != LORA_OK) {
+        goto done;
+    }
     input.rows = sizes[0];
     input.cols = sizes[1];
     input.values = values;

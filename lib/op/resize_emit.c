@@ -45,16 +45,24 @@ resize_old(const lora__resize *job, const lora__module *module, lora__role role)
  * the weight has it; `outer` is the dimension that is not the rank. A whole one
  * gets the kernel that a core had. */
 static int32_t resize_shape(int64_t shape[LORA_MAX_DIMS],
-                            const lora__module *module,
+                            const lora__resize *job,
+                            size_t index,
                             const lora__entry *old,
                             int32_t outer,
                             int is_whole,
                             int64_t rank)
 {
-    int32_t ndim = old == NULL || is_whole ? module->ndim : old->ndim;
+    int32_t ndim;
+    const int64_t *weight = lora__resize_shape(&ndim, job, index);
 
-    memcpy(shape, old == NULL || is_whole ? module->shape : old->shape,
+    ndim = old == NULL || is_whole ? ndim : old->ndim;
+    memcpy(shape, old == NULL || is_whole ? weight : old->shape,
            LORA_MAX_DIMS * sizeof *shape);
+    if (lora__resize_is_based(job, index) &&
+        lora__resize_is_turned(job, index)) {
+        shape[0] = weight[1];
+        shape[1] = weight[0];
+    }
     if (is_whole) {
         shape[1] = old->shape[1];
     }
@@ -63,6 +71,29 @@ static int32_t resize_shape(int64_t shape[LORA_MAX_DIMS],
     }
     shape[1 - outer] = rank;
     return ndim;
+}
+
+/* A bias change that came of the base's; alpha will be the rank, so that it is
+ * the same by either name. */
+static lora_status resize_emit_bias(lora__emit *emit,
+                                    const lora__resize *job,
+                                    size_t index,
+                                    lora_error *error)
+{
+    const lora__module *module = &job->adapter->modules[index];
+    lora__resize_result *result = &job->results[index];
+    lora_dtype dtype = lora__resize_dtype(job, module, LORA__ROLE_UP);
+    int64_t rows = result->shape[lora__resize_is_turned(job, index)];
+    void *owned = result->bias;
+
+    if (owned == NULL) {
+        return LORA_OK;
+    }
+    TRY(lora__emit_spell(emit, module, lora__resize_bias_role(job, module),
+                         error));
+    result->bias = NULL;
+    return lora__builder_adopt(emit->builder, emit->name.data, dtype, 1, &rows,
+                               owned, error);
 }
 
 /* A module with new factors: they replace up and down, or what a kind has
@@ -84,7 +115,7 @@ static lora_status resize_emit_new(lora__emit *emit,
     int is_whole = mid != NULL && !keeps_core; /* down gets the kernel */
     int64_t shape[LORA_MAX_DIMS] = {0};
     int64_t rank = (int64_t)result->rank;
-    int32_t ndim = resize_shape(shape, module, down, 1, is_whole, rank);
+    int32_t ndim = resize_shape(shape, job, index, down, 1, is_whole, rank);
 
     TRY(resize_emit_factor(emit, job, module, LORA__ROLE_DOWN, ndim, shape,
                            &result->down, error));
@@ -95,9 +126,10 @@ static lora_status resize_emit_new(lora__emit *emit,
         TRY(resize_emit_factor(emit, job, module, LORA__ROLE_MID, mid->ndim,
                                shape, &result->core, error));
     }
-    ndim = resize_shape(shape, module, up, 0, 0, rank);
+    ndim = resize_shape(shape, job, index, up, 0, 0, rank);
     TRY(resize_emit_factor(emit, job, module, LORA__ROLE_UP, ndim, shape,
                            &result->up, error));
+    TRY(resize_emit_bias(emit, job, index, error));
     return lora__emit_put_alpha(emit, module, (double)result->rank,
                                 (int64_t)result->rank, module->dtype,
                                 alpha != NULL && alpha->ndim > 0, error);
@@ -196,8 +228,9 @@ resize_trainer(lora__emit *emit, const lora__resize *job, lora_error *error)
     int others = 0;
 
     for (size_t m = 0; m < job->adapter->module_count; m++) {
-        others |=
-            job->results[m].is_new && !job->adapter->modules[m].kind->is_pair;
+        others |= job->results[m].is_new &&
+                  (!job->adapter->modules[m].kind->is_pair ||
+                   lora__resize_is_based(job, m));
     }
     if (!others ||
         lora__builder_metadata(emit->builder, "ss_network_module") == NULL) {

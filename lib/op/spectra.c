@@ -4,40 +4,57 @@
 #include <math.h>
 #include <string.h>
 
+/* Decompose the factors that are there, unless that is done. */
+static lora_status spectra_work_begin(lora__spectra_work *work,
+                                      const lora__svd *kept,
+                                      lora_error *error)
+{
+    lora__factors *f = &work->factors;
+    lora_status status;
+
+    work->input.rows = f->rows;
+    work->input.cols = f->cols;
+    work->input.rank = f->rank;
+    work->input.up_t = f->up_t;
+    work->input.down = f->down;
+    if (f->sigma != NULL) { /* they come decomposed */
+        work->known.count = f->rank;
+        work->known.sigma = f->sigma;
+        work->svd = &work->known;
+        return LORA_OK;
+    }
+    if (kept != NULL && kept->state != NULL) {
+        work->svd = kept;
+        return LORA_OK;
+    }
+    status = lora__svd_create(&work->made, f->context, &work->input, error);
+    if (status != LORA_OK) {
+        lora__factors_destroy(f);
+        return status;
+    }
+    work->svd = &work->made;
+    return LORA_OK;
+}
+
 LORA_PRIVATE lora_status lora__spectra_open(lora__spectra_work *out,
                                             const lora_spectra *spectra,
                                             size_t index,
                                             lora_error *error)
 {
-    const lora__decomposed *layer = &spectra->layers[index];
-    lora__factors *f = &out->factors;
-    lora_status status;
-
     memset(out, 0, sizeof *out);
-    TRY(lora__module_factors(f, spectra->adapter,
+    TRY(lora__module_factors(&out->factors, spectra->adapter,
                              &spectra->adapter->modules[index], error));
-    out->input.rows = f->rows;
-    out->input.cols = f->cols;
-    out->input.rank = f->rank;
-    out->input.up_t = f->up_t;
-    out->input.down = f->down;
-    if (f->sigma != NULL) { /* it comes decomposed */
-        out->known.count = f->rank;
-        out->known.sigma = f->sigma;
-        out->svd = &out->known;
-        return LORA_OK;
-    }
-    if (layer->svd.state != NULL) {
-        out->svd = &layer->svd;
-        return LORA_OK;
-    }
-    status = lora__svd_create(&out->made, f->context, &out->input, error);
-    if (status != LORA_OK) {
-        lora__factors_destroy(f);
-        return status;
-    }
-    out->svd = &out->made;
-    return LORA_OK;
+    return spectra_work_begin(out, &spectra->layers[index].svd, error);
+}
+
+LORA_PRIVATE lora_status lora__spectra_take(lora__spectra_work *out,
+                                            lora__factors *factors,
+                                            lora_error *error)
+{
+    memset(out, 0, sizeof *out);
+    out->factors = *factors;
+    memset(factors, 0, sizeof *factors);
+    return spectra_work_begin(out, NULL, error);
 }
 
 LORA_PRIVATE void lora__spectra_close(lora__spectra_work *work)

@@ -35,6 +35,11 @@ LORA_PRIVATE lora_status lora__spectra_open(lora__spectra_work *out,
                                             const lora_spectra *spectra,
                                             size_t index,
                                             lora_error *error);
+
+/* The same of factors that are given, which are taken over, also on failure. */
+LORA_PRIVATE lora_status lora__spectra_take(lora__spectra_work *out,
+                                            lora__factors *factors,
+                                            lora_error *error);
 LORA_PRIVATE void lora__spectra_close(lora__spectra_work *work);
 
 /* As lora__svd_truncate(). */

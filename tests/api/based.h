@@ -93,20 +93,49 @@ static inline lora_status based_delta(const lora_adapter *adapter,
     return status;
 }
 
-/* Changed weights of base.safetensors, which is made, to delta.safetensors. */
-static inline lora_status
-based_save(const lora_adapter *adapter, uint32_t skip_bad, lora_error *error)
+/* The path of base.safetensors, which is made. */
+static inline const char *based_path(void)
 {
     static char path[1200];
-    lora_adapter_delta_options options;
     image model;
 
     image_base(&model);
     folder_put("base.safetensors", model.file, model.bytes);
     image_free(&model);
     snprintf(path, sizeof path, "%s", in_folder("base.safetensors"));
+    return path;
+}
+
+/* All that needs the base as another kind, with base.safetensors, which is
+ * made. */
+static inline lora_status based_convert(lora_adapter **out,
+                                        lora_report **out_report,
+                                        const lora_adapter *adapter,
+                                        const char *kind,
+                                        const lora_rank_rule *rule,
+                                        lora_error *error)
+{
+    static const char *const drops[] = {"lora_unet_i"};
+    lora_adapter_convert_options options;
+
+    lora_adapter_convert_options_init(&options, sizeof options);
+    options.kind = kind;
+    options.rule = rule;
+    options.base = based_path();
+    options.drops = drops;
+    options.drop_count = 1;
+    return lora_adapter_convert_report(out, out_report, adapter, &options,
+                                       error);
+}
+
+/* Changed weights of base.safetensors, which is made, to delta.safetensors. */
+static inline lora_status
+based_save(const lora_adapter *adapter, uint32_t skip_bad, lora_error *error)
+{
+    lora_adapter_delta_options options;
+
     lora_adapter_delta_options_init(&options, sizeof options);
-    options.base = path;
+    options.base = based_path();
     options.weights = 1;
     options.skip_bad = skip_bad;
     return lora_adapter_save_delta(adapter, in_folder("delta.safetensors"), 0.5,

@@ -348,6 +348,112 @@ static void test_refused(void **state)
     image_free(&im);
 }
 
+/* What a module of a result changes without a base. */
+static void expect_made(const lora_adapter *adapter,
+                        char name,
+                        lora_part part,
+                        const double *expected,
+                        size_t count)
+{
+    lora_error error;
+    double got[6];
+
+    CHECK(LORA_OK, LORA_NO_OFFSET, "",
+          lora_adapter_delta(got, count * sizeof *got, adapter,
+                             module_of(adapter, name), part, 1.0,
+                             LORA_DTYPE_F64, 0, 2, &error));
+    for (size_t i = 0; i < count; i++) {
+        assert_true(got[i] == expected[i]);
+    }
+}
+
+/* Numbers are such that nothing is rounded. */
+static void test_convert(void **state)
+{
+    static const double glora[6] = {1.5, 7.0, 4.0, -1.5, -3.0, -2.0};
+    static const double inputs[6] = {2.0, 0.0, -3.0, -8.0, 0.0, -0.5};
+    static const double rows[6] = {0.5, 1.0, 1.5, 4.0, -5.0, -0.5};
+    static const double set[6] = {0.0, -2.0, -1.0, 4.0, -2.0, -0.5};
+    static const double bias[2] = {4.0, 2.0};
+    lora_adapter *adapter;
+    lora_adapter *out;
+    lora_report *report;
+    lora_report_module row = {.struct_size = sizeof row};
+    lora_error error;
+    image im;
+
+    (void)state;
+    image_based(&im);
+    adapter = open_image(context, &im);
+    CHECK(LORA_OK, LORA_NO_OFFSET, "",
+          based_convert(&out, &report, adapter, "lora", NULL, &error));
+    assert_int_equal(lora_adapter_module_count(out), 8);
+    expect_made(out, 'a', LORA_PART_WEIGHT, glora, 6);
+    expect_made(out, 'b', LORA_PART_WEIGHT, inputs, 6);
+    expect_made(out, 'd', LORA_PART_WEIGHT, rows, 6);
+    expect_made(out, 'e', LORA_PART_WEIGHT, rows, 6);
+    expect_made(out, 'e', LORA_PART_BIAS, bias, 2);
+    expect_made(out, 'h', LORA_PART_WEIGHT, set, 6);
+    assert_int_equal(lora_report_module_count(report), 8);
+    CHECK(LORA_OK, LORA_NO_OFFSET, "",
+          lora_report_get_module(&row, report, module_of(out, 'b'), &error));
+    assert_true(row.rank_out == 2 && row.energy == 1.0 && row.error == 0.0);
+    lora_report_destroy(report);
+    lora_adapter_destroy(out);
+    lora_adapter_destroy(adapter);
+    image_free(&im);
+}
+
+static void test_convert_refused(void **state)
+{
+    static const lora_rank_rule rule = {LORA_RANK_FIXED, 1, 0.0};
+    static const lora_rank_rule size = {LORA_RANK_SIZE, 0, 1e6};
+    static const char *const drop[] = {"lora_unet_i"};
+    lora_adapter_convert_options options;
+    lora_adapter *adapter;
+    lora_adapter *out;
+    lora_report *report;
+    lora_error error;
+    image im;
+
+    (void)state;
+    image_based(&im);
+    adapter = open_image(context, &im);
+    lora_adapter_convert_options_init(&options, sizeof options);
+    options.kind = "lora";
+    options.drops = drop;
+    options.drop_count = 1;
+    CHECK(LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET, "base_model.model.e",
+          lora_adapter_convert(&out, adapter, &options, &error));
+    assert_null(out);
+    options.base = based_path();
+    options.rule = &size;
+    CHECK(LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET, "base_model.model.e",
+          lora_adapter_convert(&out, adapter, &options, &error));
+    options.rule = &rule;
+    options.rank = 1;
+    CHECK_ARGUMENT(lora_adapter_convert(&out, adapter, &options, &error));
+    options.rank = 0;
+    options.kind = NULL;
+    CHECK_ARGUMENT(lora_adapter_convert(&out, adapter, &options, &error));
+    options.rule = NULL;
+    CHECK_ARGUMENT(lora_adapter_convert(&out, adapter, &options, &error));
+    options.base = NULL; /* no kind, no report */
+    CHECK(
+        LORA_OK, LORA_NO_OFFSET, "",
+        lora_adapter_convert_report(&out, &report, adapter, &options, &error));
+    assert_null(report);
+    lora_adapter_destroy(out);
+    options.kind = "lora";
+    options.base = in_folder("none.safetensors");
+    CHECK(
+        LORA_ERROR_IO, LORA_NO_OFFSET, in_folder("none.safetensors"),
+        lora_adapter_convert_report(&out, &report, adapter, &options, &error));
+    assert_true(out == NULL && report == NULL);
+    lora_adapter_destroy(adapter);
+    image_free(&im);
+}
+
 static int set_up(void **state)
 {
     (void)state;
@@ -365,10 +471,9 @@ static int tear_down(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_changes),
-        cmocka_unit_test(test_bias),
-        cmocka_unit_test(test_dora),
-        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_changes), cmocka_unit_test(test_bias),
+        cmocka_unit_test(test_dora),    cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_convert), cmocka_unit_test(test_convert_refused),
     };
 
     return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -151,6 +151,9 @@ OWN = {
                             ["--family", "nonsense"]),
     ("convert", "drop"): ([], ["--drop", "*attn1*"]),
     ("convert", "rank"): (["--as", "lora"], ["--rank", "1"]),
+    ("convert", "energy"): (["--as", "lora"], ["--energy", "0.5"]),
+    ("convert", "ratio"): (["--as", "lora"], ["--ratio", "1"]),
+    ("convert", "threshold"): (["--as", "lora"], ["--threshold", "1e9"]),
     ("convert", "rank-prefix"): ([], ["--rank-prefix", "1"]),
     ("convert", "truncate"): (["--rank-prefix", "1"],
                               ["--truncate", "trained-sqrt"]),
@@ -288,6 +291,10 @@ PAIRS = {
         ["convert", "half.safetensors", *OUT, "--dtype", "bf16"],
         ["convert", "half.safetensors", *OUT, "--dtype", "bf16",
          "--skip-bad"]),
+    ("convert", "base"): (
+        ["convert", "dora.safetensors", *OUT, "--as", "lora"],
+        ["convert", "dora.safetensors", *OUT, "--as", "lora", "--base",
+         "dora-base.safetensors"]),
     ("convert", "as"): (
         ["convert", "loha.safetensors", *OUT],
         ["convert", "loha.safetensors", *OUT, "--as", "lora"]),

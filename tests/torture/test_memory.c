@@ -608,6 +608,20 @@ static lora_status save_based(const call *job, lora_error *error)
     return status;
 }
 
+static lora_status convert_based(const call *job, lora_error *error)
+{
+    const lora_rank_rule *rule = job->rule.kind == 0 ? NULL : &job->rule;
+    lora_adapter *out = JUNK(lora_adapter);
+    lora_report *report = JUNK(lora_report);
+    lora_status status =
+        based_convert(&out, &report, adapter, job->dialect, rule, error);
+
+    assert_int_equal(remove(in_folder("base.safetensors")), 0);
+    assert_int_equal(report != NULL, status == LORA_OK);
+    lora_report_destroy(report);
+    return end_adapter(out, status);
+}
+
 static lora_status hash(const call *job, lora_error *error)
 {
     lora_hashes hashes = {.struct_size = sizeof hashes};
@@ -803,6 +817,9 @@ static const call jobs[] = {
     {"delta based", image_based, 0, delta_based, NULL, NONE, 0, 0, 0},
     {"save based", image_based, 0, save_based, NULL, NONE, 0, 0, 0},
     {"save based, some", image_based, 0, save_based, NULL, NONE, 0, 1, 0},
+    {"convert based", image_based, 0, convert_based, "lora", NONE, 0, 0, 0},
+    {"convert based, rank", image_based, 0, convert_based, "lora", FIXED(1), 0,
+     0, 0},
     {"hash", image_sample, 2, hash, NULL, NONE, 0, 0, 0},
     {"hash odd", image_odd, 2, hash, NULL, NONE, 0, 0, 0},
     {"edit in place", image_sample, 2, edit_file, NULL, NONE, 0, 0, 0},

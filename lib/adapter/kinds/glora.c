@@ -288,6 +288,85 @@ static void glora_kind_rows(const lora__rows *state,
     }
 }
 
+/* Row i of W a1, one element of the kernel after the other, and of b1. */
+static void
+glora_kind_up(lora__factors *out, const lora__rows *state, size_t in, size_t i)
+{
+    size_t kernel = state->cols / in;
+    size_t rank = state->rank;
+    double *work = state->blocks[GLORA_BLOCK_WORK];
+    const double *in_up = state->blocks[GLORA_BLOCK_IN_UP];
+    const double *up = state->blocks[GLORA_BLOCK_UP];
+    const void *base = lora__rows_base(state, i);
+
+    for (size_t x = 0; x < kernel; x++) {
+        memset(work, 0, rank * sizeof *work);
+        for (size_t c = 0; c < in; c++) {
+            lora__rows_axpy(state, work, in_up + c * rank, base, c * kernel + x,
+                            rank);
+        }
+        for (size_t r = 0; r < rank; r++) {
+            out->up_t[(x * rank + r) * out->rows + i] = work[r];
+        }
+    }
+    for (size_t r = 0; r < rank; r++) {
+        out->up_t[(kernel * rank + r) * out->rows + i] = up[i * rank + r];
+    }
+}
+
+/* [a2; b2], a2 with zeros between its elements for each one of the kernel. */
+static void
+glora_kind_down(lora__factors *out, const lora__rows *state, size_t in)
+{
+    size_t kernel = state->cols / in;
+    size_t rank = state->rank;
+    const double *in_down = state->blocks[GLORA_BLOCK_IN_DOWN];
+    size_t first = kernel * rank * out->cols;
+
+    memset(out->down, 0, first * sizeof *out->down);
+    for (size_t x = 0; x < kernel; x++) {
+        for (size_t r = 0; r < rank; r++) {
+            double *row = out->down + (x * rank + r) * out->cols;
+            for (size_t j = 0; j < in; j++) {
+                row[j * kernel + x] = in_down[r * in + j];
+            }
+        }
+    }
+    memcpy(out->down + first, state->blocks[GLORA_BLOCK_DOWN],
+           rank * out->cols * sizeof *out->down);
+}
+
+/* [W a1, b1] and [a2; b2]: a convolution has a W a1 for each element of its
+ * kernel. */
+static lora_status glora_kind_based_factors(lora__factors *out,
+                                            lora__rows *state,
+                                            const lora__module *module,
+                                            lora_error *error)
+{
+    enum { STEP = 64 };
+    size_t in = (size_t)module->shape[1];
+    size_t rank;
+
+    if (!lora__mul_size(state->cols / in + 1, state->rank, &rank)) {
+        return lora__fail_memory(error, UINT64_MAX);
+    }
+    TRY(lora__factors_alloc(out, state->context, state->rows, state->cols, rank,
+                            error));
+    out->scale = state->multiplier;
+    for (size_t i = 0; i < state->rows; i++) {
+        size_t end = state->rows - i < STEP ? state->rows : i + STEP;
+        lora_status status =
+            i % STEP == 0 ? lora__rows_want(state, i, end, error) : LORA_OK;
+        if (status != LORA_OK) {
+            lora__factors_destroy(out);
+            return status;
+        }
+        glora_kind_up(out, state, in, i);
+    }
+    glora_kind_down(out, state, in);
+    return LORA_OK;
+}
+
 /* A row of W a1 a2 needs a row of W; so do zeros in b1. */
 static int glora_kind_extent(lora__extent *out,
                              const lora_adapter *adapter,
@@ -316,5 +395,6 @@ LORA_PRIVATE const lora__kind lora__kind_glora = {
     .parse = glora_kind_parse,
     .prepare = glora_kind_prepare,
     .rows = glora_kind_rows,
+    .based_factors = glora_kind_based_factors,
     .extent = glora_kind_extent,
 };

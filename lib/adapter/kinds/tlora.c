@@ -268,6 +268,18 @@ static void tlora_kind_rows(const lora__rows *state,
                             out);
 }
 
+static lora_status tlora_kind_based_factors(lora__factors *out,
+                                            lora__rows *state,
+                                            const lora__module *module,
+                                            lora_error *error)
+{
+    (void)module;
+    TRY(lora__factors_take(out, state, TLORA_BLOCK_DOWN, error));
+    lora__rows_transpose(state, out->up_t, state->blocks[TLORA_BLOCK_UP],
+                         state->rows, state->rank);
+    return LORA_OK;
+}
+
 LORA_PRIVATE const lora__kind lora__kind_tlora = {
     .id = "tlora",
     .roles = LORA__ROLE_BIT(LORA__ROLE_TLORA_Q) |
@@ -279,4 +291,5 @@ LORA_PRIVATE const lora__kind lora__kind_tlora = {
     .parse = tlora_kind_parse,
     .prepare = tlora_kind_prepare,
     .rows = tlora_kind_rows,
+    .based_factors = tlora_kind_based_factors,
 };

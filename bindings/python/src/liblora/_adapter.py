@@ -413,7 +413,9 @@ class Adapter:
                 strength: float = 1.0, te_strength: Optional[float] = None,
                 kind: Optional[str] = None, rank: Optional[int] = None,
                 rank_prefix: Optional[int] = None,
-                truncate: str = "keep-alpha") -> "Adapter":
+                truncate: str = "keep-alpha", base: Any = None,
+                energy: Optional[float] = None, ratio: Optional[float] = None,
+                threshold: Optional[float] = None) -> "Adapter":
         """Other names or number types, fewer modules, another strength; else
         the same weight change.
 
@@ -426,8 +428,12 @@ class Adapter:
                     or patterns of names ("*" any characters, "?" one)
         strength    the result has at 1 the effect that this has at it
         te_strength the same for text encoders; None: the same number
-        kind        "lora": what other kinds become
+        kind        "lora": what other kinds become; .report of the result
+                    says what it cost
+        base        the model, a file or folder, for kinds that change a weight
+                    by what it is
         rank        of these, and of what was one before, at most; None: exact
+        energy, ratio, threshold  instead of it, as resize() has them
         rank_prefix of DyLoRA: the first directions to keep
         truncate    what becomes of alpha then: "keep-alpha", "trained-sqrt"
                     or "keep-scale"
@@ -436,9 +442,12 @@ class Adapter:
         patterns = [text(pattern) for pattern in drop]
         weights = _ffi.lora_strength(
             strength, strength if te_strength is None else te_strength)
+        rule = _resize.rule_of({"rank": rank, "energy": energy,
+                                "ratio": ratio, "threshold": threshold})
         out = ctypes.POINTER(_ffi.lora_adapter)()
+        report = ctypes.POINTER(_ffi.lora_report)()
         self._context.work(
-            lib.lora_adapter_convert, out, handle,
+            lib.lora_adapter_convert_report, out, report, handle,
             options(_ffi.lora_adapter_convert_options,
                     dialect=None if dialect is None else text(dialect),
                     family=None if family is None else text(family),
@@ -446,11 +455,14 @@ class Adapter:
                     skip_bad=skip_bad, strength=ctypes.pointer(weights),
                     drops=(ctypes.c_char_p * len(patterns))(*patterns),
                     drop_count=len(patterns),
-                    kind=None if kind is None else text(kind), rank=rank or 0,
+                    kind=None if kind is None else text(kind),
+                    base=None if base is None else _core.path_text(base),
+                    rule=None if rule is None else ctypes.pointer(rule),
                     rank_prefix=rank_prefix or 0,
                     truncation=_resize.choice(_resize.TRUNCATIONS,
                                               "truncate", truncate)))
-        return self._made(handle, out)
+        return self._made(handle, out, Report(report, self._context, handle)
+                          if report else None)
 
     def check(self, *, family: Optional[str] = None) -> Report:
         """Everything that would make it do nothing, or harm, values included.

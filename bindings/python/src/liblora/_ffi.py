@@ -423,36 +423,6 @@ class lora_builder(Structure):
     """Opaque."""
 
 
-class lora_strength(Structure):
-    _fields_ = [
-        ("model", c_double),
-        ("text_encoder", c_double),
-    ]
-
-
-lora_truncation = c_int32
-
-
-class lora_adapter_convert_options(Structure):
-    _fields_ = [
-        ("struct_size", c_size_t),
-        ("dialect", c_char_p),
-        ("family", c_char_p),
-        ("dtype", lora_dtype),
-        ("bake_alpha", c_uint32),
-        ("skip_bad", c_uint32),
-        ("reserved1", c_uint32),
-        ("strength", POINTER(lora_strength)),
-        ("drops", POINTER(c_char_p)),
-        ("drop_count", c_size_t),
-        ("kind", c_char_p),
-        ("rank", c_int32),
-        ("rank_prefix", c_int32),
-        ("truncation", lora_truncation),
-        ("reserved2", c_uint32),
-    ]
-
-
 lora_rank_rule_kind = c_int32
 
 
@@ -496,6 +466,38 @@ class lora_adapter_resize_options(Structure):
 
 class lora_spectra(Structure):
     """Opaque."""
+
+
+class lora_strength(Structure):
+    _fields_ = [
+        ("model", c_double),
+        ("text_encoder", c_double),
+    ]
+
+
+lora_truncation = c_int32
+
+
+class lora_adapter_convert_options(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("dialect", c_char_p),
+        ("family", c_char_p),
+        ("dtype", lora_dtype),
+        ("bake_alpha", c_uint32),
+        ("skip_bad", c_uint32),
+        ("reserved1", c_uint32),
+        ("strength", POINTER(lora_strength)),
+        ("drops", POINTER(c_char_p)),
+        ("drop_count", c_size_t),
+        ("kind", c_char_p),
+        ("rank", c_int32),
+        ("rank_prefix", c_int32),
+        ("truncation", lora_truncation),
+        ("reserved2", c_uint32),
+        ("base", c_char_p),
+        ("rule", POINTER(lora_rank_rule)),
+    ]
 
 
 lora_extract_kind = c_int32
@@ -896,11 +898,6 @@ FUNCTIONS: dict[str, Any] = {
          POINTER(lora_error)]),
     "lora_builder_destroy":
         (None, [POINTER(lora_builder)]),
-    "lora_adapter_convert_options_init":
-        (None, [POINTER(lora_adapter_convert_options), c_size_t]),
-    "lora_adapter_convert":
-        (lora_status, [POINTER(POINTER(lora_adapter)), POINTER(lora_adapter),
-         POINTER(lora_adapter_convert_options), POINTER(lora_error)]),
     "lora_adapter_resize_options_init":
         (None, [POINTER(lora_adapter_resize_options), c_size_t]),
     "lora_adapter_resize":
@@ -918,6 +915,15 @@ FUNCTIONS: dict[str, Any] = {
          POINTER(lora_error)]),
     "lora_spectra_destroy":
         (None, [POINTER(lora_spectra)]),
+    "lora_adapter_convert_options_init":
+        (None, [POINTER(lora_adapter_convert_options), c_size_t]),
+    "lora_adapter_convert":
+        (lora_status, [POINTER(POINTER(lora_adapter)), POINTER(lora_adapter),
+         POINTER(lora_adapter_convert_options), POINTER(lora_error)]),
+    "lora_adapter_convert_report":
+        (lora_status, [POINTER(POINTER(lora_adapter)),
+         POINTER(POINTER(lora_report)), POINTER(lora_adapter),
+         POINTER(lora_adapter_convert_options), POINTER(lora_error)]),
     "lora_adapter_extract_options_init":
         (None, [POINTER(lora_adapter_extract_options), c_size_t]),
     "lora_adapter_extract":

@@ -419,37 +419,6 @@ pub struct lora_builder {
     _marker: PhantomData<(*mut u8, PhantomPinned)>,
 }
 
-// lora/convert.h
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct lora_strength {
-    pub model: f64,
-    pub text_encoder: f64,
-}
-
-pub type lora_truncation = i32;
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct lora_adapter_convert_options {
-    pub struct_size: usize,
-    pub dialect: *const c_char,
-    pub family: *const c_char,
-    pub dtype: lora_dtype,
-    pub bake_alpha: u32,
-    pub skip_bad: u32,
-    pub reserved1: u32,
-    pub strength: *const lora_strength,
-    pub drops: *const *const c_char,
-    pub drop_count: usize,
-    pub kind: *const c_char,
-    pub rank: i32,
-    pub rank_prefix: i32,
-    pub truncation: lora_truncation,
-    pub reserved2: u32,
-}
-
 // lora/resize.h
 
 pub type lora_rank_rule_kind = i32;
@@ -494,6 +463,39 @@ pub struct lora_adapter_resize_options {
 pub struct lora_spectra {
     _data: [u8; 0],
     _marker: PhantomData<(*mut u8, PhantomPinned)>,
+}
+
+// lora/convert.h
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lora_strength {
+    pub model: f64,
+    pub text_encoder: f64,
+}
+
+pub type lora_truncation = i32;
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lora_adapter_convert_options {
+    pub struct_size: usize,
+    pub dialect: *const c_char,
+    pub family: *const c_char,
+    pub dtype: lora_dtype,
+    pub bake_alpha: u32,
+    pub skip_bad: u32,
+    pub reserved1: u32,
+    pub strength: *const lora_strength,
+    pub drops: *const *const c_char,
+    pub drop_count: usize,
+    pub kind: *const c_char,
+    pub rank: i32,
+    pub rank_prefix: i32,
+    pub truncation: lora_truncation,
+    pub reserved2: u32,
+    pub base: *const c_char,
+    pub rule: *const lora_rank_rule,
 }
 
 // lora/extract.h
@@ -1007,17 +1009,6 @@ extern "C" {
         error: *mut lora_error,
     ) -> lora_status;
     pub fn lora_builder_destroy(builder: *mut lora_builder);
-    // lora/convert.h
-    pub fn lora_adapter_convert_options_init(
-        options: *mut lora_adapter_convert_options,
-        size: usize,
-    );
-    pub fn lora_adapter_convert(
-        out: *mut *mut lora_adapter,
-        adapter: *const lora_adapter,
-        options: *const lora_adapter_convert_options,
-        error: *mut lora_error,
-    ) -> lora_status;
     // lora/resize.h
     pub fn lora_adapter_resize_options_init(
         options: *mut lora_adapter_resize_options,
@@ -1045,6 +1036,24 @@ extern "C" {
         error: *mut lora_error,
     ) -> lora_status;
     pub fn lora_spectra_destroy(spectra: *mut lora_spectra);
+    // lora/convert.h
+    pub fn lora_adapter_convert_options_init(
+        options: *mut lora_adapter_convert_options,
+        size: usize,
+    );
+    pub fn lora_adapter_convert(
+        out: *mut *mut lora_adapter,
+        adapter: *const lora_adapter,
+        options: *const lora_adapter_convert_options,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_adapter_convert_report(
+        out: *mut *mut lora_adapter,
+        out_report: *mut *mut lora_report,
+        adapter: *const lora_adapter,
+        options: *const lora_adapter_convert_options,
+        error: *mut lora_error,
+    ) -> lora_status;
     // lora/extract.h
     pub fn lora_adapter_extract_options_init(
         options: *mut lora_adapter_extract_options,
@@ -1272,8 +1281,8 @@ sized! {
     lora_adapter_save_options,
     lora_adapter_delta_options,
     lora_adapter_delta_base_options,
-    lora_adapter_convert_options,
     lora_adapter_resize_options,
+    lora_adapter_convert_options,
     lora_adapter_extract_options,
     lora_layer_options,
     lora_layer_info,
@@ -1472,27 +1481,6 @@ layout! {
         weights: 16, 4,
         reserved1: 20, 4,
     }
-    lora_strength, 16 {
-        model: 0, 8,
-        text_encoder: 8, 8,
-    }
-    lora_adapter_convert_options, 88 {
-        struct_size: 0, 8,
-        dialect: 8, 8,
-        family: 16, 8,
-        dtype: 24, 4,
-        bake_alpha: 28, 4,
-        skip_bad: 32, 4,
-        reserved1: 36, 4,
-        strength: 40, 8,
-        drops: 48, 8,
-        drop_count: 56, 8,
-        kind: 64, 8,
-        rank: 72, 4,
-        rank_prefix: 76, 4,
-        truncation: 80, 4,
-        reserved2: 84, 4,
-    }
     lora_rank_rule, 16 {
         kind: 0, 4,
         rank: 4, 4,
@@ -1515,6 +1503,29 @@ layout! {
         counting: 52, 4,
         split: 56, 4,
         keep_core: 60, 4,
+    }
+    lora_strength, 16 {
+        model: 0, 8,
+        text_encoder: 8, 8,
+    }
+    lora_adapter_convert_options, 104 {
+        struct_size: 0, 8,
+        dialect: 8, 8,
+        family: 16, 8,
+        dtype: 24, 4,
+        bake_alpha: 28, 4,
+        skip_bad: 32, 4,
+        reserved1: 36, 4,
+        strength: 40, 8,
+        drops: 48, 8,
+        drop_count: 56, 8,
+        kind: 64, 8,
+        rank: 72, 4,
+        rank_prefix: 76, 4,
+        truncation: 80, 4,
+        reserved2: 84, 4,
+        base: 88, 8,
+        rule: 96, 8,
     }
     lora_adapter_extract_options, 128 {
         struct_size: 0, 8,

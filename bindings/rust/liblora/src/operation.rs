@@ -152,8 +152,12 @@ pub struct ConvertOptions {
     pub drops: Vec<String>,
     /// `lora`: what other kinds become, exactly or by `rank`.
     pub kind: Option<String>,
+    /// The model, for kinds that change a weight by what it is.
+    pub base: Option<PathBuf>,
     /// Of those, and of what was a pair before, at most.
     pub rank: Option<i32>,
+    /// Instead of `rank`.
+    pub rule: Option<RankRule>,
     /// Of DyLoRA: the first directions, and what becomes of alpha.
     pub prefix: Option<(i32, Truncation)>,
 }
@@ -266,9 +270,16 @@ impl<'a> Adapter<'a> {
 
     /// Other names, number types or kinds, the same weight change.
     pub fn convert(&self, options: &ConvertOptions) -> Result<Self> {
+        Ok(self.convert_report(options)?.0)
+    }
+
+    /// The same, and what a change of kind cost, if there was one.
+    pub fn convert_report(&self, options: &ConvertOptions) -> Result<(Self, Option<Report>)> {
         let dialect = c_text_option(options.dialect.as_deref())?;
         let family = c_text_option(options.family.as_deref())?;
         let kind = c_text_option(options.kind.as_deref())?;
+        let base = options.base.as_deref().map(c_path).transpose()?;
+        let rule = options.rule.map(RankRule::raw);
         let prefix = options.prefix.unwrap_or_default();
         let strength = options
             .strength
@@ -285,17 +296,25 @@ impl<'a> Adapter<'a> {
             drops: drops.as_ptr(),
             drop_count: drops.len(),
             kind: pointer(&kind),
+            base: pointer(&base),
             rank: options.rank.unwrap_or(0),
+            rule: rule.as_ref().map_or(ptr::null(), |rule| rule),
             rank_prefix: prefix.0,
             truncation: prefix.1 as i32,
             ..Default::default()
         };
-        let mut out = ptr::null_mut();
+        let (mut out, mut report) = (ptr::null_mut(), ptr::null_mut());
         // SAFETY: as in resize().
         unsafe {
-            self.context()
-                .call(|e| sys::lora_adapter_convert(&mut out, self.raw(), &settings, e))?;
-            Self::from_raw(out, self.context())
+            self.context().call(|e| {
+                sys::lora_adapter_convert_report(&mut out, &mut report, self.raw(), &settings, e)
+            })?;
+            let made = Self::from_raw(out, self.context())?;
+            let report = match report.is_null() {
+                true => None,
+                false => Some(Report::from_raw(report, self.context())?),
+            };
+            Ok((made, report))
         }
     }
 
