@@ -33,8 +33,8 @@ static const opt_spec convert_options[] = {
     {"drop", 0, OPT_LIST, "PATTERN",
      "leave the modules that match out (repeatable)",
      offsetof(convert_settings, drops), 0, 0, 0},
-    {"as", 0, OPT_CHOICE, "lora",
-     "what other kinds become: pairs of factors, exactly",
+    {"as", 0, OPT_CHOICE, "lora|full",
+     "what other kinds become: pairs, or differences",
      offsetof(convert_settings, kind), 0, 0, 0},
     {"base", 0, OPT_TEXT, "BASE", "the model, for kinds that need its weights",
      offsetof(convert_settings, base), 0, 0, 0},
@@ -153,8 +153,7 @@ static void convert_put_error(const lora_report *report)
     size_t count = 0;
     module.struct_size = sizeof module;
     for (size_t i = 0; i < lora_report_module_count(report); i++) {
-        if (lora_report_get_module(&module, report, i, NULL) != LORA_OK ||
-            module.rank_out == 0) {
+        if (lora_report_get_module(&module, report, i, NULL) != LORA_OK) {
             continue;
         }
         double lost = sqrt(fmax(0.0, 1.0 - module.energy));
@@ -206,7 +205,7 @@ static int convert_check(app_state *app, const convert_settings *own)
 {
     lora_rank_rule rule;
     int rules = ranks_find_rule(&own->ranks.rules, &rule);
-    if (rules != 0 && own->kind == 0) {
+    if (rules != 0 && own->kind != 1) {
         return say_usage(app, NULL,
                          "--rank and its like go with --as lora; lora resize "
                          "lowers ranks");
@@ -253,7 +252,7 @@ convert_run(app_state *app, int count, char **paths, const void *settings)
     options.strength = given ? &strength : NULL;
     options.drops = own->drops.items;
     options.drop_count = own->drops.count;
-    options.kind = own->kind != 0 ? "lora" : NULL;
+    options.kind = own->kind == 1 ? "lora" : own->kind == 2 ? "full" : NULL;
     options.base = own->base;
     options.rule =
         ranks_find_rule(&own->ranks.rules, &rule) != 0 ? &rule : NULL;
@@ -313,9 +312,10 @@ const app_verb cmd_convert = {
     "of text encoders. --drop takes the name of a component, or a pattern of\n"
     "names, in which * is any text.\n"
     "With --as lora LoHa and LoKr become pairs of factors, exactly, or with\n"
-    "--rank the best of that rank. Kinds that change a weight by what it is,\n"
-    "as GLoRA, (IA)^3, T-LoRA, OFT and all with DoRA, take --base, the model.\n"
-    "The largest error of a module is told, as a share of its change.\n",
+    "--rank the best of that rank; with --as full all become the difference\n"
+    "of the weight. Kinds that change a weight by what it is, as GLoRA,\n"
+    "(IA)^3, T-LoRA, OFT and all with DoRA, take --base, the model. The\n"
+    "largest error of a module is told, as a share of its change.\n",
     convert_options,
     OPT_GROUP_TALK | OPT_GROUP_JSON | OPT_GROUP_CONTEXT | OPT_GROUP_INPUT |
         OPT_GROUP_FORCE | OPT_GROUP_OUTPUT | OPT_GROUP_SKIP_BAD |

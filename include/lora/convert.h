@@ -39,7 +39,7 @@ typedef struct lora_adapter_convert_options {
     const lora_strength *strength; /* to put into it; NULL: 1 and 1 */
     const char *const *drops;      /* patterns of modules to leave out */
     size_t drop_count;
-    const char *kind;    /* "lora": what other kinds become; NULL keeps them */
+    const char *kind;    /* "lora" or "full": what others become; NULL keeps */
     int32_t rank;        /* of those, and of LoRA, at most; 0: exact */
     int32_t rank_prefix; /* first directions to keep; 0: all */
     lora_truncation truncation;
@@ -85,6 +85,11 @@ lora_adapter_convert_options_init(lora_adapter_convert_options *options,
  *  lora_adapter_resize(). A bias that changes with the base's gets a bias
  *  change.
  *
+ *  With kind "full" every module whose weight changes becomes a full difference
+ *  of that, and of its bias where that changes: of any kind, with `base` of
+ *  those that need it. They are computed when they are read, rounded once, and
+ *  take no memory before; the base stays open.
+ *
  *  `rank_prefix` is for DyLoRA, whose directions are in the order of their
  *  importance: of up and down the first ones are kept, bit by bit. It comes
  *  before `kind`, and both before everything else but `drops`.
@@ -127,7 +132,8 @@ lora_adapter_convert(lora_adapter **out,
  *  With kind "lora" the report has a row for each module, as
  *  lora_adapter_resize() gives it; those of modules that are pairs without a
  *  loss but rounding have no singular values, and no error unless the base was
- *  needed. Otherwise there is none.
+ *  needed. With "full" it has one for each module that became one, with what
+ *  rounding to the type loses. Otherwise there is none.
  *
  *  @param out         receives the adapter; NULL on failure.
  *  @param out_report  receives the report, or NULL; may be NULL.

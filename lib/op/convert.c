@@ -2,6 +2,7 @@
 #include "op/emit_alpha.h"
 
 #include "core/options.h"
+#include "op/full.h"
 #include "op/parts.h"
 #include "op/prefix.h"
 #include "op/resize.h"
@@ -32,11 +33,13 @@ typedef struct convert_job {
 static lora_status convert_check_made(const lora_adapter_convert_options *o,
                                       lora_error *error)
 {
-    if (o->kind != NULL && strcmp(o->kind, "lora") != 0) {
+    int lora = o->kind != NULL && strcmp(o->kind, "lora") == 0;
+
+    if (o->kind != NULL && !lora && strcmp(o->kind, "full") != 0) {
         return lora__fail(error, LORA_ERROR_ARGUMENT, LORA_NO_OFFSET, o->kind,
                           "no kind that others can become");
     }
-    CHECK_ARG((o->rank == 0 && o->rule == NULL) || o->kind != NULL, error);
+    CHECK_ARG((o->rank == 0 && o->rule == NULL) || lora, error);
     CHECK_ARG(o->rank == 0 || o->rule == NULL, error);
     CHECK_ARG(o->base == NULL || o->kind != NULL, error);
     CHECK_ARG(o->truncation == LORA_TRUNCATE_KEEP_ALPHA ||
@@ -512,14 +515,19 @@ static lora_status convert_kinds(lora_adapter **adapter,
         TRY(lora__checkpoint_open(&base, (*adapter)->context, options->base, 0,
                                   error));
     }
-    lora_adapter_resize_options_init(&resize, sizeof resize);
-    resize.dtype = options->dtype;
-    resize.skip_bad = options->skip_bad;
-    status = lora__resize_to_pairs(&next, out_report, *adapter,
-                                   options->rule != NULL ? options->rule
-                                   : options->rank != 0  ? &rank
-                                                         : NULL,
-                                   base, named, &resize, error);
+    if (strcmp(options->kind, "full") == 0) {
+        status = lora__full_make(&next, out_report, *adapter, base, named,
+                                 options->dtype, options->skip_bad != 0, error);
+    } else {
+        lora_adapter_resize_options_init(&resize, sizeof resize);
+        resize.dtype = options->dtype;
+        resize.skip_bad = options->skip_bad;
+        status = lora__resize_to_pairs(&next, out_report, *adapter,
+                                       options->rule != NULL ? options->rule
+                                       : options->rank != 0  ? &rank
+                                                             : NULL,
+                                       base, named, &resize, error);
+    }
     lora__checkpoint_release(base);
     if (status == LORA_OK) {
         convert_step(adapter, next);
@@ -560,6 +568,7 @@ static lora_status convert_made(lora_adapter **out,
         convert_step(&between, next);
     }
     if (options->kind != NULL) {
+        then.dtype = LORA_DTYPE_NONE; /* done with it */
         TRY_OR_DONE(convert_kinds(&between, &report, options, error));
     }
     status = lora_adapter_convert(out, between, &then, error);

@@ -3,6 +3,7 @@
 
 #include "core/options.h"
 
+#include <math.h>
 #include <string.h>
 
 LORA_PRIVATE lora_status lora__report_create(lora_report **out,
@@ -154,6 +155,61 @@ static lora_status report_index(const lora_problem ***out,
         (*out)[i++] = &node->problem;
     }
     return LORA_OK;
+}
+
+static void report_put_module(lora__buffer *json,
+                              const lora_report_module *module)
+{
+    lora__buffer_putc(json, '{');
+    lora__report_put_string(json, "name", module->name);
+    lora__report_put_u64(json, "rank_in", (uint64_t)module->rank_in);
+    lora__report_put_u64(json, "rank_out", (uint64_t)module->rank_out);
+    lora__report_put_number(json, "energy", module->energy);
+    lora__report_put_number(json, "error", module->error);
+    lora__report_put_number(json, "spectral_error", module->spectral);
+    lora__report_put_number(json, "frobenius", module->frobenius);
+    lora__report_put_number(json, "sigma_1", module->largest);
+    lora__report_put_number(json, "sigma_r", module->least);
+    lora__report_put_number(json, "stable_rank", module->stable_rank);
+    lora__report_put_number(json, "effective_rank", module->effective_rank);
+    lora__json_put_key(json, "sigma");
+    lora__buffer_putc(json, '[');
+    for (size_t i = 0; i < module->sigma_count; i++) {
+        lora__buffer_puts(json, i == 0 ? "" : ",");
+        lora__buffer_number(json, module->sigma[i]);
+    }
+    lora__buffer_puts(json, "]}");
+}
+
+LORA_PRIVATE void lora__report_put_modules(lora_report *report)
+{
+    lora__buffer *json = &report->json;
+
+    lora__json_put_key(json, "modules");
+    lora__buffer_putc(json, '[');
+    for (size_t m = 0; m < report->module_count; m++) {
+        lora__buffer_puts(json, m == 0 ? "" : ",");
+        report_put_module(json, &report->modules[m]);
+    }
+    lora__buffer_putc(json, ']');
+}
+
+LORA_PRIVATE void
+lora__report_put_totals(lora_report *report, double total, double lost)
+{
+    lora__buffer *json = &report->json;
+
+    lora__json_put_key(json, "totals");
+    lora__buffer_putc(json, '{');
+    lora__report_put_u64(json, "modules", report->module_count);
+    lora__report_put_number(json, "energy",
+                            total > 0.0 ? 1.0 - lost / total : 1.0);
+    lora__report_put_number(json, "error", sqrt(lost));
+    lora__report_put_number(json, "frobenius",
+                            total > lost ? sqrt(1.0 - lost / total)
+                                         : total == 0.0);
+    lora__report_put_number(json, "relative_error",
+                            total > 0.0 ? sqrt(lost / total) : 0.0);
 }
 
 LORA_PRIVATE lora_status lora__report_finish(lora_report *report,

@@ -33,6 +33,14 @@ LORA_PRIVATE lora_status lora__report_copy_problems(lora_report *report,
                                                     const lora_adapter *adapter,
                                                     lora_error *error);
 
+/* Append "modules":[...] of a report on ranks. */
+LORA_PRIVATE void lora__report_put_modules(lora_report *report);
+
+/* Begin "totals":{ with what all modules lose, of squared norms; the brace is
+ * for the caller to close. */
+LORA_PRIVATE void
+lora__report_put_totals(lora_report *report, double total, double lost);
+
 /* Append "problems":[...], or "fixes":[...], to the JSON text. */
 LORA_PRIVATE void lora__report_put_problems(lora_report *report);
 LORA_PRIVATE void lora__report_put_fixes(lora_report *report);

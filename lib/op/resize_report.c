@@ -52,44 +52,10 @@ resize_put_totals(lora__resize *job, const lora_adapter *result, double total)
     for (size_t i = 0; i < result->container->entry_count; i++) {
         bytes_out += result->container->entries[i].bytes;
     }
-    lora__json_put_key(json, "totals");
-    lora__buffer_putc(json, '{');
-    lora__report_put_u64(json, "modules", job->report->module_count);
-    lora__report_put_number(json, "energy",
-                            total > 0.0 ? 1.0 - discarded / total : 1.0);
-    lora__report_put_number(json, "error", sqrt(discarded));
-    lora__report_put_number(json, "frobenius",
-                            total > discarded ? sqrt(1.0 - discarded / total)
-                                              : total == 0.0);
-    lora__report_put_number(json, "relative_error",
-                            total > 0.0 ? sqrt(discarded / total) : 0.0);
+    lora__report_put_totals(job->report, total, discarded);
     lora__report_put_u64(json, "bytes_in", bytes_in);
     lora__report_put_u64(json, "bytes_out", bytes_out);
     lora__buffer_putc(json, '}');
-}
-
-static void resize_put_module(lora__buffer *json,
-                              const lora_report_module *module)
-{
-    lora__buffer_putc(json, '{');
-    lora__report_put_string(json, "name", module->name);
-    lora__report_put_u64(json, "rank_in", (uint64_t)module->rank_in);
-    lora__report_put_u64(json, "rank_out", (uint64_t)module->rank_out);
-    lora__report_put_number(json, "energy", module->energy);
-    lora__report_put_number(json, "error", module->error);
-    lora__report_put_number(json, "spectral_error", module->spectral);
-    lora__report_put_number(json, "frobenius", module->frobenius);
-    lora__report_put_number(json, "sigma_1", module->largest);
-    lora__report_put_number(json, "sigma_r", module->least);
-    lora__report_put_number(json, "stable_rank", module->stable_rank);
-    lora__report_put_number(json, "effective_rank", module->effective_rank);
-    lora__json_put_key(json, "sigma");
-    lora__buffer_putc(json, '[');
-    for (size_t i = 0; i < module->sigma_count; i++) {
-        lora__buffer_puts(json, i == 0 ? "" : ",");
-        lora__buffer_measured(json, module->sigma[i]);
-    }
-    lora__buffer_puts(json, "]}");
 }
 
 /* Modules that were left out have no numbers; they are problems. */
@@ -125,13 +91,7 @@ LORA_PRIVATE lora_status lora__resize_report(lora__resize *job,
     TRY(resize_drop_rows(job, error));
 
     lora__buffer_putc(json, '{');
-    lora__json_put_key(json, "modules");
-    lora__buffer_putc(json, '[');
-    for (size_t m = 0; m < job->report->module_count; m++) {
-        lora__buffer_puts(json, m == 0 ? "" : ",");
-        resize_put_module(json, &job->report->modules[m]);
-    }
-    lora__buffer_putc(json, ']');
+    lora__report_put_modules(job->report);
     resize_put_totals(job, result, beyond);
     lora__report_put_problems(job->report);
     lora__buffer_putc(json, '}');

@@ -107,7 +107,7 @@ static inline const char *based_path(void)
 }
 
 /* All that needs the base as another kind, with base.safetensors, which is
- * made. */
+ * made; what has no such thing in its dialect is left out. */
 static inline lora_status based_convert(lora_adapter **out,
                                         lora_report **out_report,
                                         const lora_adapter *adapter,
@@ -115,7 +115,7 @@ static inline lora_status based_convert(lora_adapter **out,
                                         const lora_rank_rule *rule,
                                         lora_error *error)
 {
-    static const char *const drops[] = {"lora_unet_i"};
+    static const char *const drops[] = {"lora_unet_i", "base_model.*"};
     lora_adapter_convert_options options;
 
     lora_adapter_convert_options_init(&options, sizeof options);
@@ -123,7 +123,7 @@ static inline lora_status based_convert(lora_adapter **out,
     options.rule = rule;
     options.base = based_path();
     options.drops = drops;
-    options.drop_count = 1;
+    options.drop_count = strcmp(kind, "full") == 0 ? 2 : 1;
     return lora_adapter_convert_report(out, out_report, adapter, &options,
                                        error);
 }

@@ -404,6 +404,51 @@ static void test_convert(void **state)
     image_free(&im);
 }
 
+/* Differences are computed when they are read: after the adapter they are of is
+ * closed, in pieces, in any order, by several readings at once. */
+static void test_full(void **state)
+{
+    static const double inputs[6] = {2.0, 0.0, -3.0, -8.0, 0.0, -0.5};
+    lora_adapter_convert_options options;
+    lora_tensor_info info = {.struct_size = sizeof info};
+    lora_adapter *adapter;
+    lora_adapter *out;
+    lora_adapter *again;
+    lora_report *report;
+    lora_error error;
+    float got[6];
+    image im;
+    size_t index = 0;
+
+    (void)state;
+    image_based(&im);
+    adapter = open_image(context, &im);
+    CHECK(LORA_OK, LORA_NO_OFFSET, "",
+          based_convert(&out, &report, adapter, "full", NULL, &error));
+    lora_adapter_destroy(adapter);
+    assert_int_equal(lora_report_module_count(report), 7);
+    lora_report_destroy(report);
+    expect_made(out, 'b', LORA_PART_WEIGHT, inputs, 6);
+    do {
+        CHECK(LORA_OK, LORA_NO_OFFSET, "",
+              lora_adapter_get_tensor_info(&info, out, index++, &error));
+    } while (strcmp(info.name, "lora_unet_b.diff") != 0);
+    CHECK(LORA_OK, LORA_NO_OFFSET, "",
+          lora_adapter_read_tensor(got, sizeof got, out, index - 1,
+                                   LORA_DTYPE_F32, &error));
+    for (size_t i = 0; i < 6; i++) {
+        assert_true((double)got[i] == inputs[i]);
+    }
+    lora_adapter_convert_options_init(&options, sizeof options);
+    options.dtype = LORA_DTYPE_F16; /* computed from what is computed */
+    CHECK(LORA_OK, LORA_NO_OFFSET, "",
+          lora_adapter_convert(&again, out, &options, &error));
+    lora_adapter_destroy(out);
+    expect_made(again, 'b', LORA_PART_WEIGHT, inputs, 6);
+    lora_adapter_destroy(again);
+    image_free(&im);
+}
+
 static void test_convert_refused(void **state)
 {
     static const lora_rank_rule rule = {LORA_RANK_FIXED, 1, 0.0};
@@ -471,9 +516,13 @@ static int tear_down(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_changes), cmocka_unit_test(test_bias),
-        cmocka_unit_test(test_dora),    cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_convert), cmocka_unit_test(test_convert_refused),
+        cmocka_unit_test(test_changes),
+        cmocka_unit_test(test_bias),
+        cmocka_unit_test(test_dora),
+        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_convert),
+        cmocka_unit_test(test_full),
+        cmocka_unit_test(test_convert_refused),
     };
 
     return cmocka_run_group_tests(tests, set_up, tear_down);

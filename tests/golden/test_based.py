@@ -137,6 +137,29 @@ def test_energy(suite, case):
         equal(row(report, m)["rank_out"], kept, "rank")
 
 
+def test_full(suite, case):
+    """The difference itself, rounded once to the type."""
+    if "peft" in case.case["id"]:
+        said, _ = convert(suite, case, "--as", "full", code=FAILED)
+        require("peft" in said and "kohya" in said, said)
+        return
+    for dtype, unit in (("f32", 0.0), ("f16", 2.0 ** -11)):
+        tensors, report = convert(suite, case, "--as", "full", "--dtype", dtype)
+        names = set()
+        for m in case.modules:
+            want = change(case, m).reshape(m.weight.shape)
+            got = tensors[m.prefix + ".diff"]
+            names.add(m.prefix + ".diff")
+            equal(got.dtype, dtype.upper(), "type")
+            expected = case.expected[m.target + ".weight@1"]
+            support.close(got.array(), want, case.bound(expected) +
+                          unit * np.abs(want) + 2.0 ** -25, m.target)
+            lost = np.linalg.norm(got.array() - want) / np.linalg.norm(want)
+            said = np.sqrt(max(0.0, 1 - row(report, m)["energy"]))
+            support.close(said, lost, 1e-5 if unit else 1e-4, "error reported")
+        equal(set(tensors), names, "tensors")
+
+
 def test_refused_case(suite, case):
     said, _ = convert(suite, case, "--as", "lora", code=None)
     require(case.modules[0].prefix in said, said)
@@ -277,6 +300,8 @@ def test_skipped(suite):
     got = built(suite, path, base, "--as", "lora", "--skip-bad")
     support.close(support.module_delta(got, KOHYA)[0], want, 1e-5, "kept")
     require(not any(other in name for name in got), "not left out")
+    got = built(suite, path, base, "--as", "full", "--skip-bad")
+    equal(set(got), {KOHYA + ".diff"}, "kept")
 
 
 def test_refused(suite):
@@ -292,15 +317,95 @@ def test_refused(suite):
     said = built(suite, path, suite.path("no.safetensors"), "--as", "lora",
                  code=support.UNREADABLE)
     require("no.safetensors" in said, said)
+    for rule in ("--rank", "--energy"):
+        said = built(suite, path, base, "--as", "full", rule, 1, code=USAGE)
+        require("lora" in said, said)
     nan = np.full((6, 5), np.nan, np.float32)
     base = base_file(suite, {KOHYA + ".weight": tensor(nan, "F32")})
     said = built(suite, path, base, "--as", "lora", code=MISMATCH)
     require(KOHYA in said and "finite" in said, said)
     said = built(suite, path, base, "--as", "lora", "--rank", 1, code=MISMATCH)
     require(KOHYA in said and "finite" in said, said)
+    said = built(suite, path, base, "--as", "full", code=MISMATCH)
+    require(KOHYA in said and "finite" in said, said)
+    large = np.full((6, 5), 1e6, np.float32)
+    base = base_file(suite, {KOHYA + ".weight": tensor(large, "F32")})
+    said = built(suite, path, base, "--as", "full", "--dtype", "f16",
+                 code=MISMATCH)
+    require(KOHYA in said and "F16" in said, said)
+    run = suite.run("convert", path, "-o", suite.path("out.safetensors"),
+                    "--as", "full", code=FAILED)
+    require("--base" in run.err, run.err)
     run = suite.run("resize", path, "-o", suite.path("out.safetensors"),
                     "--rank", 1, code=FAILED)
     require("convert" in run.err and KOHYA in run.err, run.err)
+
+
+def test_additive(suite, folder, cases):
+    """Kinds that need no base become differences without one."""
+    for entry in cases:
+        if entry["operation"] != "delta" or "config" in entry["params"]:
+            continue
+        with suite.case(entry["id"] + ", full"):
+            out = suite.path("out.safetensors")
+            suite.run("convert", folder / entry["adapter"], "-o", out, "--as",
+                      "full", "--dtype", "f32", "--force")
+            got = arrays(out)
+            wants = arrays(folder / entry["expect"])
+            for target, info in entry["params"]["modules"].items():
+                want = wants[target + ".delta"]
+                value = got.get(info["prefix"] + ".diff",
+                                got.get(info["prefix"] + ".w_norm"))
+                support.close(value.reshape(want.shape), want, entry["atol"] +
+                              entry["rtol"] * np.abs(want), target)
+            require(not any("lora_" in name[9:] or "hada" in name or
+                            "lokr" in name for name in got), str(set(got)))
+
+
+def test_full_names(suite):
+    """What diffusers' names cannot say, kohya's can; a bias goes with it."""
+    rng = np.random.default_rng(6)
+    name = test_base.TARGET
+    vector = rng.standard_normal((4, 1)).astype(np.float32)
+    weight = rng.standard_normal((4, 3)).astype(np.float32)
+    bias = rng.standard_normal(4).astype(np.float32)
+    path = suite.path("ia3.safetensors")
+    support.write_file(path, {name + ".ia3_l": tensor(vector, "F32")})
+    base = base_file(suite, {name + ".weight": tensor(weight, "F32"),
+                             name + ".bias": tensor(bias, "F32")})
+    said = built(suite, path, base, "--as", "full", code=FAILED)
+    require("kohya" in said and name in said, said)
+    got = built(suite, path, base, "--as", "full", "--dialect", "kohya")
+    equal(set(got), {KOHYA + ".diff", KOHYA + ".diff_b"}, "names")
+    support.close(got[KOHYA + ".diff"].array(), weight * (vector - 1), 1e-6,
+                  "weight")
+    support.close(got[KOHYA + ".diff_b"].array(), bias * (vector[:, 0] - 1),
+                  1e-6, "bias")
+    got = built(suite, f"{path}:-0.5", base, "--as", "full", "--dialect",
+                "kohya")
+    support.close(got[KOHYA + ".diff"].array(), -0.5 * weight * (vector - 1),
+                  1e-6, "weight at -0.5")
+
+
+def test_full_large(suite):
+    """Read in pieces, the state of a module is made once: of T-LoRA that is a
+    decomposition, and a file of it takes no more than two."""
+    rng = np.random.default_rng(7)
+    rows, cols, rank = 600, 900, 4
+    weight = rng.standard_normal((rows, cols)).astype(np.float32)
+    p, q = rng.standard_normal((rows, rank)), rng.standard_normal((rank, cols))
+    lam = rng.uniform(0.5, 2, (1, rank))
+    path = suite.path("tlora.safetensors")
+    support.write_file(path, {
+        KOHYA + ".p_layer.weight": tensor(p, "F32"),
+        KOHYA + ".q_layer.weight": tensor(q, "F32"),
+        KOHYA + ".lambda_layer": tensor(lam, "F32"),
+        KOHYA + ".alpha": tensor(np.float32(rank), "F32")})
+    base = base_file(suite, {KOHYA + ".weight": tensor(weight, "F32")})
+    u, s, vt = np.linalg.svd(weight.astype(np.float64), full_matrices=False)
+    want = (p * lam) @ q - (u[:, :rank] * s[:rank]) @ vt[:rank]
+    got = built(suite, path, base, "--as", "full")[KOHYA + ".diff"].array()
+    support.close(got, want, 1e-5 * np.abs(want).max(), "change")
 
 
 def test_library(suite, liblora):
@@ -336,10 +441,11 @@ def main():
                 test_refused_case(suite, case)
             continue
         for test in (test_exact, test_reads_back, test_ranks, test_energy,
-                     test_no_base):
+                     test_full, test_no_base):
             with suite.case(f"{entry['id']}, {test.__name__[5:]}"):
                 test(suite, case)
-    for test in (test_glora_rank, test_large, test_half, test_transposed,
+    test_additive(suite, folder, cases)
+    for test in (test_full_names, test_full_large, test_glora_rank, test_large, test_half, test_transposed,
                  test_skipped, test_refused):
         with suite.case(test.__name__[5:]):
             test(suite)

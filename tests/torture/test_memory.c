@@ -363,7 +363,7 @@ static lora_status convert(const call *job, lora_error *error)
     options.dialect = job->dialect;
     options.dtype = job->dtype;
     options.bake_alpha = job->flag == 1;
-    options.kind = job->flag == 2 ? "lora" : NULL;
+    options.kind = job->flag == 2 ? "lora" : job->flag == 4 ? "full" : NULL;
     options.rank = job->flag == 2 ? job->rule.rank : 0;
     options.rank_prefix = job->flag == 3 ? job->rule.rank : 0;
     status = lora_adapter_convert(&out, adapter, &options, error);
@@ -820,6 +820,9 @@ static const call jobs[] = {
     {"convert based", image_based, 0, convert_based, "lora", NONE, 0, 0, 0},
     {"convert based, rank", image_based, 0, convert_based, "lora", FIXED(1), 0,
      0, 0},
+    {"convert full", image_sample, 0, convert, "kohya", NONE, 0, 4, 0},
+    {"convert based, full", image_based, 0, convert_based, "full", NONE, 0, 0,
+     0},
     {"hash", image_sample, 2, hash, NULL, NONE, 0, 0, 0},
     {"hash odd", image_odd, 2, hash, NULL, NONE, 0, 0, 0},
     {"edit in place", image_sample, 2, edit_file, NULL, NONE, 0, 0, 0},

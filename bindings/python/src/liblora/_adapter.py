@@ -428,8 +428,8 @@ class Adapter:
                     or patterns of names ("*" any characters, "?" one)
         strength    the result has at 1 the effect that this has at it
         te_strength the same for text encoders; None: the same number
-        kind        "lora": what other kinds become; .report of the result
-                    says what it cost
+        kind        "lora" or "full": what other kinds become, pairs or
+                    differences; .report of the result says what it cost
         base        the model, a file or folder, for kinds that change a weight
                     by what it is
         rank        of these, and of what was one before, at most; None: exact

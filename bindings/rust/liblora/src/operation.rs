@@ -150,7 +150,7 @@ pub struct ConvertOptions {
     /// Modules to leave out: names of components, or patterns (`*` any bytes,
     /// `?` one) of stored or canonical names.
     pub drops: Vec<String>,
-    /// `lora`: what other kinds become, exactly or by `rank`.
+    /// `lora`: what other kinds become, exactly or by `rank`; or `full`.
     pub kind: Option<String>,
     /// The model, for kinds that change a weight by what it is.
     pub base: Option<PathBuf>,
