@@ -256,13 +256,8 @@ static void extract_put_json(lora__buffer *json,
     lora__report_put_number(json, "error", row->error);
     lora__report_put_number(json, "noise", result->noise);
     lora__report_put_bool(json, "estimate", result->is_estimate);
-    lora__json_put_key(json, "sigma");
-    lora__buffer_putc(json, '[');
-    for (size_t i = 0; i < row->sigma_count; i++) {
-        lora__buffer_puts(json, i == 0 ? "" : ",");
-        lora__buffer_measured(json, row->sigma[i]);
-    }
-    lora__buffer_puts(json, "]}");
+    lora__report_put_values(json, "sigma", row->sigma, row->sigma_count);
+    lora__buffer_putc(json, '}');
 }
 
 static lora_status

@@ -118,6 +118,20 @@ lora__report_put_number(lora__buffer *json, const char *key, double value)
     lora__buffer_number(json, value);
 }
 
+LORA_PRIVATE void lora__report_put_values(lora__buffer *json,
+                                          const char *key,
+                                          const double *values,
+                                          size_t count)
+{
+    lora__json_put_key(json, key);
+    lora__buffer_putc(json, '[');
+    for (size_t i = 0; i < count; i++) {
+        lora__buffer_puts(json, i == 0 ? "" : ",");
+        lora__buffer_measured(json, values[i]);
+    }
+    lora__buffer_putc(json, ']');
+}
+
 LORA_PRIVATE void
 lora__report_put_bool(lora__buffer *json, const char *key, int value)
 {
@@ -172,13 +186,8 @@ static void report_put_module(lora__buffer *json,
     lora__report_put_number(json, "sigma_r", module->least);
     lora__report_put_number(json, "stable_rank", module->stable_rank);
     lora__report_put_number(json, "effective_rank", module->effective_rank);
-    lora__json_put_key(json, "sigma");
-    lora__buffer_putc(json, '[');
-    for (size_t i = 0; i < module->sigma_count; i++) {
-        lora__buffer_puts(json, i == 0 ? "" : ",");
-        lora__buffer_number(json, module->sigma[i]);
-    }
-    lora__buffer_puts(json, "]}");
+    lora__report_put_values(json, "sigma", module->sigma, module->sigma_count);
+    lora__buffer_putc(json, '}');
 }
 
 LORA_PRIVATE void lora__report_put_modules(lora_report *report)

@@ -55,6 +55,12 @@ lora__report_put_number(lora__buffer *json, const char *key, double value);
 LORA_PRIVATE void
 lora__report_put_bool(lora__buffer *json, const char *key, int value);
 
+/* Append "key":[0.5,0.25], measured numbers. */
+LORA_PRIVATE void lora__report_put_values(lora__buffer *json,
+                                          const char *key,
+                                          const double *values,
+                                          size_t count);
+
 /* Append "key":[1,2,3]. */
 LORA_PRIVATE void lora__report_put_shape(lora__buffer *json,
                                          const char *key,

@@ -222,6 +222,20 @@ LORA_PRIVATE lora_status lora__kind_check_dora(lora__opening *opening,
 
 /* ---- numbers ----------------------------------------------------------- */
 
+LORA_PRIVATE lora_status lora__kind_take_factors(lora__factors *out,
+                                                 lora__rows *state,
+                                                 size_t up,
+                                                 size_t down,
+                                                 lora_error *error)
+{
+    TRY(lora__rows_block(state, LORA__BLOCK_SPARE, state->rows * state->rank,
+                         error));
+    lora__rows_transpose(state, state->blocks[LORA__BLOCK_SPARE],
+                         state->blocks[up], state->rows, state->rank);
+    lora__factors_take(out, state, LORA__BLOCK_SPARE, down);
+    return LORA_OK;
+}
+
 LORA_PRIVATE lora_status lora__kind_load_cored(lora__rows *state,
                                                size_t block,
                                                const lora_adapter *adapter,

@@ -98,6 +98,14 @@ LORA_PRIVATE void lora__kind_rows_transposed(const lora__rows *state,
 /* Two blocks that are free between the loading of others. */
 enum { LORA__BLOCK_SPARE = 4 };
 
+/* Factors of a state's blocks up[rows, rank], which is turned, and down[rank,
+ * cols]; LORA__BLOCK_SPARE is used. */
+LORA_PRIVATE lora_status lora__kind_take_factors(lora__factors *out,
+                                                 lora__rows *state,
+                                                 size_t up,
+                                                 size_t down,
+                                                 lora_error *error);
+
 /* Load b [inner, in] with a core [rank, inner, K...] multiplied in:
  *   block[i, q * K + x] = sum_j core[i, j, x] b[j, q] */
 LORA_PRIVATE lora_status lora__kind_load_cored(lora__rows *state,

@@ -418,14 +418,8 @@ static lora_status light_kind_factors(lora__factors *out,
     lora_status status;
 
     TRY(lora__rows_create_factors(&state, adapter, module, error));
-    status = lora__rows_block(&state, LORA__BLOCK_SPARE,
-                              state.rows * state.rank, error);
-    if (status == LORA_OK) {
-        lora__rows_transpose(&state, state.blocks[LORA__BLOCK_SPARE],
-                             state.blocks[LIGHT_BLOCK_UP], state.rows,
-                             state.rank);
-        lora__factors_take(out, &state, LORA__BLOCK_SPARE, LIGHT_BLOCK_DOWN);
-    }
+    status = lora__kind_take_factors(out, &state, LIGHT_BLOCK_UP,
+                                     LIGHT_BLOCK_DOWN, error);
     lora__rows_destroy(&state);
     return status;
 }

@@ -251,6 +251,9 @@ static lora_status tlora_kind_prepare(lora__rows *state,
                          error));
     TRY_OR_DONE(tlora_kind_start(state, module, halves, error));
     tlora_kind_join(state, rank, halves[0].at, halves[1].at);
+    for (size_t i = 0; i < LORA__COUNT(roles); i++) {
+        lora__rows_drop(state, TLORA_BLOCK_P + i);
+    }
 done:
     lora__block_destroy(&halves[0], state->context);
     lora__block_destroy(&halves[1], state->context);
@@ -274,10 +277,8 @@ static lora_status tlora_kind_based_factors(lora__factors *out,
                                             lora_error *error)
 {
     (void)module;
-    TRY(lora__factors_take(out, state, TLORA_BLOCK_DOWN, error));
-    lora__rows_transpose(state, out->up_t, state->blocks[TLORA_BLOCK_UP],
-                         state->rows, state->rank);
-    return LORA_OK;
+    return lora__kind_take_factors(out, state, TLORA_BLOCK_UP, TLORA_BLOCK_DOWN,
+                                   error);
 }
 
 LORA_PRIVATE const lora__kind lora__kind_tlora = {
