@@ -138,12 +138,15 @@ typedef struct lora__kernels {
                        const double *b,
                        size_t count);
 
-    /* Sums over poles: with d[j] = poles[j] - at and t[j] = weights[j] / d[j],
-     *     sums[4] = {sum of t, of |t|, of t / d, of t / d^2}. */
+    /* Sums over poles at four points at once. For point i, with
+     *     d = (poles[j] - origins[i]) * (poles[j] + origins[i]) - offsets[i]
+     * and t = weights[j] / d: sums[i] of t, sums[4 + i] of |t|, sums[8 + i] of
+     * t / d, and sums[12 + i] of t / d^2. */
     void (*poles_f64)(double *sums,
                       const double *weights,
                       const double *poles,
-                      double at,
+                      const double *origins,
+                      const double *offsets,
                       size_t count);
 
     /* Jacobi's angles, four at once. With d = |x|^2 - |y|^2 and g = x . y the

@@ -49,8 +49,8 @@
     LORA_PRIVATE void lora__##variant##_divide_f64(                            \
         double *out, const double *a, const double *b, size_t count);          \
     LORA_PRIVATE void lora__##variant##_poles_f64(                             \
-        double *sums, const double *weights, const double *poles, double at,   \
-        size_t count);                                                         \
+        double *sums, const double *weights, const double *poles,              \
+        const double *origins, const double *offsets, size_t count);           \
     LORA_PRIVATE void lora__##variant##_angles4_f64(                           \
         double *tangent, double *cosine, const double *d, const double *g);    \
     LORA_PRIVATE double lora__##variant##_rotate_dot_f64(                      \

@@ -52,9 +52,10 @@ typedef struct conquer_work {
     double *first;  /* [n + 1]: first row of V, */
     double *last;   /* and last row */
     double *z;      /* [n] */
-    double *poles;  /* [n]: of kept rows, as the next five */
+    double *poles;  /* [n]: of kept rows, as the next six */
     double *weights;
-    double *gaps;
+    double *offsets; /* of roots, */
+    double *origins; /* from these poles */
     double *old_first;
     double *old_last;
     double *made[3]; /* [n]: what goes to `first`, `last`, `sigma` */
@@ -232,21 +233,19 @@ static void conquer_place(conquer_work *w, const conquer_part *p)
 
 /* Roots i into made[2], and mix[i,k] = pole k^2 - root i^2. */
 static int
-conquer_roots(conquer_work *w, const conquer_part *p, lora__secular *s)
+conquer_roots(conquer_work *w, const conquer_part *p, const lora__secular *s)
 {
+    if (!lora__secular_roots(w->offsets, w->origins, s)) {
+        return 0;
+    }
     for (size_t i = 0; i < s->count; i++) {
         double *row = w->mix + i * p->kept;
-        double offset;
-        double pole;
-        size_t origin;
+        const double offset = w->offsets[i];
+        const double pole = w->origins[i];
 
-        if (!lora__secular_root(&offset, &origin, s, i)) {
-            return 0;
-        }
-        pole = s->poles[origin];
         w->made[2][i] = pole + offset / (pole + sqrt(pole * pole + offset));
         for (size_t k = 0; k < s->count; k++) {
-            row[k] = s->gaps[k] - offset;
+            row[k] = (s->poles[k] - pole) * (s->poles[k] + pole) - offset;
         }
     }
     return 1;
@@ -258,8 +257,8 @@ conquer_roots(conquer_work *w, const conquer_part *p, lora__secular *s)
 static void
 conquer_refine(conquer_work *w, const conquer_part *p, const lora__secular *s)
 {
-    double *out = s->weights;
-    double *factors = s->gaps;
+    double *out = w->weights;
+    double *factors = w->offsets;
     const double *poles = s->poles;
 
     for (size_t k = 0; k < s->count; k++) {
@@ -292,7 +291,7 @@ conquer_vectors(conquer_work *w, const conquer_part *p, const lora__secular *s)
 {
     const size_t count = s->count;
     const lora__kernels *kernels = w->kernels;
-    double *v = s->gaps;
+    double *v = w->offsets;
 
     for (size_t i = 0; i < count; i++) {
         double *row = w->mix + i * p->kept;
@@ -382,7 +381,6 @@ conquer_gather(lora__secular *out, conquer_work *w, const conquer_part *p)
     out->count = p->kept;
     out->poles = w->poles;
     out->weights = w->weights;
-    out->gaps = w->gaps;
     out->kernels = w->kernels;
     for (size_t k = 0; k < p->kept; k++) {
         const size_t row = w->kept[k];
@@ -476,10 +474,10 @@ conquer_scale(const double *diagonal, const double *beside, size_t n)
 /* Arrays of the work: `numbers` and `places`. */
 static void conquer_divide(conquer_work *w, double *numbers, size_t *places)
 {
-    double **const arrays[] = {&w->sigma,    &w->z,       &w->poles,
-                               &w->weights,  &w->gaps,    &w->old_first,
-                               &w->old_last, &w->made[0], &w->made[1],
-                               &w->made[2],  &w->first,   &w->last};
+    double **const arrays[] = {
+        &w->sigma,   &w->z,         &w->poles,    &w->weights, &w->offsets,
+        &w->origins, &w->old_first, &w->old_last, &w->made[0], &w->made[1],
+        &w->made[2], &w->first,     &w->last};
     size_t **const integers[] = {&w->order, &w->kept, &w->done, &w->slot,
                                  &w->halves};
     const size_t n = w->n;
@@ -488,7 +486,7 @@ static void conquer_divide(conquer_work *w, double *numbers, size_t *places)
     numbers += n * n;
     for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++) {
         *arrays[i] = numbers;
-        numbers += LORA__SECULAR_ROOM(n + 1);
+        numbers += n + 1;
     }
     for (size_t i = 0; i < sizeof integers / sizeof integers[0]; i++) {
         *integers[i] = places;
@@ -523,8 +521,8 @@ LORA_PRIVATE lora_status lora__conquer(double *sigma,
         return lora__fail(error, LORA_ERROR_CONVERGENCE, LORA_NO_OFFSET, NULL,
                           "the SVD met a number that is not finite");
     }
-    /* A square, and 12 arrays of up to n + 4. */
-    TRY_OR_DONE(lora__block_create(&numbers, n + 12, n + 4, context, error));
+    /* A square, and 13 arrays of n + 1. */
+    TRY_OR_DONE(lora__block_create(&numbers, n + 13, n + 1, context, error));
     TRY_OR_DONE(
         lora__alloc_zeroed(&places, context, n, 5 * sizeof(size_t), error));
     conquer_divide(&w, numbers.at, places);

@@ -11,25 +11,22 @@
 
 #include "kernel/kernel.h"
 
-/* Room for `count` in arrays that are worked on by fours. */
-#define LORA__SECULAR_ROOM(count) (((count) + 3) / 4 * 4)
-
 typedef struct lora__secular {
     size_t count;
-    double *poles;   /* [count], ascending, no two the same, the first one 0 */
-    double *weights; /* [LORA__SECULAR_ROOM(count)], above 0 */
-    double *gaps;    /* as many: set by lora__secular_root() */
+    const double *poles;   /* [count], ascending, no two the same, from 0 */
+    const double *weights; /* [count], above 0 */
     const lora__kernels *kernels;
 } lora__secular;
 
-/* Root i as its square's distance from that of the nearer of its two poles:
- *     x^2 = poles[origin]^2 + offset,  gaps[k] = poles[k]^2 - poles[origin]^2,
- * so that gaps[k] - offset is accurate to a few eps of itself for all k. f is
- * within a few eps of the sum of its terms' magnitudes there. 0 if it was not
- * found, which has no cause but numbers that are none. */
-LORA_PRIVATE int lora__secular_root(double *offset,
-                                    size_t *origin,
-                                    const lora__secular *secular,
-                                    size_t i);
+/* All roots, as their squares' distances from those of the nearer of their two
+ * poles: x^2 = origins[i]^2 + offsets[i]. So
+ *     poles[k]^2 - x^2 = (poles[k] - origins[i]) * (poles[k] + origins[i])
+ *                        - offsets[i]
+ * is accurate to a few eps of itself for all k. f is within a few eps of the
+ * sum of its terms' magnitudes there. 0 if a root was not found, which has no
+ * cause but numbers that are none. */
+LORA_PRIVATE int lora__secular_roots(double *offsets, /* [count] */
+                                     double *origins, /* [count] */
+                                     const lora__secular *secular);
 
 #endif

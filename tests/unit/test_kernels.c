@@ -896,14 +896,11 @@ static void gemv_is_the_product(void **state)
     }
 }
 
-/* A difference, an inverse and products of those are off by 3 roundings in t,
- * by 6 and 9 in t over powers of p - at, and each addition by one of the sum.
- */
-static void quotients_and_poles_are_within_bounds(void **state)
+static void quotients_are_rounded_once(void **state)
 {
     enum { N = 70 };
-    double w[N];
-    double p[N];
+    double a[N];
+    double b[N];
     double out[N];
 
     (void)state;
@@ -911,37 +908,68 @@ static void quotients_and_poles_are_within_bounds(void **state)
         const lora__kernels *k = v == variant_count ? ref : variants[v];
 
         for (size_t n = 0; n < N - 1; n++) {
-            const double at = random_number();
             const double before = out[n + 1] = random_number();
-            const long double unit = 0x1p-53L * (long double)(n + 10);
-            long double sums[4] = {0, 0, 0, 0};
-            long double sizes[4] = {0, 0, 0, 0};
-            double got[4];
+
+            for (size_t i = 0; i < N; i++) {
+                a[i] = random_number();
+                b[i] = random_number();
+            }
+            k->divide_f64(out + 1, a + 1, b + 1, n);
+            assert_true(out[n + 1] == before);
+            for (size_t i = 1; i <= n; i++) {
+                assert_true(out[i] == a[i] / b[i]);
+            }
+        }
+    }
+}
+
+/* Differences d that are two parts of one sign, so that d is off by 5
+ * roundings, its inverse by 6 and t by 7; sums of t over powers of it by 7 more
+ * each, and by one for each addition. */
+static void poles_are_within_bounds(void **state)
+{
+    enum { N = 40 };
+    double w[N];
+    double p[N];
+
+    (void)state;
+    for (size_t v = 0; v <= variant_count; v++) {
+        const lora__kernels *k = v == variant_count ? ref : variants[v];
+
+        for (size_t n = 0; n < N - 1; n++) {
+            const long double unit = 0x1p-53L * (long double)(n + 21);
+            double at[4];
+            double origins[4];
+            double got[16];
 
             for (size_t i = 0; i < N; i++) {
                 w[i] = random_number();
-                p[i] = 1e-3 * random_number() + (double)i;
+                p[i] = 1e-3 * fabs(random_number()) + (double)i;
             }
-            for (size_t i = 0; i < n; i++) {
-                const long double d = (long double)p[i + 1] - (long double)at;
-                const long double t = (long double)w[i + 1] / d;
-                const long double terms[4] = {t, fabsl(t), t / d, t / d / d};
+            for (size_t i = 0; i < 4; i++) {
+                origins[i] = i < 2 ? p[1] : p[n];
+                at[i] = (i < 2 ? -1e-3 : 1e-3) * (1.1 + random_number());
+            }
+            k->poles_f64(got, w + 1, p + 1, origins, at, n);
+            for (size_t i = 0; i < 16; i++) {
+                const long double origin = (long double)origins[i % 4];
+                long double sum = 0;
+                long double size = 0;
 
-                for (size_t j = 0; j < 4; j++) {
-                    sums[j] += terms[j];
-                    sizes[j] += fabsl(terms[j]);
+                for (size_t j = 1; j <= n; j++) {
+                    const long double pole = (long double)p[j];
+                    const long double d = (pole - origin) * (pole + origin) -
+                                          (long double)at[i % 4];
+                    const long double t = (long double)w[j] / d;
+                    const long double term = i < 4    ? t
+                                             : i < 8  ? fabsl(t)
+                                             : i < 12 ? t / d
+                                                      : t / d / d;
+
+                    sum += term;
+                    size += fabsl(term);
                 }
-            }
-            k->poles_f64(got, w + 1, p + 1, at, n);
-            for (size_t j = 0; j < 4; j++) {
-                assert_true(fabsl((long double)got[j] - sums[j]) <=
-                            unit * sizes[j]);
-            }
-
-            k->divide_f64(out + 1, w + 1, p + 1, n);
-            assert_true(out[n + 1] == before);
-            for (size_t i = 1; i <= n; i++) {
-                assert_true(out[i] == w[i] / p[i]);
+                assert_true(fabsl((long double)got[i] - sum) <= unit * size);
             }
         }
     }
@@ -1065,7 +1093,8 @@ int main(void)
         cmocka_unit_test(dots_are_products_of_rows),
         cmocka_unit_test(gram_is_the_product),
         cmocka_unit_test(gemv_is_the_product),
-        cmocka_unit_test(quotients_and_poles_are_within_bounds),
+        cmocka_unit_test(quotients_are_rounded_once),
+        cmocka_unit_test(poles_are_within_bounds),
         cmocka_unit_test(dot_and_rotate_are_within_bounds),
         cmocka_unit_test(angles_are_the_definitions),
     };

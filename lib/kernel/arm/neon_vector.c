@@ -191,40 +191,38 @@ LORA_PRIVATE void lora__neon_divide_f64(double *out,
 LORA_PRIVATE void lora__neon_poles_f64(double *sums,
                                        const double *weights,
                                        const double *poles,
-                                       double at,
+                                       const double *origins,
+                                       const double *offsets,
                                        size_t count)
 {
     const float64x2_t one = vdupq_n_f64(1);
-    float64x2_t s = vdupq_n_f64(0);
-    float64x2_t s_abs = s;
-    float64x2_t s_2 = s;
-    float64x2_t s_3 = s;
-    size_t i = 0;
 
-    for (; i + 2 <= count; i += 2) {
-        const float64x2_t inverse =
-            vdivq_f64(one, vsubq_f64(vld1q_f64(poles + i), vdupq_n_f64(at)));
-        const float64x2_t t = vmulq_f64(vld1q_f64(weights + i), inverse);
+    for (size_t i = 0; i < 4; i += 2) {
+        const float64x2_t origin = vld1q_f64(origins + i);
+        const float64x2_t offset = vld1q_f64(offsets + i);
+        float64x2_t s = vdupq_n_f64(0);
+        float64x2_t s_abs = s;
+        float64x2_t s_2 = s;
+        float64x2_t s_3 = s;
 
-        const float64x2_t t_2 = vmulq_f64(t, inverse);
+        for (size_t j = 0; j < count; j++) {
+            const float64x2_t pole = vdupq_n_f64(poles[j]);
+            const float64x2_t d = vsubq_f64(
+                vmulq_f64(vsubq_f64(pole, origin), vaddq_f64(pole, origin)),
+                offset);
+            const float64x2_t inverse = vdivq_f64(one, d);
+            const float64x2_t t = vmulq_n_f64(inverse, weights[j]);
+            const float64x2_t t_2 = vmulq_f64(t, inverse);
 
-        s = vaddq_f64(s, t);
-        s_abs = vaddq_f64(s_abs, vabsq_f64(t));
-        s_2 = vaddq_f64(s_2, t_2);
-        s_3 = vfmaq_f64(s_3, t_2, inverse);
-    }
-    sums[0] = vaddvq_f64(s);
-    sums[1] = vaddvq_f64(s_abs);
-    sums[2] = vaddvq_f64(s_2);
-    sums[3] = vaddvq_f64(s_3);
-    if (i < count) {
-        const double inverse = 1 / (poles[i] - at);
-        const double t = weights[i] * inverse;
-
-        sums[0] += t;
-        sums[1] += fabs(t);
-        sums[2] = fma(t, inverse, sums[2]);
-        sums[3] = fma(t * inverse, inverse, sums[3]);
+            s = vaddq_f64(s, t);
+            s_abs = vaddq_f64(s_abs, vabsq_f64(t));
+            s_2 = vaddq_f64(s_2, t_2);
+            s_3 = vfmaq_f64(s_3, t_2, inverse);
+        }
+        vst1q_f64(sums + i, s);
+        vst1q_f64(sums + 4 + i, s_abs);
+        vst1q_f64(sums + 8 + i, s_2);
+        vst1q_f64(sums + 12 + i, s_3);
     }
 }
 

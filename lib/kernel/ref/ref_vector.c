@@ -7,6 +7,7 @@
 
 #include <float.h>
 #include <math.h>
+#include <string.h>
 
 LORA_PRIVATE void
 lora__ref_axpy_f32(float *out, const float *a, float b, size_t count)
@@ -131,18 +132,23 @@ LORA_PRIVATE void lora__ref_divide_f64(double *out,
 LORA_PRIVATE void lora__ref_poles_f64(double *sums,
                                       const double *weights,
                                       const double *poles,
-                                      double at,
+                                      const double *origins,
+                                      const double *offsets,
                                       size_t count)
 {
-    sums[0] = sums[1] = sums[2] = sums[3] = 0;
-    for (size_t i = 0; i < count; i++) {
-        const double inverse = 1 / (poles[i] - at);
-        const double t = weights[i] * inverse;
+    memset(sums, 0, 16 * sizeof *sums);
+    for (size_t j = 0; j < count; j++) {
+        for (size_t i = 0; i < 4; i++) {
+            const double pole = poles[j];
+            const double inverse =
+                1 / ((pole - origins[i]) * (pole + origins[i]) - offsets[i]);
+            const double t = weights[j] * inverse;
 
-        sums[0] += t;
-        sums[1] += fabs(t);
-        sums[2] += t * inverse;
-        sums[3] += t * inverse * inverse;
+            sums[i] += t;
+            sums[4 + i] += fabs(t);
+            sums[8 + i] += t * inverse;
+            sums[12 + i] += t * inverse * inverse;
+        }
     }
 }
 

@@ -301,54 +301,38 @@ LORA_PRIVATE AVX2_VECTOR void lora__avx2_divide_f64(double *out,
     }
 }
 
-/* Terms of four poles, added to s, s_abs, s_2 and s_3. */
-#define AVX2_POLES(i, s, s_abs, s_2, s_3)                                      \
-    do {                                                                       \
-        const __m256d inverse = _mm256_div_pd(                                 \
-            one, _mm256_sub_pd(_mm256_loadu_pd(poles + (i)), at_4));           \
-        const __m256d t =                                                      \
-            _mm256_mul_pd(_mm256_loadu_pd(weights + (i)), inverse);            \
-                                                                               \
-        (s) = _mm256_add_pd((s), t);                                           \
-        (s_abs) = _mm256_add_pd((s_abs), _mm256_andnot_pd(sign, t));           \
-        const __m256d t_2 = _mm256_mul_pd(t, inverse);                         \
-        (s_2) = _mm256_add_pd((s_2), t_2);                                     \
-        (s_3) = _mm256_fmadd_pd(t_2, inverse, (s_3));                          \
-    } while (0)
-
 LORA_PRIVATE AVX2_VECTOR void lora__avx2_poles_f64(double *sums,
                                                    const double *weights,
                                                    const double *poles,
-                                                   double at,
+                                                   const double *origins,
+                                                   const double *offsets,
                                                    size_t count)
 {
     const __m256d one = _mm256_set1_pd(1);
     const __m256d sign = _mm256_set1_pd(-0.0);
-    const __m256d at_4 = _mm256_set1_pd(at);
+    const __m256d origin = _mm256_loadu_pd(origins);
+    const __m256d offset = _mm256_loadu_pd(offsets);
     __m256d s = _mm256_setzero_pd();
-    __m256d s_abs = s, s_2 = s, s_3 = s, r = s, r_abs = s, r_2 = s, r_3 = s;
-    size_t i = 0;
+    __m256d s_abs = s, s_2 = s, s_3 = s;
 
-    for (; i + 8 <= count; i += 8) {
-        AVX2_POLES(i, s, s_abs, s_2, s_3);
-        AVX2_POLES(i + 4, r, r_abs, r_2, r_3);
-    }
-    for (; i + 4 <= count; i += 4) {
-        AVX2_POLES(i, s, s_abs, s_2, s_3);
-    }
-    _mm256_storeu_pd(sums, avx2_vector_sums(_mm256_add_pd(s, r),
-                                            _mm256_add_pd(s_abs, r_abs),
-                                            _mm256_add_pd(s_2, r_2),
-                                            _mm256_add_pd(s_3, r_3)));
-    for (; i < count; i++) {
-        const double inverse = 1 / (poles[i] - at);
-        const double t = weights[i] * inverse;
+    for (size_t j = 0; j < count; j++) {
+        const __m256d pole = _mm256_broadcast_sd(poles + j);
+        const __m256d inverse = _mm256_div_pd(
+            one, _mm256_fmsub_pd(_mm256_sub_pd(pole, origin),
+                                 _mm256_add_pd(pole, origin), offset));
+        const __m256d t =
+            _mm256_mul_pd(_mm256_broadcast_sd(weights + j), inverse);
+        const __m256d t_2 = _mm256_mul_pd(t, inverse);
 
-        sums[0] += t;
-        sums[1] += fabs(t);
-        sums[2] = fma(t, inverse, sums[2]);
-        sums[3] = fma(t * inverse, inverse, sums[3]);
+        s = _mm256_add_pd(s, t);
+        s_abs = _mm256_add_pd(s_abs, _mm256_andnot_pd(sign, t));
+        s_2 = _mm256_add_pd(s_2, t_2);
+        s_3 = _mm256_fmadd_pd(t_2, inverse, s_3);
     }
+    _mm256_storeu_pd(sums, s);
+    _mm256_storeu_pd(sums + 4, s_abs);
+    _mm256_storeu_pd(sums + 8, s_2);
+    _mm256_storeu_pd(sums + 12, s_3);
 }
 
 LORA_PRIVATE AVX2_VECTOR void lora__avx2_angles4_f64(double *tangent,
