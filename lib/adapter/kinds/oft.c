@@ -186,12 +186,12 @@ static const char *oft_kind_lacks(const lora_adapter *adapter,
 {
     if (kind_has(module, LORA__ROLE_OFT_BLOCKS) && !module->has_alpha &&
         lora__rotations_are_kohyas(adapter, module)) {
-        return "alpha, which limits how far it is turned, is missing";
+        return "rotations, and no alpha that limits them";
     }
     if (kind_has(module, LORA__ROLE_OFT_R) &&
         lora__config_oft(adapter->config, module->target) == NULL) {
-        return "what oft_R means is told by use_cayley_neumann in an "
-               "adapter_config.json";
+        return "rotations, and no adapter_config.json that says with "
+               "use_cayley_neumann how they are made";
     }
     return NULL;
 }
