@@ -222,6 +222,13 @@ struct lora__kind {
                   const lora__module *module,
                   lora__role role);
 
+    /* Why those who read a dialect would take the module for another change
+     * than it is, as words for a message, or NULL: they would not. NULL: nobody
+     * would. */
+    const char *(*misread)(const lora_adapter *adapter,
+                           const lora__module *module,
+                           const lora__dialect *dialect);
+
     /* The module as a chain of products, to run a layer; NULL where the kind
      * has none. See chain.h. */
     lora__chain_fn chain;

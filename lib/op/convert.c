@@ -266,6 +266,24 @@ static int convert_drops_scale(const convert_job *job,
               lora__strength_of(job->options.strength, module) != 1.0)));
 }
 
+/* Names alone may say what tensors mean. */
+static lora_status convert_check_meaning(const convert_job *job,
+                                         const lora__module *module,
+                                         lora_error *error)
+{
+    const lora__dialect *dialect = lora__emit_dialect(&job->emit, module);
+    const char *why =
+        dialect == module->dialect || module->kind->misread == NULL
+            ? NULL
+            : module->kind->misread(job->emit.source, module, dialect);
+
+    return why == NULL
+               ? LORA_OK
+               : lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
+                            module->name, "it would not be the same in %s: %s",
+                            lora__dialect_id(dialect), why);
+}
+
 static lora_status
 convert_module(convert_job *job, const lora__module *module, lora_error *error)
 {
@@ -275,6 +293,7 @@ convert_module(convert_job *job, const lora__module *module, lora_error *error)
     double strength = lora__strength_of(job->options.strength, module);
     double scaled = convert_scaled(job, module);
 
+    TRY(convert_check_meaning(job, module, error));
     if (bakes && module->kind->scaled == 0) {
         return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
                           module->name,

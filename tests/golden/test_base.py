@@ -700,6 +700,63 @@ def test_turned(suite, name):
                           f"{name} at {strength} in {dtype}")
 
 
+def test_kept(suite):
+    """What a configuration says of OFT is in the files made with it."""
+    for name in TURNED:
+        m, path, more = turned_module(suite, name, np.random.default_rng(15))
+        base = base_file(suite, {m.prefix.replace(PEFT, "blk.to_q") +
+                                 ".weight": tensor(m.weight, "F32")})
+        want = changed(suite, path, base, "--force", *more)
+        copy, again = suite.path("kept.safetensors"), suite.path("2.safetensors")
+        suite.run("convert", path, "-o", copy, "--force", *more)
+        suite.run("convert", copy, "-o", again, "--force")
+        got = changed(suite, again, base, "--force")
+        require(np.array_equal(got[m.prefix], want[m.prefix]), name)
+
+
+def test_meaning(suite):
+    """Blocks are not given names under which they mean something else."""
+    rng = np.random.default_rng(16)
+    other = "oft_unet_" + KOHYA[10:]
+    blocks = tensor(rng.uniform(-0.4, 0.4, (2, 3, 3)), "F32")
+    wide = tensor(rng.uniform(-0.4, 0.4, (1, 2, 4, 4)), "F32")
+    rescale = tensor(np.ones((6, 1)), "F32")
+    path, out = suite.path("named.safetensors"), suite.path("respelled.st")
+    base = base_file(suite, {KOHYA + ".weight":
+                             tensor(rng.standard_normal((6, 4)), "F32")})
+    for names, tensors, dialect, meant in (
+            (KOHYA, {".oft_blocks": blocks, ".alpha": 0.01}, "kohya-oft", None),
+            (KOHYA, {".oft_blocks": blocks, ".alpha": 1.0}, "kohya-oft", None),
+            (KOHYA, {".oft_blocks": blocks, ".alpha": 0.0}, "kohya-oft",
+             "alpha"),
+            (KOHYA, {".oft_blocks": blocks}, "kohya-oft", "alpha"),
+            (KOHYA, {".oft_blocks": blocks, ".alpha": 1.0,
+                     ".rescale": rescale}, "kohya-oft", "only blocks"),
+            (KOHYA, {".oft_blocks": wide, ".alpha": 1.0}, "kohya-oft", "BOFT"),
+            (KOHYA, {".oft_blocks": blocks, ".alpha": 0.0}, "lycoris-wrapper",
+             None),
+            (other, {".oft_blocks": blocks, ".alpha": 0.02}, "lycoris-kohya",
+             None),
+            (other, {".oft_blocks": blocks, ".alpha": 0.0}, "lycoris-kohya",
+             "alpha")):
+        tensors = {names + suffix: tensor(np.float32(value), "F32")
+                   if suffix == ".alpha" else value
+                   for suffix, value in tensors.items()}
+        support.write_file(path, tensors)
+        run = suite.run("convert", path, "-o", out, "--dialect", dialect,
+                        code=support.OK if meant is None else FAILED)
+        if meant is not None:
+            require(meant in run.err and names in run.err, run.err)
+            require(not out.exists(), "an output was left")
+            continue
+        (_, was), = changed(suite, path, base, "--force").items()
+        (_, new), = changed(suite, out, base, "--force").items()
+        # kohya and LyCORIS differ by 1e-8 of a norm, F32 by some 2^-24.
+        support.close(new, was, 1e-6, f"{dialect} of {names}")
+        require(np.abs(was).max() > 1e-3, "nothing is turned")
+        out.unlink()
+
+
 def test_set(suite):
     rng = np.random.default_rng(10)
     old, new = rng.standard_normal((2, 3, 4)).astype(np.float32)
@@ -860,7 +917,8 @@ def main():
         with suite.case(name):
             test_turned(suite, name)
     for test in (test_names, test_layouts, test_refused, test_skipped,
-                 test_ia3_sides, test_tlora_start, test_glora_layouts, test_set,
+                 test_ia3_sides, test_tlora_start, test_glora_layouts, test_set, test_kept,
+                 test_meaning,
                  test_sparse, test_padded, test_stored_transposed):
         with suite.case(test.__name__[5:]):
             test(suite)

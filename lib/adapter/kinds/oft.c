@@ -560,6 +560,30 @@ static void oft_kind_rows(const lora__rows *state,
     }
 }
 
+/* kohya's trainer knows blocks and alpha alone, and what an alpha of 0 means to
+ * it is the opposite of what it means to others. */
+static const char *oft_kind_misread(const lora_adapter *adapter,
+                                    const lora__module *module,
+                                    const lora__dialect *dialect)
+{
+    const int from = lora__rotations_are_kohyas(adapter, module);
+    const int to = strcmp(lora__dialect_id(dialect), "kohya-oft") == 0;
+
+    if (!kind_has(module, LORA__ROLE_OFT_BLOCKS) || from == to) {
+        return NULL;
+    }
+    if (to && oft_kind_is_butterfly(adapter, module)) {
+        return "there is no BOFT";
+    }
+    if (to && (kind_has(module, LORA__ROLE_RESCALE) ||
+               kind_has(module, LORA__ROLE_DIFF_BIAS))) {
+        return "only blocks and alpha are read";
+    }
+    return module->alpha > 0.0 ? NULL
+           : to                ? "without an alpha above 0 nothing is turned"
+                               : "an alpha of 0 limits nothing";
+}
+
 LORA_PRIVATE const lora__kind lora__kind_oft = {
     .id = "oft",
     .roles =
@@ -572,6 +596,7 @@ LORA_PRIVATE const lora__kind lora__kind_oft = {
     .parse = oft_kind_parse,
     .prepare = oft_kind_prepare,
     .rows = oft_kind_rows,
+    .misread = oft_kind_misread,
 };
 
 LORA_PRIVATE const lora__kind lora__kind_boft = {
@@ -586,4 +611,5 @@ LORA_PRIVATE const lora__kind lora__kind_boft = {
     .parse = oft_kind_parse,
     .prepare = oft_kind_prepare,
     .rows = oft_kind_rows,
+    .misread = oft_kind_misread,
 };
