@@ -700,6 +700,34 @@ def test_turned(suite, name):
                           f"{name} at {strength} in {dtype}")
 
 
+def test_turned_parts(suite):
+    """Blocks that q, k and v have rows of, in a base that has them in one weight
+    or in three, written as one or as three."""
+    rng = np.random.default_rng(17)
+    m = Module.__new__(Module)
+    m.weight = rng.standard_normal((12, 4)).astype(np.float32)
+    m.bias, m.own = None, {"oft_blocks": rng.uniform(-1, 1, (2, 6, 6)),
+                           "alpha": 0.0}
+    path = suite.path("parts.safetensors")
+    support.write_file(path, {
+        FUSED + ".oft_blocks": tensor(m.own["oft_blocks"], "F32"),
+        # Tells the family.
+        "lora_unet_single_blocks_0_linear1.diff":
+            tensor(np.ones((28, 4)), "F32")})
+    want = oft(m, 1.0)[0] - m.weight
+    for tensors in (
+            {ORIGINAL + ".weight": m.weight},
+            {f"{FLUX}to_{x}.weight": part
+             for x, part in zip("qkv", np.split(m.weight, 3))}):
+        base = base_file(suite, {name: tensor(value, "F32")
+                                 for name, value in tensors.items()})
+        got = changed(suite, path, base)[FUSED]
+        support.close(got, want, 1e-5, "in one")
+        got = changed(suite, path, base, "--names", "canonical", "--force")
+        got = np.concatenate([got[f"{FLUX}to_{x}"] for x in "qkv"])
+        support.close(got, want, 1e-5, "in three")
+
+
 def test_kept(suite):
     """What a configuration says of OFT is in the files made with it."""
     for name in TURNED:
@@ -917,9 +945,9 @@ def main():
         with suite.case(name):
             test_turned(suite, name)
     for test in (test_names, test_layouts, test_refused, test_skipped,
-                 test_ia3_sides, test_tlora_start, test_glora_layouts, test_set, test_kept,
-                 test_meaning,
-                 test_sparse, test_padded, test_stored_transposed):
+                 test_ia3_sides, test_tlora_start, test_glora_layouts, test_set,
+                 test_turned_parts, test_kept, test_meaning, test_sparse,
+                 test_padded, test_stored_transposed):
         with suite.case(test.__name__[5:]):
             test(suite)
     return suite.finish()
