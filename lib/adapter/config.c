@@ -170,6 +170,22 @@ config_oft_flag(lora__peft_oft *oft, const char *field, size_t bytes, int value)
     }
 }
 
+/* "1.2.3" as 1002; what is beyond 999 is not told apart. */
+static int config_version(const char *text, size_t bytes)
+{
+    int numbers[2] = {0, 0};
+    size_t n = 0;
+
+    for (size_t i = 0; i < bytes && n < 2; i++) {
+        if (text[i] == '.') {
+            n++;
+        } else if (text[i] >= '0' && text[i] <= '9' && numbers[n] < 100) {
+            numbers[n] = 10 * numbers[n] + text[i] - '0';
+        }
+    }
+    return 1000 * numbers[0] + numbers[1];
+}
+
 /* One "component.field": value of the top object. LoHa and LoKr have "alpha"
  * where LoRA has "lora_alpha". */
 static lora_status config_field(lora__peft_config *config,
@@ -194,6 +210,10 @@ static lora_status config_field(lora__peft_config *config,
             config->oft.terms = value;
         } else if (config_is(field, bytes, "eps")) {
             config->oft.eps = value;
+        }
+    } else if (event.type == LORA__JSON_STRING) {
+        if (config_is(field, bytes, "peft_version")) {
+            config->oft.version = config_version(event.text, event.bytes);
         }
     } else if (event.type == LORA__JSON_FALSE) {
         config_oft_flag(&config->oft, field, bytes, 0);

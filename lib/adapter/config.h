@@ -29,6 +29,7 @@ typedef struct lora__peft_oft {
     int series;  /* 1: by so many terms of a series, else exactly */
     int shared;  /* one block serves all of the layer */
     int limited; /* blocks have no larger a norm than `eps` allows */
+    int version; /* of PEFT, 0.17 being 17; 0: before 0.18, which says it */
     double terms;
     double eps;
 } lora__peft_oft;

@@ -140,6 +140,7 @@ LORA_PRIVATE lora_status lora__cayley_series(double *out,
                                              const double *skew,
                                              size_t n,
                                              size_t last,
+                                             double end,
                                              lora_context *context,
                                              lora_error *error)
 {
@@ -153,7 +154,7 @@ LORA_PRIVATE lora_status lora__cayley_series(double *out,
     for (size_t p = 1;; p++) {
         double *kept = power;
 
-        kernels->axpy_f64(out, power, p < last || last == 1 ? 2.0 : 1.0, n * n);
+        kernels->axpy_f64(out, power, p < last ? 2.0 : end, n * n);
         if (p >= last) {
             return LORA_OK;
         }

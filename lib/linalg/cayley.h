@@ -22,13 +22,14 @@ LORA_PRIVATE lora_status lora__cayley(double *out,
                                       lora_context *context,
                                       lora_error *error);
 
-/* out[n, n] = 2 S + 2 S^2 + ... + 2 S^(last - 1) + S^last, last > 1, or 2 S for
- * a last of 1. Otherwise as above. */
+/* out[n, n] = 2 S + 2 S^2 + ... + 2 S^(last - 1) + end S^last, last > 0.
+ * Otherwise as above. */
 LORA_PRIVATE lora_status lora__cayley_series(double *out,
                                              double *work,
                                              const double *skew,
                                              size_t n,
                                              size_t last,
+                                             double end,
                                              lora_context *context,
                                              lora_error *error);
 

@@ -10,9 +10,14 @@ static lora_context *context;
 #define NONE NAN /* no alpha */
 
 #define EXACT "{\"use_cayley_neumann\": false}"
-#define SERIES "{\"use_cayley_neumann\": true}"
+#define SERIES "{\"use_cayley_neumann\": true, \"peft_version\": \"0.18.0\"}"
 #define TERMS(n)                                                               \
-    "{\"use_cayley_neumann\": true, \"num_cayley_neumann_terms\": " #n "}"
+    "{\"use_cayley_neumann\": true, \"num_cayley_neumann_terms\": " #n         \
+    ", \"peft_version\": \"1.0.1\"}"
+/* Before 0.18, which is told so or not. */
+#define OLD(n, version)                                                        \
+    "{\"use_cayley_neumann\": true, \"num_cayley_neumann_terms\": " #n version \
+    "}"
 
 /* A module of one tensor of blocks, and perhaps alpha, another tensor, and
  * PEFT's configuration. */
@@ -219,6 +224,28 @@ static const struct {
     {TOLD(PEFT ".oft_R.weight", "1,1", triangle, TERMS(4)),
      1,
      {2.25, 0.125, 5, -0.625},
+     {0}},
+    {TOLD(PEFT ".oft_R.weight", "1,1", triangle, OLD(1, "")),
+     1,
+     {1, 2, 3, 4},
+     {0}},
+    {TOLD(PEFT ".oft_R.weight", "1,1", triangle, OLD(2, "")),
+     1,
+     {3, 1, 7, 1},
+     {0}},
+    {TOLD(PEFT ".oft_R.weight",
+          "1,1",
+          triangle,
+          OLD(3, ", \"peft_version\": \"0.17.1\"")),
+     1,
+     {2.5, 0.0, 5.5, -1},
+     {0}},
+    {TOLD(PEFT ".oft_R.weight",
+          "1,1",
+          triangle,
+          OLD(5, ", \"peft_version\": \"0.9.0\"")),
+     1,
+     {2.125, 0.5, 4.875, 0.25},
      {0}},
     {TOLD(PEFT ".oft_R.weight",
           "1,1",

@@ -188,12 +188,13 @@ def boft(m, strength):
     return w * m.along(m.own.get("rescale", np.ones(len(w))), 0), m.bias
 
 
-def series(q, terms):
-    """What PEFT has in the place of the inverse."""
+def series(q, terms, version):
+    """What PEFT has in the place of the inverse; since 0.18 it is another."""
     powers = [np.eye(q.shape[-1]) + 0 * q]
-    for _ in range(max(terms, 4) - 1 if terms > 2 else terms - 1):
+    new = tuple(int(x) for x in version.split(".")[:2]) >= (0, 18) and terms > 2
+    for _ in range(max(terms, 4) - 1 if new else terms - 1):
         powers.append(powers[-1] @ q)
-    last = 1 if terms > 2 else 2
+    last = 1 if new else 2
     return sum(p * (1 if i == 0 else last if i == len(powers) - 1 else 2)
                for i, p in enumerate(powers))
 
@@ -209,7 +210,8 @@ def peft_oft(m, strength):
         most = m.config["eps"] / math.sqrt(len(q))
         norm = np.sqrt(np.square(q).sum(axis=(1, 2), keepdims=True))
         q *= np.minimum(1, most / norm)
-    r = (series(q, m.config["num_cayley_neumann_terms"])
+    r = (series(q, m.config["num_cayley_neumann_terms"],
+                m.config.get("peft_version", "0.17"))
          if m.config["use_cayley_neumann"] else cayley(-q))
     columns = support.flat(m.weight).reshape(len(m.weight), -1, side)
     if m.config["block_share"]:
@@ -634,7 +636,10 @@ TURNED = {
                             {"use_cayley_neumann": False, "block_share": True}),
     "oft of PEFT, series": (peft_oft, (33, 60), (5, 66), None,
                             {"use_cayley_neumann": True,
-                             "num_cayley_neumann_terms": 8}),
+                             "num_cayley_neumann_terms": 8,
+                             "peft_version": "0.18.1"}),
+    "oft of PEFT, old series": (peft_oft, (33, 60), (5, 66), None,
+                                {"use_cayley_neumann": True}),
     "oft of PEFT, limited": (peft_oft, (33, 60), (5, 66), None,
                              {"use_cayley_neumann": True, "coft": True,
                               "eps": 0.3}),

@@ -42,11 +42,15 @@ typedef struct rotations_rule {
     const lora__rotations *r;
     double by;   /* what B - B^T, or the triangle, is multiplied by */
     size_t last; /* power of the series; 0: Cayley's transform */
+    double end;  /* what that power is multiplied by; the others by 2 */
     rotations_limit limit;
     double most; /* the norm */
 } rotations_rule;
 
-/* As many terms are taken where 3 are asked for as of 4, and none of 1. */
+/* Of a series of PEFT before 0.18 all terms count twice. Since then the last
+ * one does not, as many are taken where 3 are asked for as for 4, and 2 as
+ * before.
+ */
 static lora_status rotations_rule_peft(rotations_rule *out,
                                        const lora__module *module,
                                        const lora__peft_oft *peft,
@@ -64,10 +68,13 @@ static lora_status rotations_rule_peft(rotations_rule *out,
                           "more than %d num_cayley_neumann_terms",
                           ROTATIONS_MOST_TERMS);
     }
-    out->by = peft->terms < 2.0 ? 0.0 : -1.0;
-    out->last = peft->terms < 3.0   ? 1
-                : peft->terms < 4.0 ? 3
-                                    : (size_t)peft->terms - 1;
+    out->by = peft->terms < 2.0 ? 0.0 : -1.0; /* nothing, of 1 */
+    out->last = peft->terms < 3.0 ? 1 : (size_t)peft->terms - 1;
+    out->end = 2.0;
+    if (peft->version >= 18 && out->last > 1) {
+        out->last = out->last < 3 ? 3 : out->last;
+        out->end = 1.0;
+    }
     return LORA_OK;
 }
 
@@ -209,7 +216,7 @@ static lora_status rotations_turn(double *scratch,
     state->kernels->scale_f64(skew, factor, side * side);
     return rule->last != 0
                ? lora__cayley_series(scratch, work, skew, side, rule->last,
-                                     state->context, error)
+                                     rule->end, state->context, error)
                : lora__cayley(scratch, work, skew, side, state->context, error);
 }
 
@@ -256,7 +263,8 @@ LORA_PRIVATE lora_status lora__rotations_load(lora__rows *state,
                                               const lora__rotations *r,
                                               lora_error *error)
 {
-    rotations_rule rule = {r, 0.5, 0, ROTATIONS_FREE, 0.0}; /* PEFT's BOFT */
+    rotations_rule rule = {r,  0.5, 0, 0.0, ROTATIONS_FREE,
+                           0.0}; /* PEFT's BOFT */
     lora__block scratch;
     size_t count;
     lora_status status;
