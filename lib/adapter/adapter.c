@@ -271,7 +271,8 @@ static lora_status adapter_check_roles(lora__opening *opening,
         if (seen[role]++) {
             return lora__module_reject(
                 opening, module, LORA_ERROR_KEY, "duplicate_module",
-                "%s is there twice, in two spellings", lora__role_name(role));
+                "%s is there twice, in two spellings or in pieces",
+                lora__role_name(role));
         }
     }
     return LORA_OK;

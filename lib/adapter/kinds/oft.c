@@ -22,7 +22,12 @@
  *
  * The strength m goes into the rotations, R - I times m, with kohya and
  * LyCORIS; f is then that of the file, whatever m. PEFT has no strength: W + m
- * (W' - W). Blocks are computed in f64. Source: formats.md 5.13 and 5.14.
+ * (W' - W). Source: formats.md 5.13 and 5.14.
+ *
+ * Blocks are read in the type of the sums; rotations are made of them in f64
+ * and rounded once. A sum is over b products, in ascending order, for each of M
+ * stages: an element is off by (b + 3) M u of what the magnitudes in it add up
+ * to, at most.
  */
 #include "adapter/config.h"
 #include "adapter/kinds/rotations.h"
