@@ -52,6 +52,22 @@ enum {
     LORA_LAYER_INPUT_IDS = 1 /* one I64 a row, at least 0, below channels_in */
 };
 
+/** Where a layer stands to that of the model: what x is, and what y is added
+ * to. (IA)3 scales what goes in or comes out of the model's layer, and is run
+ * on that.
+ */
+typedef int32_t lora_layer_place;
+
+enum {
+    LORA_LAYER_PLACE_BESIDE = 0,  /* x goes into both, y is added to what the
+                                   * model's layer gives */
+    LORA_LAYER_PLACE_BEFORE = 1,  /* y is added to x, and their sum goes in */
+    LORA_LAYER_PLACE_PRODUCT = 2, /* x is what the weight gives, without the
+                                   * bias; y is added to it */
+    LORA_LAYER_PLACE_AFTER = 3    /* x is what the model's layer gives, with its
+                                   * bias; y is added to it */
+};
+
 /** Sizes of a batch. Frozen. */
 typedef struct lora_layer_batch {
     int64_t count;   /* of rows or images */
@@ -68,6 +84,8 @@ typedef struct lora_layer_info {
     int32_t dims;     /* sizes of an image; 0: rows */
     int32_t kernel[3];
     lora_layer_input input;
+    lora_layer_place place;
+    uint32_t reserved1;
 } lora_layer_info;
 
 /** A matrix, core or bias that takes part. */
@@ -98,6 +116,9 @@ enum {
  *
  *  A change of the bias is part of y, and its tensors are the last factors.
  *
+ *  What needs the base weight cannot be run: DoRA, whose norms are those of the
+ *  changed weight, and GLoRA, of which one term is a product with it.
+ *
  *  @param out       receives the layer; NULL on failure. Destroy with
  *                   lora_layer_destroy().
  *  @param adapter   must not be NULL.
@@ -109,7 +130,7 @@ enum {
  *          LORA_ERROR_RANGE (no such module; a number of the options; a
  *          strength that is not finite);
  *          LORA_ERROR_SHAPE (the kernel or the groups do not fit the factors,
- *          or are none of an embedding's);
+ *          or there is nothing that they could be of);
  *          LORA_ERROR_UNSUPPORTED (a kind that is no product with its input,
  *          or needs the base weight; groups that cut LoKr unevenly); the
  * module's own status; LORA_ERROR_IO; LORA_ERROR_TRUNCATED; LORA_ERROR_MEMORY.

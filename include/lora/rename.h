@@ -127,6 +127,7 @@
 #define lora_layer_options LORA__RENAME(LORA_NAMESPACE, lora_layer_options)
 #define lora_layer_options_init LORA__RENAME(LORA_NAMESPACE, lora_layer_options_init)
 #define lora_layer_output_size LORA__RENAME(LORA_NAMESPACE, lora_layer_output_size)
+#define lora_layer_place LORA__RENAME(LORA_NAMESPACE, lora_layer_place)
 #define lora_layer_retain LORA__RENAME(LORA_NAMESPACE, lora_layer_retain)
 #define lora_layer_set_factor LORA__RENAME(LORA_NAMESPACE, lora_layer_set_factor)
 #define lora_layer_workspace LORA__RENAME(LORA_NAMESPACE, lora_layer_workspace)

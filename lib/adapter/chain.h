@@ -12,6 +12,7 @@
  *   LoRA   down, up         LoCon  down with the kernel, up
  *   core   down, core with the kernel, up
  *   embedding  A, of which columns are looked up, B
+ *   (IA)3  a number for each channel, each of `before` with a part of its own
  *   LoKr   [i1, i2] by w2 along i2, by w1 along i1: w1 between the factors of
  *          w2 if it has them, where the tensor is smallest
  *
@@ -24,6 +25,8 @@
 
 #include "adapter/adapter.h"
 #include "kernel/kernel.h"
+
+#include <lora/layer.h>
 
 enum { LORA__CHAIN_LINKS = 5, LORA__CHAIN_FACTORS = 8 };
 
@@ -104,6 +107,7 @@ typedef struct lora__chain {
     size_t link_count;
     lora__chain_factor factors[LORA__CHAIN_FACTORS];
     size_t factor_count;
+    lora_layer_place place;
 } lora__chain;
 
 /* Fill in the chain of a usable module whose kernel has that many elements,

@@ -388,8 +388,7 @@ static lora_status layer_check_module(const lora__module *module,
 
     TRY(lora__module_check(module, error));
     if (module->kind->chain == NULL || beside != NULL ||
-        (module->changes & LORA_PART_WEIGHT) == 0 ||
-        (module->lacks == NULL && module->ndim < 2)) {
+        (module->changes & LORA_PART_WEIGHT) == 0 || module->ndim == 1) {
         return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
                           module->name,
                           "%s%s cannot be run on activations alone",
@@ -424,6 +423,26 @@ static lora_status layer_read_options(lora_layer_options *out,
     return LORA_OK;
 }
 
+/* Where nothing moves over an image, it must not be said how. */
+static lora_status layer_check_geometry(const lora_layer *layer,
+                                        lora_error *error)
+{
+    const lora__layer_geometry *g = &layer->geometry;
+    int moves = 0;
+
+    for (size_t i = 0; i < layer->chain.link_count; i++) {
+        moves |= layer->chain.links[i].conv;
+    }
+    for (size_t d = 0; !moves && d < 3; d++) {
+        if (g->stride[d] != 1 || g->padding[d] != 0 || g->dilation[d] != 1) {
+            return lora__fail(
+                error, LORA_ERROR_SHAPE, LORA_NO_OFFSET, layer->name,
+                "no kernel to have a stride, padding or dilation");
+        }
+    }
+    return LORA_OK;
+}
+
 static lora_status layer_fill(lora_layer *layer,
                               const lora_adapter *adapter,
                               const lora__module *module,
@@ -439,6 +458,7 @@ static lora_status layer_fill(lora_layer *layer,
     TRY(layer_read_geometry(layer, &kernel, module, o, error));
     TRY(module->kind->chain(&layer->chain, adapter, module, kernel,
                             o->groups == 0 ? 1 : o->groups, error));
+    TRY(layer_check_geometry(layer, error));
     lora__layer_take_bias(layer, module, strength);
     TRY(layer_load_factors(layer, adapter, module, error));
     TRY(layer_add_stages(layer, error));
@@ -523,6 +543,7 @@ LORA_API lora_status lora_layer_get_info(lora_layer_info *out,
     info.dtype = layer->dtype;
     info.input = lora__layer_takes_ids(layer) ? LORA_LAYER_INPUT_IDS
                                               : LORA_LAYER_INPUT_NUMBERS;
+    info.place = layer->chain.place;
     info.dims = layer->rows ? 0 : (int32_t)layer->dims;
     for (size_t d = 0; d < layer->dims; d++) {
         info.kernel[d] = (int32_t)layer->geometry.kernel[3 - layer->dims + d];

@@ -142,6 +142,14 @@ static inline int lora__layer_takes_ids(const lora_layer *layer)
     return layer->stages[0].link->lookup;
 }
 
+/* 1 if the stage has a number for each channel. */
+static inline int lora__layer_is_scaling(const lora__layer_stage *stage)
+{
+    return stage->in == 1 && stage->out == 1 && stage->after == 1 &&
+           !stage->conv && !stage->link->turned && stage->each == 1 &&
+           stage->parts == stage->before && stage->parts > 1;
+}
+
 /* Which weight one of `before` is multiplied by. */
 static inline size_t lora__layer_part(const lora__layer_stage *stage,
                                       size_t item)
@@ -190,6 +198,23 @@ lora__layer_maps_gradient(const lora__layer_run *run,
                           lora__layer_data gradient,
                           lora__layer_data in,
                           lora_error *error);
+
+/* The same of a stage that scales channels, which is one way forward and back.
+ */
+LORA_PRIVATE lora_status
+lora__layer_scaling_product(const lora__layer_run *run,
+                            const lora__layer_stage *stage,
+                            lora__layer_data out,
+                            lora__layer_data in,
+                            const lora__layer_finish *finish,
+                            lora_error *error);
+LORA_PRIVATE lora_status
+lora__layer_scaling_gradient(const lora__layer_run *run,
+                             const lora__layer_stage *stage,
+                             const lora__layer_sink *sink,
+                             lora__layer_data gradient,
+                             lora__layer_data in,
+                             lora_error *error);
 
 /* The same of an embedding's first stage, whose `in` are ids; and RANGE where
  * one of these is of no column. */

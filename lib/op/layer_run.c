@@ -380,6 +380,10 @@ static lora_status layer_run_stage(const layer_run_plan *plan,
         return lora__layer_lookup_product(&plan->run, stage, out, in, finish,
                                           error);
     }
+    if (lora__layer_is_scaling(stage) && finish->bias == NULL) {
+        return lora__layer_scaling_product(&plan->run, stage, out, in, finish,
+                                           error);
+    }
     return lora__layer_is_rows(&plan->run, stage)
                ? lora__layer_rows_product(&plan->run, stage, back, out, in,
                                           finish, error)
@@ -524,6 +528,27 @@ static int layer_run_wanted(const layer_run_back *back, size_t index)
     return 0;
 }
 
+/* The gradient of a stage's weight. */
+static lora_status layer_run_gradient(const layer_run_plan *plan,
+                                      const lora__layer_stage *stage,
+                                      const lora__layer_sink *sink,
+                                      lora__layer_data gradient,
+                                      lora__layer_data in,
+                                      lora_error *error)
+{
+    return stage->link->lookup
+               ? lora__layer_lookup_gradient(&plan->run, stage, sink, gradient,
+                                             in, error)
+           : lora__layer_is_scaling(stage)
+               ? lora__layer_scaling_gradient(&plan->run, stage, sink, gradient,
+                                              in, error)
+           : lora__layer_is_rows(&plan->run, stage)
+               ? lora__layer_rows_gradient(&plan->run, stage, sink, gradient,
+                                           in, error)
+               : lora__layer_maps_gradient(&plan->run, stage, sink, gradient,
+                                           in, error);
+}
+
 /* The gradients of a stage's factors. */
 static lora_status layer_run_factors(const layer_run_back *back,
                                      size_t index,
@@ -547,13 +572,7 @@ static lora_status layer_run_factors(const layer_run_back *back,
     sink.turned = link->turned;
     sink.add = link->maker == NULL && back->add_factors;
     sink.multiplier = layer->scale;
-    TRY(link->lookup ? lora__layer_lookup_gradient(&plan->run, stage, &sink,
-                                                   gradient, in, error)
-        : lora__layer_is_rows(&plan->run, stage)
-            ? lora__layer_rows_gradient(&plan->run, stage, &sink, gradient, in,
-                                        error)
-            : lora__layer_maps_gradient(&plan->run, stage, &sink, gradient, in,
-                                        error));
+    TRY(layer_run_gradient(plan, stage, &sink, gradient, in, error));
     if (link->maker != NULL) {
         link->maker->pull(back->gradients, link, made,
                           (const float *const *)layer->factors, layer->kernels,

@@ -8,13 +8,15 @@ static image file; /* of the adapter that is open */
 
 #define CONV "lora_unet_conv"
 #define LINEAR "lora_unet_linear"
+#define SCALE "lora_unet_scale"
 
 static const float two_by_two[] = {1.0F, 2.0F, 3.0F, 4.0F};
 
-/* In the order of the file: conv, dora, kron, linear, norm. */
+/* In the order of the file: conv, dora, kron, linear, norm, scale. */
 static lora_adapter *open_some(lora_context *c)
 {
     const float alpha = 4.0F;
+    const float none = 0.0F;
     float rough[64];
     some_numbers(rough, COUNT(rough), 3);
     image_begin(&file, NULL);
@@ -30,6 +32,8 @@ static lora_adapter *open_some(lora_context *c)
     image_f32(&file, LINEAR ".lora_down.weight", "2,2", two_by_two, 4);
     image_f32(&file, LINEAR ".lora_up.weight", "3,2", rough, 6);
     image_f32(&file, "lora_unet_norm.w_norm", "5", rough, 5);
+    image_f32(&file, SCALE ".on_input", "", &none, 1);
+    image_f32(&file, SCALE ".weight", "3", rough, 3);
     image_end(&file);
     return open_image(c, &file);
 }
@@ -104,6 +108,9 @@ static void test_refused(void **state)
     refuse_option(adapter, "lora_unet_kron", AT(groups), 3,
                   LORA_ERROR_UNSUPPORTED);
     refuse_option(adapter, "lora_unet_kron", AT(groups), 4, LORA_ERROR_SHAPE);
+    refuse_option(adapter, SCALE, AT(groups), 3, LORA_ERROR_SHAPE);
+    refuse_option(adapter, SCALE, AT(kernel), 3, LORA_ERROR_SHAPE);
+    refuse_option(adapter, SCALE, AT(padding), 1, LORA_ERROR_SHAPE);
     refuse_option(adapter, CONV, AT(groups), 3, LORA_ERROR_SHAPE);
     refuse_option(adapter, CONV, AT(kernel), 2, LORA_ERROR_SHAPE);
     refuse_option(adapter, LINEAR, AT(kernel), 3, LORA_ERROR_SHAPE);
@@ -169,6 +176,27 @@ static void test_told(void **state)
     lora_layer_destroy(layer);
     assert_null(lora_layer_retain(NULL));
     lora_layer_destroy(NULL);
+}
+
+/* Where what is told of a layer stands to the model's. */
+static void test_places(void **state)
+{
+    lora_adapter *adapter = open_some(context);
+    lora_layer *beside = made(adapter, LINEAR);
+    lora_layer *scale = made(adapter, SCALE);
+    lora_layer_info info = {.struct_size = sizeof info};
+
+    (void)state;
+    close_some(adapter);
+    assert_int_equal(lora_layer_get_info(&info, beside, NULL), LORA_OK);
+    assert_int_equal(info.place, LORA_LAYER_PLACE_BESIDE);
+    assert_int_equal(info.input, LORA_LAYER_INPUT_NUMBERS);
+    assert_int_equal(lora_layer_get_info(&info, scale, NULL), LORA_OK);
+    assert_int_equal(info.place, LORA_LAYER_PLACE_PRODUCT);
+    assert_int_equal(info.channels_in, 3);
+    assert_int_equal(info.channels_out, 3);
+    lora_layer_destroy(beside);
+    lora_layer_destroy(scale);
 }
 
 /* Batches that a layer cannot take, whatever is asked about them. */
@@ -337,7 +365,7 @@ static void test_ids(void **state)
 /* Every allocation of making a layer fails; running one allocates nothing. */
 static void test_memory(void **state)
 {
-    static const char *const names[] = {CONV, LINEAR, "lora_unet_kron"};
+    static const char *const names[] = {CONV, LINEAR, "lora_unet_kron", SCALE};
     const lora_layer_batch batch = {2, {5, 5, 0}};
     static float some[4096];
 
@@ -384,8 +412,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_refused), cmocka_unit_test(test_told),
-        cmocka_unit_test(test_batches), cmocka_unit_test(test_by_hand),
-        cmocka_unit_test(test_ids),     cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_places),  cmocka_unit_test(test_batches),
+        cmocka_unit_test(test_by_hand), cmocka_unit_test(test_ids),
+        cmocka_unit_test(test_memory),
     };
     int failed;
 

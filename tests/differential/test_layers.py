@@ -563,6 +563,74 @@ def test_bias_gradient(liblora, shapes, batch, how):
     equal(again.x.tobytes(), got.x.tobytes(), "gradient of x")
 
 
+def test_ia3(liblora, place, suffixes, size):
+    """(IA)3 in its place around a layer gives what the changed weight gives, by
+    the formulas of LyCORIS, W o (1 + m w), and PEFT, W + m (W o l - W)."""
+    out, into, strength, count = 70, 33, -0.7, 9
+    rng = np.random.default_rng(sum(map(ord, place)) + len(size))
+    width = into if place == "before" else out
+    # Factors near one, as trained ones are.
+    peft = ".ia3_l" in suffixes
+    vector = (rng.standard_normal(width) * 0.3 + peft).astype(np.float32)
+    name = "base_model.model.some.layer" if peft else NAME
+    builder = liblora.Builder()
+    for suffix, shape in suffixes.items():
+        builder.add(name + suffix, np.float32(place == "before")
+                    if suffix == ".on_input" else vector.reshape(shape))
+    adapter = builder.finish()
+    module, = adapter.modules
+    kernel = (1,) * len(size)
+    layer = adapter.layer(module["name"], strength, kernel=kernel)
+    equal(layer.place, place, "place")
+    equal(layer.shape, (width, width), "shape")
+    scale = 1 + strength * (vector.astype(float) - peft)
+    w, b = rng.standard_normal((out, into)), rng.standard_normal((out, 1))
+    changed = w * (scale if place == "before" else scale[:, None])
+    bias = b * scale[:, None] if place == "after" else b
+    x = rng.standard_normal((count, into, math.prod(size)))
+    # What stands there in the model, and what follows.
+    seen = {"before": x, "product": w @ x, "after": w @ x + b}[place]
+    seen = seen.astype(np.float32)
+    y = layer.forward(seen.reshape(count, width, *size))
+    summed = seen + y.reshape(seen.shape).astype(float)
+    got = {"before": lambda: w @ summed + b, "product": lambda: summed + b,
+           "after": lambda: summed}[place]()
+    support.close(got, changed @ x + bias, 1e-5 * (1 + np.abs(changed) @
+                                                   np.abs(x)), "y")
+    g = rng.standard_normal(y.shape).astype(np.float32)
+    back = layer.backward(seen.reshape(y.shape), g)
+    flat = g.reshape(seen.shape).astype(float)
+    support.close(back.x.reshape(seen.shape), (scale - 1)[:, None] * flat,
+                  3 * 2.0**-24 * np.abs(flat), "gradient of x")
+    (role, value), = back.factors.items()
+    want = strength * np.sum(flat * seen, axis=(0, 2))
+    support.close(value.ravel(), want, 1e-6 * np.sum(np.abs(flat * seen),
+                                                     axis=(0, 2)), role)
+    layer.set_factors({role: np.full(vector.shape, float(peft), np.float32)})
+    equal(set(np.abs(layer.forward(seen.reshape(y.shape))).ravel()), {0.0},
+          "what changes nothing")
+    layer = adapter.layer(module["name"], strength, dtype="bfloat16",
+                          kernel=kernel)
+    half = Halves(liblora, "bfloat16")
+    bits = half.bits(seen)
+    batch = liblora._ffi.lora_layer_batch(
+        count, (ctypes.c_int64 * 3)(math.prod(size)))
+    found = np.empty(bits.shape, np.uint16)
+    half.forward(layer, batch, bits, found, 0)
+    want = (scale - 1)[:, None] * half.numbers(bits)
+    support.close(half.numbers(found), want, 2.0**-8 * np.abs(want), "bf16")
+    try:
+        adapter.layer(module["name"], stride=2)
+        raise AssertionError("a stride was taken")
+    except liblora.LoraError as error:
+        equal(error.status, liblora._ffi.LORA_ERROR_SHAPE, "status")
+
+
+IA3 = [("product", {".weight": (70,), ".on_input": ()}),
+       ("before", {".weight": (33,), ".on_input": ()}),
+       ("after", {".ia3_l": (70, 1)}), ("before", {".ia3_l": (1, 33)})]
+
+
 def embedding_by_hand(a, b, ids, g):
     """(y, gradient of A, gradient of B) of y = B A[:, id], in float64."""
     rows = a[:, ids].T
@@ -654,6 +722,11 @@ def main():
                 test_half(liblora, seed, case, dtype)
     with suite.case("bias"):
         test_bias(liblora)
+    for place, suffixes in IA3:
+        for size in ((), (1000,)):
+            title = f"(IA)3 {place}, {', '.join(suffixes)}, {size}"
+            with suite.case(title):
+                test_ia3(liblora, place, suffixes, size)
     with suite.case("embedding, 3 ids"):
         test_embedding(suite, liblora, 3)
     with suite.case("embedding, 700 ids"):

@@ -238,6 +238,90 @@ static void ia3_kind_rows(const lora__rows *state,
     }
 }
 
+/* ---- layers ------------------------------------------------------------ */
+
+static size_t ia3_kind_maker_scratch(const lora__link *link)
+{
+    (void)link;
+    return 1;
+}
+
+/* PEFT's, which are from one: l - 1. */
+static void ia3_kind_maker_make(float *weight,
+                                const lora__link *link,
+                                const float *const *factors,
+                                const lora__kernels *kernels,
+                                float *scratch)
+{
+    (void)kernels;
+    (void)scratch;
+    for (size_t i = 0; i < link->out; i++) {
+        weight[i] = factors[link->factor][i] - 1.0F;
+    }
+}
+
+static void ia3_kind_maker_pull(float *const *gradients,
+                                const lora__link *link,
+                                const float *gradient,
+                                const float *const *factors,
+                                const lora__kernels *kernels,
+                                float *scratch)
+{
+    (void)factors;
+    (void)scratch;
+    kernels->axpy_f32(gradients[link->factor], gradient, 1.0F, link->out);
+}
+
+static const lora__link_maker ia3_kind_maker = {
+    ia3_kind_maker_scratch, ia3_kind_maker_make, ia3_kind_maker_pull};
+
+/* A number for each channel of what goes into the layer, or comes out of it:
+ * there LyCORIS' is of the weight alone, PEFT's of the bias too. */
+static lora_status ia3_kind_chain(lora__chain *out,
+                                  const lora_adapter *adapter,
+                                  const lora__module *module,
+                                  size_t kernel,
+                                  size_t groups,
+                                  lora_error *error)
+{
+    const int peft = kind_has(module, LORA__ROLE_IA3);
+    const lora__role role = peft ? LORA__ROLE_IA3 : LORA__ROLE_WEIGHT;
+    const lora__entry *entry = lora__module_entry(adapter, module, role);
+    lora__link *link = &out->links[0];
+    lora__rows state;
+    ia3_side side;
+
+    memset(out, 0, sizeof *out);
+    memset(&state, 0, sizeof state);
+    if (kernel != 1 || groups != 1) {
+        return lora__fail(
+            error, LORA_ERROR_SHAPE, LORA_NO_OFFSET, module->name,
+            "a scale of channels has neither a kernel nor groups");
+    }
+    TRY(ia3_kind_side(&side, &state, adapter, module, entry, error));
+    out->place = side == IA3_INPUTS ? LORA_LAYER_PLACE_BEFORE
+                 : peft             ? LORA_LAYER_PLACE_AFTER
+                                    : LORA_LAYER_PLACE_PRODUCT;
+    link->factor = lora__chain_take(out, module, role);
+    link->before = (size_t)entry->elements;
+    link->in = 1;
+    link->out = link->before;
+    link->after = 1;
+    link->kernel = 1;
+    link->parts = link->before;
+    link->each = 1;
+    if (peft) {
+        link->maker = &ia3_kind_maker;
+        for (size_t i = 0; i < LORA__COUNT(link->sides); i++) {
+            link->sides[i].a = link->factor;
+            link->sides[i].b = link->factor;
+            link->sides[i].core = SIZE_MAX;
+        }
+    }
+    out->link_count = 1;
+    return LORA_OK;
+}
+
 /* Rows have their own factor, or all of them those of the columns. No factor
  * is 1 in PEFT's files, and not 0. */
 static int ia3_kind_extent(lora__extent *out,
@@ -277,5 +361,6 @@ LORA_PRIVATE const lora__kind lora__kind_ia3 = {
     .parse = ia3_kind_parse,
     .prepare = ia3_kind_prepare,
     .rows = ia3_kind_rows,
+    .chain = ia3_kind_chain,
     .extent = ia3_kind_extent,
 };

@@ -114,6 +114,10 @@ LORA_LIGHT_JOINED = 4
 LORA_LIGHT_GAUSSIAN = 5
 LORA_LAYER_INPUT_NUMBERS = 0
 LORA_LAYER_INPUT_IDS = 1
+LORA_LAYER_PLACE_BESIDE = 0
+LORA_LAYER_PLACE_BEFORE = 1
+LORA_LAYER_PLACE_PRODUCT = 2
+LORA_LAYER_PLACE_AFTER = 3
 LORA_LAYER_ADD = 1
 LORA_LAYER_ADD_FACTORS = 2
 
@@ -547,6 +551,9 @@ class lora_layer_options(Structure):
 lora_layer_input = c_int32
 
 
+lora_layer_place = c_int32
+
+
 class lora_layer_batch(Structure):
     _fields_ = [
         ("count", c_int64),
@@ -564,6 +571,8 @@ class lora_layer_info(Structure):
         ("dims", c_int32),
         ("kernel", c_int32 * 3),
         ("input", lora_layer_input),
+        ("place", lora_layer_place),
+        ("reserved1", c_uint32),
     ]
 
 

@@ -59,6 +59,14 @@ class Layer:
         return self._info.input == _ffi.LORA_LAYER_INPUT_IDS
 
     @property
+    def place(self) -> str:
+        """What x is, and what the result is added to: "beside" the model's
+        layer, the input of both and its output; "before" it, that input; the
+        "product", what the weight gives without the bias; "after", the output.
+        """
+        return ("beside", "before", "product", "after")[self._info.place]
+
+    @property
     def shape(self) -> tuple[int, int]:
         """(out, in): elements of a row, or channels."""
         return self._info.channels_out, self._info.channels_in

@@ -108,6 +108,10 @@ pub const LORA_LIGHT_JOINED: i32 = 4;
 pub const LORA_LIGHT_GAUSSIAN: i32 = 5;
 pub const LORA_LAYER_INPUT_NUMBERS: i32 = 0;
 pub const LORA_LAYER_INPUT_IDS: i32 = 1;
+pub const LORA_LAYER_PLACE_BESIDE: i32 = 0;
+pub const LORA_LAYER_PLACE_BEFORE: i32 = 1;
+pub const LORA_LAYER_PLACE_PRODUCT: i32 = 2;
+pub const LORA_LAYER_PLACE_AFTER: i32 = 3;
 pub const LORA_LAYER_ADD: i32 = 1;
 pub const LORA_LAYER_ADD_FACTORS: i32 = 2;
 
@@ -549,6 +553,8 @@ pub struct lora_layer_options {
 
 pub type lora_layer_input = i32;
 
+pub type lora_layer_place = i32;
+
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct lora_layer_batch {
@@ -567,6 +573,8 @@ pub struct lora_layer_info {
     pub dims: i32,
     pub kernel: [i32; 3],
     pub input: lora_layer_input,
+    pub place: lora_layer_place,
+    pub reserved1: u32,
 }
 
 #[repr(C)]
@@ -1562,7 +1570,7 @@ layout! {
         count: 0, 8,
         size: 8, 24,
     }
-    lora_layer_info, 56 {
+    lora_layer_info, 64 {
         struct_size: 0, 8,
         channels_in: 8, 8,
         channels_out: 16, 8,
@@ -1571,6 +1579,8 @@ layout! {
         dims: 36, 4,
         kernel: 40, 12,
         input: 52, 4,
+        place: 56, 4,
+        reserved1: 60, 4,
     }
     lora_layer_factor, 104 {
         struct_size: 0, 8,
