@@ -246,15 +246,17 @@ static void family_found(family_search *s,
     }
 }
 
-/* Try the rules of a site behind its own name; 0 if the rest of the name does
- * not even begin as one. The spellings of a site are tried one after the other:
- * a name that is one of both may be meant in either. */
-static int family_try_rules(family_search *s, const lora__site_head *head)
+/* Try the rules of a site behind its own name. The spellings of a site are
+ * tried one after the other: a name that is one of both may be meant in either.
+ * Returns the furthest letter that told, where `whole` says that it is asked
+ * for: else some rules are given up by the last letter. */
+static const char *
+family_try_rules(family_search *s, const lora__site_head *head, int whole)
 {
     const lora__site *site = head->site;
     const lora__family_set families = site->families & s->scope->families;
     const char *at = s->name + head->bytes;
-    int begins = 0;
+    const char *seen = at;
     int fits = 0;
 
     for (size_t i = 0; i < site->rule_count; i++) {
@@ -262,16 +264,14 @@ static int family_try_rules(family_search *s, const lora__site_head *head)
         const char *name = family_rule_name(rule, head->original);
         lora__rule_cursor c = {0};
 
-        if (!family_may_begin(at, s->end, name)) {
+        if (!family_may_begin(at, s->end, name) ||
+            (rule->families & families) == 0 ||
+            (!whole && !family_may_end(at, s->end, name))) {
             continue;
         }
-        begins = 1;
-        if (!family_may_end(at, s->end, name) ||
-            (rule->families & families) == 0) {
-            continue;
-        }
-        c.at = c.seen = at;
+        c.at = at;
         c.end = s->end;
+        c.seen = seen;
         c.separator = s->separator;
         c.depth = site->depth;
         c.count = head->count;
@@ -280,12 +280,13 @@ static int family_try_rules(family_search *s, const lora__site_head *head)
             family_found(s, site, rule, head->original, &c);
             fits = 1;
         }
+        seen = c.seen;
     }
     if (fits) {
         s->place->both |= s->site == site;
         s->site = site;
     }
-    return begins;
+    return seen;
 }
 
 static int family_in_scope(const lora__scope *scope, const lora__site *site)
@@ -299,8 +300,7 @@ static int family_in_scope(const lora__scope *scope, const lora__site *site)
            (scope->families & site->families) != 0;
 }
 
-/* Try one spelling of a site, and remember it if the name begins as one of it,
- * up to the first letter of a rule. */
+/* Try one spelling of a site. */
 static void family_try_spelling(family_search *s,
                                 lora__site_memo *memo,
                                 const lora__site *site,
@@ -308,9 +308,34 @@ static void family_try_spelling(family_search *s,
 {
     lora__site_head head;
 
-    if (family_take_site(&head, s, site, original) &&
-        family_try_rules(s, &head) && memo->count++ < LORA__MEMO_HEADS) {
+    if (!family_take_site(&head, s, site, original)) {
+        return;
+    }
+    head.seen = family_try_rules(s, &head, 1);
+    if (head.seen > s->seen && memo->count++ < LORA__MEMO_HEADS) {
         memo->heads[memo->count - 1] = head;
+    }
+}
+
+/* Remember the sites, but those whose rules are all told not to fit by letters
+ * that tell the site. */
+static void family_remember(lora__site_memo *memo, const family_search *s)
+{
+    size_t count = memo->count;
+
+    memo->scope = *s->scope;
+    memo->separator = s->separator;
+    memo->name = s->name;
+    memo->seen = 0;
+    memo->count = 0;
+    if (count > LORA__MEMO_HEADS || s->seen == s->end) {
+        return;
+    }
+    memo->seen = (size_t)(s->seen - s->name) + 1;
+    for (size_t i = 0; i < count; i++) {
+        if (memo->heads[i].seen > s->seen) {
+            memo->heads[memo->count++] = memo->heads[i];
+        }
     }
 }
 
@@ -338,13 +363,7 @@ static void family_try_all(family_search *s, lora__site_memo *memo)
             }
         }
     }
-    memo->scope = *s->scope;
-    memo->separator = s->separator;
-    memo->name = s->name;
-    memo->seen = 0;
-    if (memo->count <= LORA__MEMO_HEADS && s->seen < s->end) {
-        memo->seen = (size_t)(s->seen - s->name) + 1;
-    }
+    family_remember(memo, s);
 }
 
 /* 1 if comparing the name with all sites would find those of the memo. */
@@ -375,7 +394,7 @@ LORA_PRIVATE lora__family_set lora__family_match(lora__place *out,
     }
     if (family_remembers(memo, &s)) {
         for (size_t i = 0; i < memo->count; i++) {
-            (void)family_try_rules(&s, &memo->heads[i]);
+            (void)family_try_rules(&s, &memo->heads[i], 0);
         }
     } else {
         family_try_all(&s, memo);

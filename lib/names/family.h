@@ -121,15 +121,16 @@ typedef struct lora__scope {
 /* A site in one of its spellings, and how much of a name it is. */
 typedef struct lora__site_head {
     const struct lora__site *site;
-    size_t bytes; /* with the separator behind it */
+    size_t bytes;     /* with the separator behind it */
+    const char *seen; /* furthest letter that told of a rule; not owned */
     int original;
     int count; /* of numbers */
     int16_t numbers[LORA__RULE_NUMBERS];
 } lora__site_head;
 
-/* The sites that a name was found in. Names of one site follow each other in
- * files, and the letters that tell the site are the same in all of them, so
- * most names need not be compared with any. */
+/* The sites that a name may be of, as far as the letters go that tell the site.
+ * Names of one site follow each other in files, and those letters are the same
+ * in all of them, so most names need not be compared with any other. */
 #define LORA__MEMO_HEADS 16
 typedef struct lora__site_memo {
     lora__scope scope;

@@ -34,21 +34,22 @@ static void test_map(void **state)
     lora_context *context = heap_context(&h, NULL);
     lora__map map;
     size_t value = 77;
+    size_t bytes;
 
     (void)state;
     lora__map_init(&map, context);
     assert_int_equal(lora__map_find(&value, &map, "x", 1), 0);
     assert_int_equal(value, 77);
     for (size_t i = 0; i < KEYS; i++) {
-        int bytes = snprintf(keys[i], sizeof keys[i], "key.%u", (unsigned)i);
-        assert_int_equal(
-            lora__map_add(&value, &map, keys[i], (size_t)bytes, i, NULL),
-            LORA_OK);
+        snprintf(keys[i], sizeof keys[i], "key.%u", (unsigned)i);
+        bytes = strlen(keys[i]);
+        assert_int_equal(lora__map_add(&value, &map, keys[i], bytes, i, NULL),
+                         LORA_OK);
         assert_int_equal(value, i);
     }
     for (size_t i = 0; i < KEYS; i++) {
         char copy[16];
-        size_t bytes = strlen(keys[i]);
+        bytes = strlen(keys[i]);
         memcpy(copy, keys[i], bytes); /* no NUL: the length counts */
         assert_int_equal(lora__map_add(&value, &map, copy, bytes, 9, NULL),
                          LORA_OK);
@@ -59,6 +60,19 @@ static void test_map(void **state)
         assert_int_equal(lora__map_find(&value, &map, copy, bytes - 1),
                          bytes > 5);
     }
+    /* More room changes nothing, less room even less. */
+    assert_int_equal(lora__map_reserve(&map, 3 * KEYS, NULL), LORA_OK);
+    bytes = map.capacity;
+    assert_true(bytes >= 3 * KEYS);
+    assert_int_equal(lora__map_reserve(&map, 3 * KEYS, NULL), LORA_OK);
+    assert_int_equal(lora__map_reserve(&map, 1, NULL), LORA_OK);
+    assert_int_equal(map.capacity, bytes);
+    assert_int_equal(map.count, KEYS);
+    assert_int_equal(lora__map_find(&value, &map, "key.4321", 8), 1);
+    assert_int_equal(value, 4321);
+    assert_int_equal(lora__map_reserve(&map, SIZE_MAX, NULL),
+                     LORA_ERROR_MEMORY);
+    assert_int_equal(map.capacity, bytes);
     /* Keys may hold NUL, and be empty. */
     assert_int_equal(lora__map_add(&value, &map, "a\0b", 3, 1, NULL), LORA_OK);
     assert_int_equal(lora__map_add(&value, &map, "a\0c", 3, 2, NULL), LORA_OK);
