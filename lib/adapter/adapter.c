@@ -83,12 +83,15 @@ LORA_PRIVATE int lora__module_matches(const lora__module *module,
 LORA_PRIVATE const lora__member *lora__module_find(const lora__module *module,
                                                    lora__role role)
 {
-    for (size_t i = 0; i < module->member_count; i++) {
-        if (module->members[i].role == role) {
-            return &module->members[i];
-        }
+    const lora__member *member = module->members;
+
+    if ((module->roles & LORA__ROLE_BIT(role)) == 0) {
+        return NULL;
     }
-    return NULL;
+    while (member->role != role) {
+        member++;
+    }
+    return member;
 }
 
 LORA_PRIVATE const lora__entry *lora__module_entry(const lora_adapter *adapter,
@@ -254,6 +257,7 @@ static lora_status adapter_group(lora_adapter *adapter, lora_error *error)
             lora__member *member = &module->members[module->member_count++];
             member->role = adapter->names.keys[i].role;
             member->entry = i;
+            module->roles |= LORA__ROLE_BIT(member->role);
         }
     }
     return LORA_OK;
@@ -264,11 +268,13 @@ static lora_status adapter_group(lora_adapter *adapter, lora_error *error)
 static lora_status adapter_check_roles(lora__opening *opening,
                                        lora__module *module)
 {
-    unsigned char seen[LORA__ROLE_COUNT] = {0};
+    uint64_t seen = 0;
 
     for (size_t i = 0; i < module->member_count; i++) {
         lora__role role = module->members[i].role;
-        if (seen[role]++) {
+        if ((seen & LORA__ROLE_BIT(role)) == 0) {
+            seen |= LORA__ROLE_BIT(role);
+        } else {
             return lora__module_reject(
                 opening, module, LORA_ERROR_KEY, "duplicate_module",
                 "%s is there twice, in two spellings or in pieces",

@@ -34,6 +34,7 @@ typedef struct lora__module {
     const lora__kind *kind;
     lora__member *members; /* in file order */
     size_t member_count;
+    uint64_t roles; /* of the members: LORA__ROLE_BIT of each */
 
     int64_t rank;
     int32_t has_alpha;

@@ -29,8 +29,7 @@ LORA_PRIVATE void lora__buffer_clear(lora__buffer *buffer)
     }
 }
 
-/* Room for `bytes` more and the final NUL. */
-static int buffer_reserve(lora__buffer *buffer, size_t bytes)
+static int buffer_grow(lora__buffer *buffer, size_t bytes)
 {
     size_t needed;
     size_t capacity = buffer->capacity == 0 ? 256 : buffer->capacity;
@@ -43,9 +42,6 @@ static int buffer_reserve(lora__buffer *buffer, size_t bytes)
         !lora__add_size(needed, 1, &needed)) {
         buffer->failed = 1;
         return 0;
-    }
-    if (needed <= buffer->capacity) {
-        return 1;
     }
     while (capacity < needed) {
         capacity = capacity > SIZE_MAX / 2 ? needed : capacity * 2;
@@ -61,6 +57,13 @@ static int buffer_reserve(lora__buffer *buffer, size_t bytes)
     buffer->data = data;
     buffer->capacity = capacity;
     return 1;
+}
+
+/* Room for `bytes` more and the final NUL: as a rule it is there. */
+static int buffer_reserve(lora__buffer *buffer, size_t bytes)
+{
+    return (!buffer->failed && bytes < buffer->capacity - buffer->bytes) ||
+           buffer_grow(buffer, bytes);
 }
 
 LORA_PRIVATE void

@@ -295,9 +295,7 @@ LORA_PRIVATE lora_status lora__join_begin(lora__joined *out,
                               first->module->name, p->module->kind->id,
                               first->module->kind->id);
         }
-        for (size_t i = 0; i < p->module->member_count; i++) {
-            out->roles |= LORA__ROLE_BIT(p->module->members[i].role);
-        }
+        out->roles |= p->module->roles;
         terms += join_terms(p);
         if (shares) {
             TRY(join_shares(&shares, out, p, error));

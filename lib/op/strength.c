@@ -46,11 +46,8 @@ LORA_PRIVATE lora_status lora__strength_check(const lora__module *module,
 {
     uint64_t roles = module->kind->scaled | module->kind->unscaled;
     const char *why = "has no tensor that a strength could go into";
-    int found = 0;
+    int found = (module->roles & roles) != 0;
 
-    for (size_t i = 0; i < module->member_count; i++) {
-        found |= (roles & LORA__ROLE_BIT(module->members[i].role)) != 0;
-    }
     if (module->dora || lora__module_find(module, LORA__ROLE_BIAS) != NULL) {
         found = 0;
         why = "replaces what it changes: not in proportion to a strength";
