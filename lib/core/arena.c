@@ -4,7 +4,8 @@
 #include <string.h>
 
 /* A new chunk is at least this large, then as large as all before it, up to
- * 1 MiB, so that small objects stay small and large ones take few chunks. */
+ * 1 MiB, so that small objects stay small and large ones take few chunks. What
+ * would not fit has a chunk of its own, which does not count. */
 #define ARENA_FIRST_CHUNK 1024
 #define ARENA_LAST_CHUNK ((size_t)1 << 20)
 
@@ -12,6 +13,7 @@ struct lora__arena_chunk {
     struct lora__arena_chunk *next;
     size_t size; /* with this header */
     size_t used;
+    size_t usual; /* what the size is if nothing larger is asked for */
 };
 
 #define ARENA_HEADER                                                           \
@@ -35,7 +37,8 @@ LORA_PRIVATE void lora__arena_destroy(lora__arena *arena)
 
 static int arena_add_chunk(lora__arena *arena, size_t bytes)
 {
-    size_t size = ARENA_FIRST_CHUNK;
+    size_t usual = ARENA_FIRST_CHUNK;
+    size_t size;
     size_t needed;
     struct lora__arena_chunk *chunk;
 
@@ -43,10 +46,10 @@ static int arena_add_chunk(lora__arena *arena, size_t bytes)
         return 0;
     }
     if (arena->chunks != NULL) {
-        size = arena->chunks->size * 2;
-        size = size < ARENA_LAST_CHUNK ? size : ARENA_LAST_CHUNK;
+        usual = arena->chunks->usual * 2;
+        usual = usual < ARENA_LAST_CHUNK ? usual : ARENA_LAST_CHUNK;
     }
-    size = size < needed ? needed : size;
+    size = usual < needed ? needed : usual;
     chunk = lora__alloc(arena->context, size, LORA__ALIGN);
     if (chunk == NULL) {
         return 0;
@@ -54,6 +57,7 @@ static int arena_add_chunk(lora__arena *arena, size_t bytes)
     chunk->next = arena->chunks;
     chunk->size = size;
     chunk->used = ARENA_HEADER;
+    chunk->usual = usual;
     arena->chunks = chunk;
     return 1;
 }
