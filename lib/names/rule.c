@@ -287,8 +287,10 @@ LORA_PRIVATE void lora__rule_put(lora__buffer *out,
                                  int *used,
                                  char separator)
 {
+    const char dot = separator == '.' ? '{' : '.'; /* what ends a run */
+
     while (*rule != '\0') {
-        size_t bytes = rule_bytes_to(rule, '{', '.');
+        size_t bytes = rule_bytes_to(rule, '{', dot);
         rule_hole hole;
 
         lora__buffer_append(out, rule, bytes);
