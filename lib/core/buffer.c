@@ -89,26 +89,33 @@ LORA_PRIVATE void lora__buffer_putc(lora__buffer *buffer, char c)
     lora__buffer_append(buffer, &c, 1);
 }
 
+/* Most texts fit into the room there is, and are printed once. */
 LORA_PRIVATE void
 lora__buffer_printf(lora__buffer *buffer, const char *format, ...)
 {
+    size_t room = buffer->capacity - buffer->bytes;
+    char *place = room == 0 ? NULL : buffer->data + buffer->bytes;
     va_list args;
     int length;
 
     va_start(args, format);
-    length = vsnprintf(NULL, 0, format, args);
+    length = vsnprintf(place, room, format, args);
     va_end(args);
-    if (length < 0) {
-        buffer->failed = 1;
-        return;
+    if (length >= 0 && (size_t)length >= room &&
+        buffer_reserve(buffer, (size_t)length)) {
+        room = buffer->capacity - buffer->bytes;
+        va_start(args, format);
+        vsnprintf(buffer->data + buffer->bytes, room, format, args);
+        va_end(args);
     }
-    if (!buffer_reserve(buffer, (size_t)length)) {
-        return;
+    if (length < 0 || (size_t)length >= room) {
+        buffer->failed = 1; /* or has been */
+        length = 0;
     }
-    va_start(args, format);
-    vsnprintf(buffer->data + buffer->bytes, (size_t)length + 1, format, args);
-    va_end(args);
     buffer->bytes += (size_t)length;
+    if (buffer->data != NULL) {
+        buffer->data[buffer->bytes] = '\0';
+    }
 }
 
 static void buffer_put_number(lora__buffer *buffer,

@@ -124,6 +124,7 @@ static void test_buffer(void **state)
     heap h;
     lora_context *context = heap_context(&h, NULL);
     lora__buffer b;
+    size_t value;
 
     (void)state;
     lora__buffer_init(&b, context);
@@ -155,6 +156,10 @@ static void test_buffer(void **state)
     }
     assert_int_equal(lora__buffer_status(&b, NULL), LORA_ERROR_MEMORY);
     assert_memory_equal(b.data, "keptmore", 8);
+    assert_int_equal(b.data[b.bytes], '\0');
+    value = b.bytes;
+    lora__buffer_printf(&b, "%0300d", 7);
+    assert_int_equal(b.bytes, value);
     assert_int_equal(b.data[b.bytes], '\0');
     lora__buffer_destroy(&b);
     heap_end(&h, context);
