@@ -403,12 +403,13 @@ LORA_PRIVATE lora__family_set lora__family_match(lora__place *out,
 }
 
 LORA_PRIVATE lora__family_set lora__family_match_target(lora__place *out,
+                                                        lora__site_memo *memo,
                                                         lora__family_set wanted,
                                                         const char *target)
 {
     size_t bytes = strlen(target);
     lora__component component = lora__component_take(&target, &bytes, '.');
-    lora__site_memo memo = {0};
+    lora__site_memo none;
     lora__scope scope = {wanted, LORA__COMPONENT_BIT(component), 0, 1};
     lora__family_set found;
 
@@ -416,7 +417,11 @@ LORA_PRIVATE lora__family_set lora__family_match_target(lora__place *out,
     if (component == LORA__COMPONENT_ANY) {
         return 0;
     }
-    found = lora__family_match(out, &memo, &scope, target, bytes, '.');
+    if (memo == NULL) {
+        none.seen = 0;
+        memo = &none;
+    }
+    found = lora__family_match(out, memo, &scope, target, bytes, '.');
     if (found != 0) {
         return found;
     }
@@ -426,7 +431,7 @@ LORA_PRIVATE lora__family_set lora__family_match_target(lora__place *out,
     } else if (component == LORA__COMPONENT_TE2) {
         scope.components |= LORA__COMPONENT_BIT(LORA__COMPONENT_OPENCLIP_G);
     }
-    found = lora__family_match(out, &memo, &scope, target, bytes, '.');
+    found = lora__family_match(out, memo, &scope, target, bytes, '.');
     return found != 0 && out->rule->rows != NULL ? found : 0;
 }
 
@@ -774,7 +779,7 @@ LORA_PRIVATE lora__layer lora__family_layer(const lora__family *family,
 {
     lora__place place;
     lora__family_set known =
-        lora__family_match_target(&place, family->bit, target);
+        lora__family_match_target(&place, NULL, family->bit, target);
 
     return lora__place_layer(&place, known, family);
 }

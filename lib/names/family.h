@@ -153,8 +153,9 @@ LORA_PRIVATE lora__family_set lora__family_match(lora__place *out,
                                                  char separator);
 
 /* The same for a canonical target, which begins with its component: a layer of
- * diffusers, or an original weight that has parts. */
+ * diffusers, or an original weight that has parts. The memo may be NULL. */
 LORA_PRIVATE lora__family_set lora__family_match_target(lora__place *out,
+                                                        lora__site_memo *memo,
                                                         lora__family_set wanted,
                                                         const char *target);
 

@@ -317,6 +317,7 @@ static lora_status read_resolve_position(lora__reading *r,
                                          lora_error *error)
 {
     lora__position position;
+    const char *target;
 
     module->real = lora__position_read(&position, module->name, module->bytes);
     module->component = position.component;
@@ -332,8 +333,10 @@ static lora_status read_resolve_position(lora__reading *r,
         return LORA_OK;
     }
     TRY(lora__buffer_status(&r->text, error));
-    module->known = lora__family_match_target(&module->place, LORA__FAMILY_ALL,
-                                              r->text.data);
+    TRY(lora__arena_string(&target, r->arena, r->text.data, r->text.bytes,
+                           error)); /* as the memo points at it */
+    module->known = lora__family_match_target(&module->place, &r->memo,
+                                              LORA__FAMILY_ALL, target);
     return LORA_OK;
 }
 

@@ -105,8 +105,8 @@ static int write_agrees(lora__buffer *out,
         size_t end = out->bytes;
         int same;
 
-        (void)lora__family_match_target(&place, families & (~families + 1),
-                                        spelling->target);
+        (void)lora__family_match_target(
+            &place, NULL, families & (~families + 1), spelling->target);
         lora__place_put(out, &place, 1, dialect->separator);
         (void)lora__place_rows(&rows, &place);
         same = !out->failed && out->bytes - end == bytes &&
@@ -302,11 +302,11 @@ lora__names_write_module(struct lora__buffer *out,
         return LORA_OK;
     }
     if (family != NULL) {
-        known =
-            lora__family_match_target(&place, family->bit, spelling->target);
+        known = lora__family_match_target(&place, NULL, family->bit,
+                                          spelling->target);
     }
     if (known == 0) {
-        known = lora__family_match_target(&place, LORA__FAMILY_ALL,
+        known = lora__family_match_target(&place, NULL, LORA__FAMILY_ALL,
                                           spelling->target);
     }
     if (known == 0) {

@@ -44,7 +44,7 @@ static void list_names(names *out, lora_context *context, char separator)
 
             lora__buffer_init(&target, context);
             assert_true(lora__family_target_at(&target, &facts, family, i));
-            known = lora__family_match_target(&place, LORA__FAMILY_ALL,
+            known = lora__family_match_target(&place, NULL, LORA__FAMILY_ALL,
                                               target.data);
             assert_true(known != 0);
             for (int original = 0; original < 2; original++) {
