@@ -15,6 +15,7 @@ typedef struct resize_settings {
     ranks_settings ranks;
     opt_list outputs;
     int pad, keep_core;
+    const char *base;
 } resize_settings;
 
 static const opt_spec resize_options[] = {
@@ -28,6 +29,9 @@ static const opt_spec resize_options[] = {
      offsetof(resize_settings, pad), 0, 0, 0},
     {"keep-core", 0, OPT_FLAG, NULL, "keep the cores of Tucker modules",
      offsetof(resize_settings, keep_core), 0, 0, 0},
+    {"base", 0, OPT_TEXT, "BASE",
+     "the model, to tell the errors of weights with DoRA",
+     offsetof(resize_settings, base), 0, 0, 0},
     {NULL, 0, OPT_FLAG, NULL, NULL, 0, 0, 0, 0},
 };
 
@@ -85,6 +89,25 @@ static const opt_spec *resize_rule_option(const char *name, size_t bytes)
         }
     }
     return NULL;
+}
+
+/* Say whose error is not that of what is changed. */
+static void resize_note_dora(app_state *app, const lora_report *report)
+{
+    lora_problem problem;
+    size_t count = 0;
+    problem.struct_size = sizeof problem;
+    for (size_t i = 0; i < lora_report_problem_count(report); i++) {
+        count +=
+            lora_report_get_problem(&problem, report, i, NULL) == LORA_OK &&
+            strcmp(problem.code, "dora") == 0;
+    }
+    if (count > 0) {
+        say_note(app,
+                 "%zu module%s with DoRA: what is kept is of the change "
+                 "inside; --base tells it of the weights",
+                 count, count == 1 ? "" : "s");
+    }
 }
 
 /* Read FILE or FILE@RULE, RULE being an option without its dashes. What stands
@@ -250,6 +273,7 @@ static int resize_report(app_state *app,
     lora_status status = resize_sum(&totals, report, &error);
     if (status == LORA_OK) {
         resize_put_totals(&totals, before, after, bytes);
+        resize_note_dora(app, report);
         if (app->common.verbose) {
             resize_put_layers(app, report);
         }
@@ -468,6 +492,7 @@ resize_run(app_state *app, int count, char **paths, const void *settings)
         job.options.min_rank = (int32_t)own->ranks.min_rank;
         job.options.pad = own->pad != 0;
         job.options.keep_core = own->keep_core != 0;
+        job.options.base = own->base;
         job.options.counting = choice.counting;
         job.options.split = choice.split;
         job.options.dtype = output_dtype(app);

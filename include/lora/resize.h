@@ -78,6 +78,8 @@ typedef struct lora_adapter_resize_options {
     lora_rank_counting counting;
     lora_rank_split split; /* not of modules that keep a core */
     uint32_t keep_core;    /* 1: modules that have one (Tucker) keep it */
+    const char *base; /* the model, a file or folder, to measure DoRA by; NULL:
+                       * not */
 } lora_adapter_resize_options;
 
 /** See lora_adapter_open_options_init(). @since 0.1 */
@@ -100,6 +102,13 @@ lora_adapter_resize_options_init(lora_adapter_resize_options *options,
  * its dense change, within 1.01 of the best error. The report has the values
  * that were found then. Modules without factors, learned tokens and unknown
  * tensors pass through.
+ *
+ *  Of DoRA the change inside is cut, and the magnitudes are kept bit by bit:
+ *  they fix the norms of the rows, or inputs, of the result too. Singular
+ * values are those of the change inside; so are errors, which a note says,
+ * unless `base` is given: then they are of the changed weight, and shares are
+ * of its difference from the base. DoRA on the inputs of a convolution is
+ * refused.
  *
  *  LORA_RANK_SIZE is for the whole file, so it is no rule of conv_rule or
  *  overrides; layers that have one of these keep what that says.

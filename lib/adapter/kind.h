@@ -249,6 +249,24 @@ LORA_PRIVATE lora_status lora__module_extent(lora__extent *out,
  * nothing. */
 LORA_PRIVATE const char *lora__module_beside(const lora__module *module);
 
+/* A module without the DoRA around it: the change that its factors make, of
+ * which W' is made by new norms. Others are as they were. */
+static inline lora__module lora__module_inner(const lora__module *module)
+{
+    lora__module inner = *module;
+
+    if (module->dora) {
+        inner.dora = 0;
+        inner.needs &= ~(int32_t)LORA_PART_WEIGHT;
+    }
+    return inner;
+}
+
+/* 1 if DoRA's magnitudes are of the inputs of a weight that has several
+ * columns for each, or may have. */
+LORA_PRIVATE int lora__dora_is_of_kernels(const lora_adapter *adapter,
+                                          const lora__module *module);
+
 /* OK, or why a module has no factors. */
 LORA_PRIVATE lora_status lora__module_has_factors(const lora__module *module,
                                                   lora_error *error);

@@ -20,6 +20,26 @@ LORA_PRIVATE int lora__resize_applies(const lora__module *module)
     return module->rank > 0 || module->kind->factors != NULL;
 }
 
+/* Of DoRA the factors are those of the change inside; its magnitudes, which fix
+ * the norms of rows, are kept, and fix those of the result too. With several
+ * columns for an input they do not. */
+static lora_status
+resize_check_factors(const lora__resize *job, size_t index, lora_error *error)
+{
+    const lora__module *module = &job->adapter->modules[index];
+    const lora__module inner = lora__module_inner(module);
+
+    TRY(lora__module_has_factors(&inner, error));
+    if (module->dora && lora__dora_is_of_kernels(job->adapter, module)) {
+        return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
+                          module->name,
+                          "%s with DoRA on the inputs of a convolution cannot "
+                          "be resized: convert it to LoRA with the base",
+                          module->kind->id);
+    }
+    return LORA_OK;
+}
+
 /* Refuse what cannot be done before any work is done, and make room. */
 static lora_status resize_plan(lora__resize *job, lora_error *error)
 {
@@ -50,7 +70,7 @@ static lora_status resize_plan(lora__resize *job, lora_error *error)
         if (!lora__resize_applies(module)) {
             continue;
         }
-        TRY(lora__module_has_factors(module, error));
+        TRY(resize_check_factors(job, m, error));
         rank = module->kind->factor_rank(adapter, module);
         count = 1;
         for (int32_t i = 1; i < module->ndim && count < rank; i++) {
@@ -203,6 +223,7 @@ static lora_status resize_work(lora_adapter **out,
     TRY_OR_DONE(lora__run_jobs(adapter->context, "resize", lora__resize_module,
                                job, adapter->module_count, error));
     TRY_OR_DONE(lora__resize_emit(&result, job, error));
+    TRY_OR_DONE(lora__resize_dora(job, result, error));
     TRY_OR_DONE(lora__resize_report(job, result, error));
     *out = result;
     result = NULL;
@@ -227,16 +248,26 @@ static lora_status resize_run(lora_adapter **out,
                               lora_error *error)
 {
     const lora_adapter *adapter = spectra->adapter;
+    lora__checkpoint *base;
+    lora_status status;
 
     job->spectra = spectra;
     job->adapter = adapter;
     job->rule = rule;
     job->kernels = lora__kernels_get(lora__context_get(adapter->context)->cpu);
-    TRY(lora__options_read(
-        &job->options, sizeof job->options,
-        LORA__SIZE_TO(lora_adapter_resize_options, keep_core), options, error));
+    TRY(lora__options_read(&job->options, sizeof job->options,
+                           LORA__SIZE_TO(lora_adapter_resize_options, base),
+                           options, error));
     TRY(resize_check_options(job, error));
-    return resize_work(out, out_report, job, error);
+    if (job->options.base == NULL) {
+        return resize_work(out, out_report, job, error);
+    }
+    TRY(lora__checkpoint_open(&base, adapter->context, job->options.base, 0,
+                              error));
+    job->base = base;
+    status = resize_work(out, out_report, job, error);
+    lora__checkpoint_release(base);
+    return status;
 }
 
 LORA_PRIVATE lora_status

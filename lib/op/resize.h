@@ -115,6 +115,16 @@ LORA_PRIVATE lora_status lora__resize_kept_error(double *out,
                                                  const lora__factors *f,
                                                  lora_error *error);
 
+/* The squared norm of the difference of two changes, whose rows are in F64, and
+ * that of the first. */
+LORA_PRIVATE lora_status lora__resize_difference(double *out,
+                                                 double *out_squares,
+                                                 lora__rows *state,
+                                                 const lora__module *module,
+                                                 lora__rows *other,
+                                                 const lora__module *of_other,
+                                                 lora_error *error);
+
 /* Round factors, which have the scale in them, to the types they are written
  * in, and put them into the result of a module. */
 LORA_PRIVATE lora_status lora__resize_store(lora__resize *job,
@@ -148,8 +158,9 @@ static inline int lora__resize_is_based(const lora__resize *job, size_t index)
            (job->adapter->modules[index].needs & LORA_PART_WEIGHT) != 0;
 }
 
-/* Rows of a module's weight change, with the base's tensors, which the state
- * points to, where it depends on them. */
+/* Rows of a module's weight change, of DoRA that of the change inside unless it
+ * becomes a pair, with the base's tensors, which the state points to, where it
+ * depends on them. */
 LORA_PRIVATE lora_status lora__resize_rows(lora__rows *out,
                                            lora__found_base *found,
                                            const lora__resize *job,
@@ -172,6 +183,12 @@ LORA_PRIVATE lora_status lora__resize_based(lora__resize *job,
  * the layer's factors then. */
 LORA_PRIVATE int lora__resize_is_turned(const lora__resize *job, size_t index);
 LORA_PRIVATE void lora__resize_turn(lora__factors *f);
+
+/* Finish the rows of the report that are of DoRA, `result` being what was
+ * emitted: with the base the errors of the changed weights, without a note. */
+LORA_PRIVATE lora_status lora__resize_dora(lora__resize *job,
+                                           const lora_adapter *result,
+                                           lora_error *error);
 
 /* What the base changes of its bias: the role that goes by; UNKNOWN: none. */
 LORA_PRIVATE lora__role lora__resize_bias_role(const lora__resize *job,

@@ -43,12 +43,15 @@ LORA_PRIVATE lora_status lora__resize_rows(lora__rows *out,
                                            lora_dtype dtype,
                                            lora_error *error)
 {
-    const lora__module *module = &job->adapter->modules[index];
+    lora__module module = job->adapter->modules[index];
     lora__rows_how how;
 
-    TRY(based_how(&how, found, job, module, part, error));
+    if (!lora__resize_is_based(job, index)) {
+        module = lora__module_inner(&module);
+    }
+    TRY(based_how(&how, found, job, &module, part, error));
     how.dtype = dtype;
-    return lora__rows_create_how(out, job->adapter, module, &how, error);
+    return lora__rows_create_how(out, job->adapter, &module, &how, error);
 }
 
 /* ---- planning ---------------------------------------------------------- */

@@ -153,46 +153,68 @@ LORA_PRIVATE lora_status lora__resize_store(lora__resize *job,
 /* Rows that are compared at once. */
 #define CUT_ROWS_BYTES ((size_t)1 << 22)
 
-/* The squared difference of two changes, of modules of two adapters. */
-static lora_status cut_difference(double *out,
-                                  const lora_adapter *a,
-                                  size_t index_a,
-                                  const lora_adapter *b,
-                                  size_t index_b,
-                                  const lora__kernels *kernels,
-                                  lora_error *error)
+LORA_PRIVATE lora_status lora__resize_difference(double *out,
+                                                 double *out_squares,
+                                                 lora__rows *state,
+                                                 const lora__module *module,
+                                                 lora__rows *other,
+                                                 const lora__module *of_other,
+                                                 lora_error *error)
 {
-    const lora__module *module = &a->modules[index_a];
-    int64_t rows = module->shape[0];
-    size_t row = sizeof(double);
+    const lora__kernels *kernels = state->kernels;
+    size_t row = state->cols * sizeof(double);
+    size_t step = row > CUT_ROWS_BYTES ? 1 : CUT_ROWS_BYTES / row;
     lora__block block;
+    double *there;
     lora_status status = LORA_OK;
-    int64_t step;
 
-    for (int32_t i = 1; i < module->ndim; i++) {
-        row *= (size_t)module->shape[i];
-    }
-    step = row > CUT_ROWS_BYTES ? 1 : (int64_t)(CUT_ROWS_BYTES / row);
-    step = step < rows ? step : rows;
-    TRY(lora__block_create(&block, 2 * (size_t)step, row / sizeof(double),
-                           a->context, error));
+    INVARIANT(state->rows == other->rows && state->cols == other->cols, error);
+    step = step < state->rows ? step : state->rows;
+    TRY(lora__block_create(&block, 2 * step, state->cols, state->context,
+                           error));
+    there = block.at + step * state->cols;
     *out = 0.0;
-    for (int64_t i = 0; i < rows; i += step) {
-        int64_t end = rows - i < step ? rows : i + step;
-        size_t bytes = (size_t)(end - i) * row;
-        size_t count = bytes / sizeof(double);
-        double *other = block.at + block.count / 2;
-        TRY_OR_DONE(lora_adapter_delta(block.at, bytes, a, index_a,
-                                       LORA_PART_WEIGHT, 1.0, LORA_DTYPE_F64, i,
-                                       end, error));
-        TRY_OR_DONE(lora_adapter_delta(other, bytes, b, index_b,
-                                       LORA_PART_WEIGHT, 1.0, LORA_DTYPE_F64, i,
-                                       end, error));
-        kernels->axpy_f64(other, block.at, -1.0, count);
-        *out += kernels->dot_f64(other, other, count);
+    *out_squares = 0.0;
+    for (size_t i = 0; i < state->rows; i += step) {
+        size_t end = state->rows - i < step ? state->rows : i + step;
+        size_t count = (end - i) * state->cols;
+        TRY_OR_DONE(lora__rows_read(state, module, i, end, block.at, error));
+        TRY_OR_DONE(lora__rows_read(other, of_other, i, end, there, error));
+        *out_squares += kernels->dot_f64(block.at, block.at, count);
+        kernels->axpy_f64(there, block.at, -1.0, count);
+        *out += kernels->dot_f64(there, there, count);
     }
 done:
-    lora__block_destroy(&block, a->context);
+    lora__block_destroy(&block, state->context);
+    return status;
+}
+
+/* Of a module that is no pair, in another type. */
+static lora_status cut_rounded(double *out,
+                               const lora__resize *job,
+                               const lora__module *module,
+                               lora_error *error)
+{
+    const lora__module inner = lora__module_inner(module);
+    lora__module rounded;
+    lora__rows before;
+    lora__rows after;
+    double squares;
+    size_t there;
+    lora_status status;
+
+    TRY(lora_adapter_find_module(&there, job->rounded, module->name, error));
+    rounded = lora__module_inner(&job->rounded->modules[there]);
+    TRY(lora__rows_create(&before, job->adapter, &inner, LORA_PART_WEIGHT, 1.0,
+                          LORA_DTYPE_F64, error));
+    status = lora__rows_create(&after, job->rounded, &rounded, LORA_PART_WEIGHT,
+                               1.0, LORA_DTYPE_F64, error);
+    if (status == LORA_OK) {
+        status = lora__resize_difference(out, &squares, &before, &inner, &after,
+                                         &rounded, error);
+        lora__rows_destroy(&after);
+    }
+    lora__rows_destroy(&before);
     return status;
 }
 
@@ -212,12 +234,7 @@ LORA_PRIVATE lora_status lora__resize_kept_error(double *out,
         return LORA_OK;
     }
     if (!module->kind->is_pair) {
-        size_t there;
-        TRY(lora_adapter_find_module(&there, job->rounded, module->name,
-                                     error));
-        return cut_difference(out, job->adapter,
-                              (size_t)(module - job->adapter->modules),
-                              job->rounded, there, job->kernels, error);
+        return cut_rounded(out, job, module, error);
     }
     TRY(lora__factors_alloc(&rounded, f->context, f->rows, f->cols, f->rank,
                             error));

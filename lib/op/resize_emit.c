@@ -160,6 +160,13 @@ static int resize_puts_alpha(const lora__resize *job,
              lora__dialect_has_role(module->dialect, LORA__ROLE_ALPHA)));
 }
 
+/* Whether a tensor stays beside new factors. */
+static int resize_keeps(const lora__resize *job, lora__role role)
+{
+    return role == LORA__ROLE_UP_BIAS || role == LORA__ROLE_DIFF_BIAS ||
+           (role == LORA__ROLE_DORA && !job->pairs);
+}
+
 static lora_status resize_emit_module(lora__emit *emit,
                                       const lora__resize *job,
                                       size_t index,
@@ -176,9 +183,7 @@ static lora_status resize_emit_module(lora__emit *emit,
     for (size_t i = 0; i < module->member_count; i++) {
         const lora__member *member = &module->members[i];
         lora__role role = member->role;
-        int replaced =
-            role != LORA__ROLE_UP_BIAS && role != LORA__ROLE_DIFF_BIAS;
-        if ((is_new && replaced) ||
+        if ((is_new && !resize_keeps(job, role)) ||
             ((explicit || in_metadata) && lora__emit_is_scale(role))) {
             continue;
         }

@@ -41,9 +41,11 @@ LORA_PRIVATE lora_status lora__spectra_open(lora__spectra_work *out,
                                             size_t index,
                                             lora_error *error)
 {
+    const lora__module inner =
+        lora__module_inner(&spectra->adapter->modules[index]);
+
     memset(out, 0, sizeof *out);
-    TRY(lora__module_factors(&out->factors, spectra->adapter,
-                             &spectra->adapter->modules[index], error));
+    TRY(lora__module_factors(&out->factors, spectra->adapter, &inner, error));
     return spectra_work_begin(out, &spectra->layers[index].svd, error);
 }
 
@@ -144,6 +146,7 @@ spectra_decompose(void *arg, size_t index, uint32_t worker, lora_error *error)
     lora_spectra *spectra = arg;
     lora_context *context = spectra->adapter->context;
     const lora__module *module = &spectra->adapter->modules[index];
+    const lora__module inner = lora__module_inner(module);
     lora__decomposed *layer = &spectra->layers[index];
     lora__spectra_work work;
     lora_error found;
@@ -151,7 +154,7 @@ spectra_decompose(void *arg, size_t index, uint32_t worker, lora_error *error)
     void *sigma;
 
     (void)worker;
-    if (lora__module_has_factors(module, NULL) != LORA_OK) {
+    if (lora__module_has_factors(&inner, NULL) != LORA_OK) {
         return LORA_OK;
     }
     lora_error_init(&found, sizeof found);

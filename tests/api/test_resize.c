@@ -650,11 +650,9 @@ static void test_refused_modules(void **state)
     image_free(&im);
 
     image_begin(&im, NULL);
-    image_some(&im, "lora_unet_c.dora_scale", "5,1", 5, 1);
-    image_some(&im, "lora_unet_c.hada_w1_a", "5,2", 10, 1);
-    image_some(&im, "lora_unet_c.hada_w1_b", "2,3", 6, 1);
-    image_some(&im, "lora_unet_c.hada_w2_a", "5,2", 10, 1);
-    image_some(&im, "lora_unet_c.hada_w2_b", "2,3", 6, 1);
+    image_some(&im, "lora_unet_c.dora_scale", "1,3,1,1", 3, 1);
+    image_some(&im, "lora_unet_c.lora_down.weight", "2,3,2,2", 24, 1);
+    image_some(&im, "lora_unet_c.lora_up.weight", "5,2,1,1", 10, 1);
     image_end(&im);
     adapter = open_image(context, &im);
     expect(LORA_ERROR_UNSUPPORTED, "lora_unet_c", adapter, &one, NULL);

@@ -224,6 +224,10 @@ PAIRS = {
     ("resize", "global-threshold"): (
         ["resize", ADAPTER, *OUT, "--global-threshold", "0.1"],
         ["resize", ADAPTER, *OUT, "--global-threshold", "0.3"]),
+    ("resize", "base"): (
+        ["resize", "dora.safetensors", *OUT, "--rank", "1", "--json"],
+        ["resize", "dora.safetensors", *OUT, "--rank", "1", "--json", "--base",
+         "dora-base.safetensors"]),
     ("resize", "keep-core"): (
         ["resize", "core.safetensors", *OUT, "--rank", "1"],
         ["resize", "core.safetensors", *OUT, "--rank", "1", "--keep-core"]),

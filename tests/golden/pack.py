@@ -118,6 +118,8 @@ def packs(shared):
         "ops": (ops, rank_cases(op_cases)),
         "size": (more, [c for c in load(more)
                         if c["operation"] == "resize_budget"]),
+        "dora": (more, [c for c in load(more)
+                        if c["operation"] == "resize_dora"]),
         "hashes": (ops, [c for c in op_cases
                          if c["operation"] == "hashes_and_metadata"
                          and c["id"] not in TOO_LARGE]),

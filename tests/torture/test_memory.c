@@ -608,6 +608,36 @@ static lora_status save_based(const call *job, lora_error *error)
     return status;
 }
 
+static void image_magnitudes(image *out)
+{
+    static const float down[6] = {1.0f, 0.0f, 2.0f, 0.5f, 1.0f, 0.0f};
+    static const float up[4] = {1.0f, 2.0f, 0.5f, -1.0f};
+    static const float magnitudes[2] = {3.0f, 2.0f};
+
+    image_begin(out, NULL);
+    image_f32(out, "lora_unet_a.dora_scale", "2,1", magnitudes, 2);
+    image_f32(out, "lora_unet_a.lora_down.weight", "2,3", down, 6);
+    image_f32(out, "lora_unet_a.lora_up.weight", "2,2", up, 4);
+    image_end(out);
+}
+
+static lora_status resize_based(const call *job, lora_error *error)
+{
+    lora_adapter *out = JUNK(lora_adapter);
+    lora_report *report = JUNK(lora_report);
+    lora_adapter_resize_options options;
+    lora_status status;
+
+    lora_adapter_resize_options_init(&options, sizeof options);
+    options.base = based_path();
+    status = lora_adapter_resize(&out, &report, adapter, &job->rule, &options,
+                                 error);
+    assert_int_equal(remove(in_folder("base.safetensors")), 0);
+    assert_int_equal(report != NULL, status == LORA_OK);
+    lora_report_destroy(report);
+    return end_adapter(out, status);
+}
+
 static lora_status convert_based(const call *job, lora_error *error)
 {
     const lora_rank_rule *rule = job->rule.kind == 0 ? NULL : &job->rule;
@@ -823,6 +853,9 @@ static const call jobs[] = {
     {"convert full", image_sample, 0, convert, "kohya", NONE, 0, 4, 0},
     {"convert based, full", image_based, 0, convert_based, "full", NONE, 0, 0,
      0},
+    {"resize DoRA", image_magnitudes, 0, resize, NULL, FIXED(1), 0, 0, 0},
+    {"resize DoRA, base", image_magnitudes, 0, resize_based, NULL, FIXED(1), 0,
+     0, 0},
     {"hash", image_sample, 2, hash, NULL, NONE, 0, 0, 0},
     {"hash odd", image_odd, 2, hash, NULL, NONE, 0, 0, 0},
     {"edit in place", image_sample, 2, edit_file, NULL, NONE, 0, 0, 0},

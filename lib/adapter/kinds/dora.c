@@ -40,6 +40,22 @@ LORA_PRIVATE int lora__kind_dora_inputs(const lora__module *module,
            (entry->elements > 1 || module->shape[0] != 1);
 }
 
+LORA_PRIVATE int lora__dora_is_of_kernels(const lora_adapter *adapter,
+                                          const lora__module *module)
+{
+    const lora__entry *entry =
+        lora__module_entry(adapter, module, LORA__ROLE_DORA);
+    uint64_t cols = 1;
+
+    for (int32_t i = 1; i < module->ndim; i++) {
+        cols *= (uint64_t)module->shape[i];
+    }
+    return lora__kind_dora_inputs(
+               module, entry,
+               lora__name_has_peft_magnitude(entry->name, entry->name_bytes)) &&
+           !module->transposed && entry->elements != cols;
+}
+
 /* What a slice of V whose squares have that sum is multiplied by. */
 static double
 dora_factor(const lora__rows *state, double magnitude, double squares)

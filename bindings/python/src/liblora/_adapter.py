@@ -354,7 +354,7 @@ class Adapter:
                module_rank: Optional[Mapping[str, int]] = None,
                pad: bool = False, keep_core: bool = False,
                count: str = "exact", split: str = "even", dtype: Any = None,
-               skip_bad: bool = False) -> "Adapter":
+               skip_bad: bool = False, base: Any = None) -> "Adapter":
         """Lower ranks, losing as little as possible; .report of the result
         says what it cost. One rule:
 
@@ -382,6 +382,8 @@ class Adapter:
         split       "up": all of the values into up, none into down
         dtype       of the factors; None keeps them
         skip_bad    leave unusable modules out
+        base        the model, a file or folder: the report's errors of DoRA are
+                    those of the changed weights then
         """
         handle = self._handle
         return self._resized(
@@ -392,7 +394,8 @@ class Adapter:
                 size=size, global_threshold=global_threshold,
                 conv_rank=conv_rank, max_rank=max_rank, min_rank=min_rank,
                 module_rank=module_rank, pad=pad, keep_core=keep_core,
-                count=count, split=split, dtype=dtype, skip_bad=skip_bad))
+                count=count, split=split, dtype=dtype, skip_bad=skip_bad,
+                base=base))
 
     def _resized(self, handle: Handle, function: Any, operand: Handle,
                  arguments: tuple[Any, Any]) -> "Adapter":

@@ -465,6 +465,7 @@ class lora_adapter_resize_options(Structure):
         ("counting", lora_rank_counting),
         ("split", lora_rank_split),
         ("keep_core", c_uint32),
+        ("base", c_char_p),
     ]
 
 

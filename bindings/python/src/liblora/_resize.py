@@ -6,7 +6,7 @@ import ctypes
 from typing import Any, Mapping, Optional
 
 from . import _arrays, _errors, _ffi
-from ._core import options, text
+from ._core import options, path_text, text
 
 # The rules, in the order of parameters.
 RULES = {
@@ -95,8 +95,8 @@ def arguments(*, rank: Optional[int] = None,
               max_rank: Optional[int] = None, min_rank: Optional[int] = None,
               module_rank: Optional[Mapping[str, int]] = None,
               pad: bool = False, keep_core: bool = False, count: str = "exact",
-              split: str = "even", dtype: Any = None, skip_bad: bool = False
-              ) -> tuple[_ffi.lora_rank_rule,
+              split: str = "even", dtype: Any = None, skip_bad: bool = False,
+              base: Any = None) -> tuple[_ffi.lora_rank_rule,
                          _ffi.lora_adapter_resize_options]:
     """The rule and the options; see Adapter.resize()."""
     given = {"rank": rank, "energy": energy, "ratio": ratio,
@@ -115,7 +115,7 @@ def arguments(*, rank: Optional[int] = None,
         overrides=overrides,
         override_count=len(overrides), max_rank=max_rank or 0,
         min_rank=min_rank or 0, pad=pad, keep_core=keep_core,
-        skip_bad=skip_bad,
+        skip_bad=skip_bad, base=None if base is None else path_text(base),
         counting=choice(COUNTS, "count", count),
         split=choice(SPLITS, "split", split),
         dtype=_arrays.dtype_code(dtype))

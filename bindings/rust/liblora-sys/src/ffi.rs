@@ -461,6 +461,7 @@ pub struct lora_adapter_resize_options {
     pub counting: lora_rank_counting,
     pub split: lora_rank_split,
     pub keep_core: u32,
+    pub base: *const c_char,
 }
 
 #[repr(C)]
@@ -1498,7 +1499,7 @@ layout! {
         pattern: 0, 8,
         rule: 8, 16,
     }
-    lora_adapter_resize_options, 64 {
+    lora_adapter_resize_options, 72 {
         struct_size: 0, 8,
         conv_rule: 8, 8,
         overrides: 16, 8,
@@ -1511,6 +1512,7 @@ layout! {
         counting: 52, 4,
         split: 56, 4,
         keep_core: 60, 4,
+        base: 64, 8,
     }
     lora_strength, 16 {
         model: 0, 8,

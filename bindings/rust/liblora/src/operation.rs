@@ -130,6 +130,8 @@ pub struct ResizeOptions {
     pub dtype: Option<Dtype>,
     /// Leave unusable modules out.
     pub skip_bad: bool,
+    /// The model: errors of DoRA are told of the changed weights then.
+    pub base: Option<PathBuf>,
 }
 
 /// What [`Adapter::convert`] changes.
@@ -246,7 +248,9 @@ impl<'a> Adapter<'a> {
         let rule = rule.raw();
         let conv_rule = options.conv_rule.map(RankRule::raw);
         let overrides = Overrides::new(&options.overrides)?;
+        let base = options.base.as_deref().map(c_path).transpose()?;
         let settings = sys::lora_adapter_resize_options {
+            base: pointer(&base),
             conv_rule: conv_rule.as_ref().map_or(ptr::null(), |rule| rule),
             overrides: overrides.rows.as_ptr(),
             override_count: overrides.rows.len(),
