@@ -169,6 +169,13 @@ LORA_PRIVATE lora_status lora__adapter_read_scalar(double *out,
                                                    size_t entry,
                                                    lora_error *error);
 
+/* Read a member that must be one finite number; what is wrong with it is the
+ * module's problem, a failing read is the call's. */
+LORA_PRIVATE lora_status lora__module_read_number(double *out,
+                                                  lora__opening *opening,
+                                                  lora__module *module,
+                                                  lora__role role);
+
 /* Set has_alpha, alpha and scale from the module's tensors and the PEFT
  * configuration (formats.md 5.4); rank must be set. */
 LORA_PRIVATE lora_status lora__module_resolve_scale(lora__opening *opening,

@@ -210,6 +210,8 @@ static lora_status config_field(lora__peft_config *config,
             config->oft.terms = value;
         } else if (config_is(field, bytes, "eps")) {
             config->oft.eps = value;
+        } else if (config_is(field, bytes, "init_r")) {
+            config->first_rank = value;
         }
     } else if (event.type == LORA__JSON_STRING) {
         if (config_is(field, bytes, "peft_version")) {
@@ -428,6 +430,13 @@ LORA_PRIVATE double lora__config_rank(const lora__peft_config *config,
     rank = config->rank != 0 ? config->rank : rank;
     (void)config_match(&rank, config, &config->ranks, target, path);
     return rank;
+}
+
+LORA_PRIVATE double lora__config_first_rank(const lora__peft_config *config,
+                                            const char *target)
+{
+    config = config_of(config, target, lora__config_component(target));
+    return config == NULL ? 0.0 : config->first_rank;
 }
 
 LORA_PRIVATE int lora__config_transposed(const lora__peft_config *config,

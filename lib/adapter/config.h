@@ -39,6 +39,7 @@ struct lora__peft_config {
     const char *component; /* "unet"; "" in an adapter_config.json */
     double alpha;          /* 0 if not given */
     double rank;           /* 0 if not given */
+    double first_rank;     /* AdaLoRA's init_r; 0 if not given */
     int rslora;
     int transposed; /* fan_in_fan_out: weights are stored [in, out] */
     lora__peft_patterns alphas;
@@ -78,6 +79,10 @@ LORA_PRIVATE int lora__config_alpha(double *out_alpha,
  * NaN where that is not certain. Tensors tell it too, unless they are whole. */
 LORA_PRIVATE double lora__config_rank(const lora__peft_config *config,
                                       const char *target);
+
+/* The rank that AdaLoRA began with, 0 if it does not say. */
+LORA_PRIVATE double lora__config_first_rank(const lora__peft_config *config,
+                                            const char *target);
 
 /* Whether the configuration says that the weight of a target is stored [in,
  * out], as GPT-2's are. */

@@ -167,6 +167,9 @@ struct lora__kind {
      * their place. */
     int32_t is_pair;
 
+    /* 1: its scale is not alpha / rank, so that no alpha can say it. */
+    int32_t own_scale;
+
     /* 1: its factors come with their singular values. */
     int32_t decomposes;
 

@@ -30,12 +30,10 @@ LORA_PRIVATE lora_status lora__adapter_read_scalar(double *out,
                                 lora__kernels_get(0), error);
 }
 
-/* Read a member that must be one finite number; what is wrong with it is the
- * module's problem, a failing read is the call's. */
-static lora_status scale_read(double *out,
-                              lora__opening *opening,
-                              lora__module *module,
-                              lora__role role)
+LORA_PRIVATE lora_status lora__module_read_number(double *out,
+                                                  lora__opening *opening,
+                                                  lora__module *module,
+                                                  lora__role role)
 {
     const lora__member *member = lora__module_find(module, role);
     lora_error found;
@@ -66,10 +64,12 @@ static lora_status scale_gate(lora__opening *opening, lora__module *module)
     double gate = 1.0;
 
     if (lora__module_find(module, LORA__ROLE_SCALE) != NULL) {
-        TRY(scale_read(&module->scale, opening, module, LORA__ROLE_SCALE));
+        TRY(lora__module_read_number(&module->scale, opening, module,
+                                     LORA__ROLE_SCALE));
     }
     if (lora__module_find(module, LORA__ROLE_SCALAR) != NULL) {
-        TRY(scale_read(&gate, opening, module, LORA__ROLE_SCALAR));
+        TRY(lora__module_read_number(&gate, opening, module,
+                                     LORA__ROLE_SCALAR));
         module->scale *= gate;
     }
     return LORA_OK;
@@ -83,7 +83,8 @@ LORA_PRIVATE lora_status lora__module_resolve_scale(lora__opening *opening,
 
     module->scale = 1.0;
     if (lora__module_find(module, LORA__ROLE_ALPHA) != NULL) {
-        TRY(scale_read(&module->alpha, opening, module, LORA__ROLE_ALPHA));
+        TRY(lora__module_read_number(&module->alpha, opening, module,
+                                     LORA__ROLE_ALPHA));
         module->has_alpha = 1;
     } else if (lora__config_alpha(&module->alpha, &rslora, adapter->config,
                                   module->target)) {

@@ -147,8 +147,16 @@ static const lora__suffix dialect_suffixes[] = {
     DIALECT_SUFFIX(".up.weight", LORA__ROLE_UP, LORA__STYLE_XLABS),
     DIALECT_SUFFIX(".down", LORA__ROLE_DOWN, LORA__STYLE_CONTROL),
     DIALECT_SUFFIX(".up", LORA__ROLE_UP, LORA__STYLE_CONTROL),
-    DIALECT_SUFFIX(".lora_A", LORA__ROLE_DOWN, LORA__STYLE_LORALIB),
-    DIALECT_SUFFIX(".lora_B", LORA__ROLE_UP, LORA__STYLE_LORALIB),
+    /* AdaLoRA's factors have loralib's names in PEFT too. */
+    DIALECT_SUFFIX(
+        ".lora_A", LORA__ROLE_DOWN, LORA__STYLE_LORALIB | LORA__STYLE_RAW),
+    DIALECT_SUFFIX(
+        ".lora_B", LORA__ROLE_UP, LORA__STYLE_LORALIB | LORA__STYLE_RAW),
+    DIALECT_SUFFIX(
+        ".lora_E", LORA__ROLE_ADALORA_E, LORA__STYLE_LORALIB | DIALECT_M),
+    DIALECT_SUFFIX(".ranknum",
+                   LORA__ROLE_ADALORA_RANKNUM,
+                   LORA__STYLE_LORALIB | DIALECT_M),
     DIALECT_SUFFIX(".weight.lora_a", LORA__ROLE_DOWN, LORA__STYLE_LLAMA),
     DIALECT_SUFFIX(".weight.lora_b", LORA__ROLE_UP, LORA__STYLE_LLAMA),
     /* Conversions by hand that flattened too much, and put alpha where the
@@ -614,6 +622,8 @@ static const char *const dialect_role_names[LORA__ROLE_COUNT] = {
     [LORA__ROLE_EMBEDDING_DOWN] = "embedding_down",
     [LORA__ROLE_EMBEDDING_UP] = "embedding_up",
     [LORA__ROLE_EMBEDDING_ROWS] = "embedding_rows",
+    [LORA__ROLE_ADALORA_E] = "adalora_e",
+    [LORA__ROLE_ADALORA_RANKNUM] = "adalora_ranknum",
     [LORA__ROLE_ALPHA] = "alpha",
     [LORA__ROLE_SCALE] = "scale",
     [LORA__ROLE_SCALAR] = "scalar",

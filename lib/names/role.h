@@ -12,9 +12,11 @@ typedef enum lora__role {
     LORA__ROLE_MID,  /* core [r, r, k...] */
     LORA__ROLE_DOWN_BIAS,
     LORA__ROLE_UP_BIAS,
-    LORA__ROLE_EMBEDDING_DOWN, /* lora_embedding_A [r, vocab] */
-    LORA__ROLE_EMBEDDING_UP,   /* lora_embedding_B [dim, r] */
-    LORA__ROLE_EMBEDDING_ROWS, /* llama.cpp's A of tokens, [vocab, r] */
+    LORA__ROLE_EMBEDDING_DOWN,  /* lora_embedding_A [r, vocab] */
+    LORA__ROLE_EMBEDDING_UP,    /* lora_embedding_B [dim, r] */
+    LORA__ROLE_EMBEDDING_ROWS,  /* llama.cpp's A of tokens, [vocab, r] */
+    LORA__ROLE_ADALORA_E,       /* lora_E, a value for each direction */
+    LORA__ROLE_ADALORA_RANKNUM, /* what its alpha is divided by */
     LORA__ROLE_ALPHA,
     LORA__ROLE_SCALE,  /* direct multiplier, instead of alpha / rank */
     LORA__ROLE_SCALAR, /* trained gate */

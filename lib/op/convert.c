@@ -210,6 +210,9 @@ static lora_status convert_alpha(convert_job *job,
                                           fabs(module->scale * strength), error)
                    : LORA_OK;
     }
+    if (module->kind->own_scale) {
+        return LORA_OK; /* what says it stays */
+    }
     if (convert_bakes(job, module)) {
         return lora__emit_put_alpha(&job->emit, module, (double)module->rank,
                                     module->rank, module->dtype, 0, error);
@@ -255,6 +258,9 @@ static int convert_drops_scale(const convert_job *job,
 {
     const lora__dialect *dialect = lora__emit_dialect(&job->emit, module);
 
+    if (module->kind->own_scale) {
+        return 0; /* nothing says it again */
+    }
     if (lora__emit_is_whole(module)) { /* its alpha says nothing */
         return role == LORA__ROLE_ALPHA ? !lora__dialect_has_role(dialect, role)
                                         : lora__emit_is_scale(role);

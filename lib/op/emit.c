@@ -97,6 +97,22 @@ LORA_PRIVATE lora_status lora__emit_spell(lora__emit *emit,
     return lora__buffer_status(&emit->name, error);
 }
 
+LORA_PRIVATE lora_status lora__emit_spell_new(lora__emit *emit,
+                                              const lora__module *module,
+                                              lora__role role,
+                                              lora_error *error)
+{
+    lora__spelling spelling;
+    lora__row_set rows;
+
+    lora__buffer_clear(&emit->name);
+    lora__emit_spelling(&spelling, module, emit->family,
+                        module->broken && emit->dialect != NULL, role);
+    spelling.rows = &rows;
+    return lora__names_write(&emit->name, lora__emit_dialect(emit, module),
+                             &spelling, error);
+}
+
 /* Elements of a shape that was already checked. */
 static size_t emit_elements(int32_t ndim, const int64_t *shape)
 {

@@ -74,6 +74,12 @@ LORA_PRIVATE lora_status lora__emit_spell(lora__emit *emit,
                                           lora__role role,
                                           lora_error *error);
 
+/* The same as the dialect writes it, however it is stored. */
+LORA_PRIVATE lora_status lora__emit_spell_new(lora__emit *emit,
+                                              const lora__module *module,
+                                              lora__role role,
+                                              lora_error *error);
+
 /* 1 for the tensors that make up the scale: they keep their type, since
  * rounding them would change everything. */
 LORA_PRIVATE int lora__emit_is_scale(lora__role role);

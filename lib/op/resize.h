@@ -179,8 +179,8 @@ LORA_PRIVATE lora_status lora__resize_based(lora__resize *job,
                                             size_t index,
                                             lora_error *error);
 
-/* Of a weight that the readers of the result take to be stored [in, out]; and
- * the layer's factors then. */
+/* Of a weight that is stored [in, out], or that the readers of the result take
+ * to be so; and the layer's factors then. */
 LORA_PRIVATE int lora__resize_is_turned(const lora__resize *job, size_t index);
 LORA_PRIVATE void lora__resize_turn(lora__factors *f);
 

@@ -192,8 +192,10 @@ LORA_PRIVATE int lora__resize_is_turned(const lora__resize *job, size_t index)
 {
     const lora__module *module = &job->adapter->modules[index];
 
-    return !module->known && job->results[index].ndim == 2 &&
-           lora__config_transposed(job->adapter->config, module->target);
+    return module->transposed ||
+           (lora__resize_is_based(job, index) && !module->known &&
+            job->results[index].ndim == 2 &&
+            lora__config_transposed(job->adapter->config, module->target));
 }
 
 /* All terms of factors. */

@@ -21,7 +21,8 @@ static lora_status resize_emit_factor(lora__emit *emit,
     lora_dtype dtype = lora__resize_dtype(job, module, role);
     void *owned = *data;
 
-    TRY(lora__emit_spell(emit, module, role, error));
+    TRY(!module->kind->is_pair ? lora__emit_spell_new(emit, module, role, error)
+                               : lora__emit_spell(emit, module, role, error));
     if (job->measures) {
         return lora__builder_add_made(emit->builder, emit->name.data,
                                       job->adapter->container, ndim, shape,
@@ -58,8 +59,7 @@ static int32_t resize_shape(int64_t shape[LORA_MAX_DIMS],
     ndim = old == NULL || is_whole ? ndim : old->ndim;
     memcpy(shape, old == NULL || is_whole ? weight : old->shape,
            LORA_MAX_DIMS * sizeof *shape);
-    if (lora__resize_is_based(job, index) &&
-        lora__resize_is_turned(job, index)) {
+    if (lora__resize_is_turned(job, index)) {
         shape[0] = weight[1];
         shape[1] = weight[0];
     }
@@ -155,6 +155,7 @@ static int resize_puts_alpha(const lora__resize *job,
     int odd = !module->has_alpha || module->alpha <= 0.0;
 
     return module->rank > 0 && module->kind->factors != NULL &&
+           !module->kind->own_scale &&
            (lora__dialect_alpha_in_metadata(module->dialect) ||
             (job->lowers && odd &&
              lora__dialect_has_role(module->dialect, LORA__ROLE_ALPHA)));

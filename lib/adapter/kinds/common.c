@@ -2,6 +2,7 @@
  * container: the product of any tensor's dimensions fits in 63 bits.
  */
 #include "adapter/kinds/common.h"
+#include "adapter/config.h"
 
 #include <string.h>
 
@@ -328,6 +329,26 @@ LORA_PRIVATE lora_status lora__kind_whole_factors(lora__factors *out,
     for (size_t i = 0; i < rank; i++) {
         one[i * rank + i] = 1.0;
     }
+    return LORA_OK;
+}
+
+LORA_PRIVATE lora_status lora__kind_turn(lora__opening *opening,
+                                         lora__module *module)
+{
+    int64_t rows = module->shape[0];
+
+    if (module->known || module->ndim != 2 || module->tucker ||
+        !lora__config_transposed(opening->adapter->config, module->target)) {
+        return LORA_OK;
+    }
+    if (module->changes != LORA_PART_WEIGHT) {
+        return lora__module_reject(
+            opening, module, LORA_ERROR_UNSUPPORTED, "unsupported",
+            "a bias beside a transposed weight is not supported");
+    }
+    module->transposed = 1;
+    module->shape[0] = module->shape[1];
+    module->shape[1] = rows;
     return LORA_OK;
 }
 

@@ -78,6 +78,12 @@ LORA_PRIVATE int lora__kind_dora_inputs(const lora__module *module,
 LORA_PRIVATE lora_status lora__kind_check_dora(lora__opening *opening,
                                                lora__module *module);
 
+/* Of a layer that stores its weight [in, out]. The configuration says it of
+ * all layers, but it holds for those of GPT-2's class only, which no family
+ * has, and which are never convolutions. */
+LORA_PRIVATE lora_status lora__kind_turn(lora__opening *opening,
+                                         lora__module *module);
+
 /* Numbers of a change that is stored transposed: dW[rows, cols] = scale * a^T
  * b^T with a [r, rows] and b [cols, r]. Blocks A and BT are [r, rows] and [r,
  * cols] then. */

@@ -10,7 +10,6 @@
  * Where a weight is stored [in, out], the change is dW[in, out] = s * (up
  * down)^T.
  */
-#include "adapter/config.h"
 #include "adapter/kinds/common.h"
 
 #include <string.h>
@@ -52,28 +51,6 @@ static lora_status lora_kind_parse_core(lora__opening *opening,
                          lora__kind_product(down, 2), 1));
     return lora__kind_set_shape(opening, module, up->shape[0], down->shape[1],
                                 mid);
-}
-
-/* Of a layer that stores its weight [in, out]. The configuration says it of
- * all layers, but it holds for those of GPT-2's class only, which no family
- * has, and which are never convolutions. */
-static lora_status lora_kind_turn(lora__opening *opening, lora__module *module)
-{
-    int64_t rows = module->shape[0];
-
-    if (module->known || module->ndim != 2 || module->tucker ||
-        !lora__config_transposed(opening->adapter->config, module->target)) {
-        return LORA_OK;
-    }
-    if (module->changes != LORA_PART_WEIGHT) {
-        return lora__module_reject(
-            opening, module, LORA_ERROR_UNSUPPORTED, "unsupported",
-            "a bias beside a transposed weight is not supported");
-    }
-    module->transposed = 1;
-    module->shape[0] = module->shape[1];
-    module->shape[1] = rows;
-    return LORA_OK;
 }
 
 /* The shape that the base's weight is to be brought to, with zeros, before the
@@ -132,7 +109,7 @@ static lora_status lora_kind_parse(lora__opening *opening, lora__module *module)
     TRY(lora__kind_check_bias(opening, module, LORA__ROLE_UP_BIAS));
     TRY(lora__kind_check_bias(opening, module, LORA__ROLE_DIFF_BIAS));
     TRY(lora__kind_check_dora(opening, module));
-    TRY(lora_kind_turn(opening, module));
+    TRY(lora__kind_turn(opening, module));
     TRY(lora_kind_pad(opening, module));
     TRY(lora__sparse_parse(opening, module));
     return lora__module_resolve_scale(opening, module);

@@ -1,6 +1,7 @@
 /* Every kind, one line each. */
 #include "adapter/kind.h"
 
+LORA_PRIVATE_DATA const lora__kind lora__kind_adalora;
 LORA_PRIVATE_DATA const lora__kind lora__kind_boft;
 LORA_PRIVATE_DATA const lora__kind lora__kind_embedding;
 LORA_PRIVATE_DATA const lora__kind lora__kind_full;
@@ -21,7 +22,7 @@ static const lora__kind *const kind_table[] = {
     &lora__kind_lokr,      &lora__kind_ia3,   &lora__kind_full,
     &lora__kind_norm,      &lora__kind_glora, &lora__kind_oft,
     &lora__kind_boft,      &lora__kind_tlora, &lora__kind_light,
-    &lora__kind_embedding, &lora__kind_set,
+    &lora__kind_embedding, &lora__kind_set,   &lora__kind_adalora,
 };
 
 LORA_PRIVATE size_t lora__kind_count(void)
