@@ -678,17 +678,18 @@ lora_adapter_save_memory(void *buffer,
  *  model; modules of several (a UNet and its text encoder) are all in it, and
  *  each model takes what it knows.
  *
- *  @param adapter  must not be NULL; its modules must be of LoRA, of layers or
- *                  embeddings, with biases of up or magnitudes of DoRA as far
- *                  as PEFT knows them, and have the names of PEFT: see
- *                  lora_adapter_convert().
+ *  @param adapter  must not be NULL; its modules must be of one type of PEFT:
+ *                  LoRA, of layers or embeddings, with biases of up or
+ *                  magnitudes of DoRA as far as PEFT knows them; LoHa; LoKr,
+ *                  divided as PEFT divides layers; IA3. They must have the
+ *                  names of PEFT: see lora_adapter_convert().
  *  @param folder   UTF-8; must not be NULL. Is made if there is none; the
  *                  folder that it is in must be there.
  *  @param options  NULL for defaults; overwrite is for both files.
  *  @param error    may be NULL.
  *  @return as lora_adapter_save(); LORA_ERROR_KEY for other names or no
- *          modules; LORA_ERROR_UNSUPPORTED for other kinds, and what was said
- *          of an unusable module.
+ *          modules; LORA_ERROR_UNSUPPORTED for other kinds, or shapes that no
+ *          configuration gives, and what was said of an unusable module.
  *  @threads safe.
  *  @since 0.1
  */

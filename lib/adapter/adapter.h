@@ -47,6 +47,8 @@ typedef struct lora__module {
     int32_t tucker;
     int32_t padded;     /* the base may be smaller: zeros are put to it */
     int32_t sparse;     /* single elements of the change beside its factors */
+    int32_t of_inputs;  /* factors of its own scale the inputs; -1: or the
+                         * outputs, which is not told */
     int32_t transposed; /* shape is [in, out], factors are [out, r] [r, in] */
     int32_t changes;
     int32_t needs;      /* parts whose change depends on the base's tensor */

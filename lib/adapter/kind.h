@@ -139,6 +139,16 @@ typedef struct lora__extent {
                         * weight; UNKNOWN: nothing */
 } lora__extent;
 
+/* How a tensor is written for readers of another dialect, who may know it under
+ * another role, in other dimensions, or counted from another zero. */
+typedef struct lora__respelling {
+    lora__role role; /* UNKNOWN: it is left out */
+    int32_t ndim;    /* -1: those it has */
+    int64_t shape[LORA_MAX_DIMS];
+    double plus;     /* added to each number */
+    lora__role mark; /* a flag that is 1 goes with it; UNKNOWN: none */
+} lora__respelling;
+
 /* A set of roles. */
 #define LORA__ROLE_BIT(role) ((uint64_t)1 << (role))
 
@@ -225,12 +235,15 @@ struct lora__kind {
                   const lora__module *module,
                   lora__role role);
 
-    /* Why those who read a dialect would take the module for another change
-     * than it is, as words for a message, or NULL: they would not. NULL: nobody
-     * would. */
-    const char *(*misread)(const lora_adapter *adapter,
+    /* How a tensor is written in another dialect, if not as all kinds are;
+     * *out is that. UNSUPPORTED where its readers could not have the same
+     * change of it. NULL: as all kinds. */
+    lora_status (*respell)(lora__respelling *out,
+                           const lora_adapter *adapter,
                            const lora__module *module,
-                           const lora__dialect *dialect);
+                           lora__role role,
+                           const lora__dialect *to,
+                           lora_error *error);
 
     /* The module as a chain of products, to run a layer; NULL where the kind
      * has none. See chain.h. */
@@ -247,6 +260,30 @@ LORA_PRIVATE lora_status lora__module_extent(lora__extent *out,
                                              const lora__module *module,
                                              lora__role role,
                                              lora_error *error);
+
+/* UNSUPPORTED: a dialect cannot hold the module, and why. */
+LORA_PRIVATE lora_status lora__respell_refuse(const lora__module *module,
+                                              const lora__dialect *to,
+                                              const char *why,
+                                              lora_error *error);
+
+/* How a tensor of a module is written in another dialect than its own.
+ * UNSUPPORTED, with module, kind and dialect, where there is no way. */
+LORA_PRIVATE lora_status lora__module_respell(lora__respelling *out,
+                                              const lora_adapter *adapter,
+                                              const lora__module *module,
+                                              lora__role role,
+                                              const lora__dialect *to,
+                                              lora_error *error);
+
+/* The dimensions that go with a respelling, of a tensor whose own they are. */
+LORA_PRIVATE void lora__respell_shape(lora__respelling *out,
+                                      const lora_adapter *adapter,
+                                      const lora__module *module,
+                                      lora__role role,
+                                      const lora__dialect *to,
+                                      int32_t ndim,
+                                      const int64_t *shape);
 
 /* What a module has beside its factors, as words for a message, or NULL:
  * nothing. */

@@ -42,7 +42,8 @@ static const lora__suffix dialect_suffixes[] = {
         "_lora_down.alpha", LORA__ROLE_ALPHA, DIALECT_K | DIALECT_BROKEN),
     DIALECT_SUFFIX(".alpha",
                    LORA__ROLE_ALPHA,
-                   DIALECT_K | DIALECT_L | DIALECT_U | DIALECT_T),
+                   DIALECT_K | DIALECT_L | DIALECT_U | DIALECT_T |
+                       LORA__STYLE_OFT),
     DIALECT_SUFFIX(".lora.down.weight", LORA__ROLE_DOWN, DIALECT_U),
     DIALECT_SUFFIX(".lora.up.weight", LORA__ROLE_UP, DIALECT_U),
     DIALECT_SUFFIX(".lora.mid.weight", LORA__ROLE_MID, DIALECT_U),
@@ -104,7 +105,8 @@ static const lora__suffix dialect_suffixes[] = {
     DIALECT_SUFFIX(".p_layer.weight", LORA__ROLE_TLORA_P, DIALECT_L),
     DIALECT_SUFFIX(".lambda_layer", LORA__ROLE_TLORA_LAMBDA, DIALECT_L),
 
-    DIALECT_SUFFIX(".oft_blocks", LORA__ROLE_OFT_BLOCKS, DIALECT_L),
+    DIALECT_SUFFIX(
+        ".oft_blocks", LORA__ROLE_OFT_BLOCKS, DIALECT_L | LORA__STYLE_OFT),
     DIALECT_SUFFIX(".oft_diag", LORA__ROLE_OFT_DIAG, DIALECT_L),
     DIALECT_SUFFIX(".rescale", LORA__ROLE_RESCALE, DIALECT_L),
     DIALECT_SUFFIX(".oft_R.weight", LORA__ROLE_OFT_R, DIALECT_M),
@@ -295,16 +297,25 @@ lora__suffix_find(lora__suffix_match *out, const char *key, size_t bytes)
     return 1;
 }
 
-LORA_PRIVATE const char *lora__suffix_text(lora__role role, lora__styles styles)
+/* The suffix that a role is written with in one of the styles, or NULL. */
+static const lora__suffix *dialect_suffix_of(lora__role role,
+                                             lora__styles styles)
 {
     for (size_t i = 0; i < LORA__COUNT(dialect_suffixes); i++) {
         const lora__suffix *suffix = &dialect_suffixes[i];
         if (suffix->role == role && (suffix->styles & DIALECT_ALIAS) == 0 &&
             (styles == 0 || (suffix->styles & styles) != 0)) {
-            return suffix->text;
+            return suffix;
         }
     }
     return NULL;
+}
+
+LORA_PRIVATE const char *lora__suffix_text(lora__role role, lora__styles styles)
+{
+    const lora__suffix *suffix = dialect_suffix_of(role, styles);
+
+    return suffix == NULL ? NULL : suffix->text;
 }
 
 /* Prefixes ----------------------------------------------------------------- */
@@ -412,7 +423,7 @@ static const lora__dialect dialect_table[LORA__DIALECT_COUNT] = {
     [LORA__DIALECT_KOHYA_OFT] = {"kohya-oft",
                                  '_',
                                  LORA__DIALECT_BY_FAMILY,
-                                 DIALECT_KL,
+                                 LORA__STYLE_OFT,
                                  0,
                                  {NULL, "oft_unet_", "oft_unet_", NULL, NULL,
                                   NULL, NULL},
@@ -511,13 +522,24 @@ lora__dialect_published(const lora__dialect *dialect)
                : dialect;
 }
 
+static int dialect_is_peft_magnitude(const lora__suffix *suffix)
+{
+    return suffix != NULL && suffix->role == LORA__ROLE_DORA &&
+           (suffix->styles & LORA__STYLES_RAW) != 0;
+}
+
 LORA_PRIVATE int lora__name_has_peft_magnitude(const char *key, size_t bytes)
 {
     lora__suffix_match match;
 
     return lora__suffix_find(&match, key, bytes) &&
-           match.suffix->role == LORA__ROLE_DORA &&
-           (match.suffix->styles & LORA__STYLES_RAW) != 0;
+           dialect_is_peft_magnitude(match.suffix);
+}
+
+LORA_PRIVATE int lora__dialect_has_peft_magnitude(const lora__dialect *dialect)
+{
+    return dialect_is_peft_magnitude(
+        dialect_suffix_of(LORA__ROLE_DORA, dialect->styles));
 }
 
 LORA_PRIVATE const char *lora__dialect_id(const lora__dialect *dialect)

@@ -30,6 +30,7 @@ typedef uint32_t lora__styles;
 #define LORA__STYLE_BFL 0x10000u      /* .scale, of a norm */
 #define LORA__STYLE_BROKEN 0x20000u   /* what no program writes on purpose */
 #define LORA__STYLE_LLAMA 0x40000u    /* .weight.lora_a */
+#define LORA__STYLE_OFT 0x80000u      /* kohya's OFT, which has nothing else */
 
 /* Those whose suffixes have the adapter's name inside, in PEFT's own state
  * dicts. */

@@ -203,6 +203,9 @@ LORA_PRIVATE const char *lora__role_name(lora__role role);
  * those of others. */
 LORA_PRIVATE int lora__name_has_peft_magnitude(const char *key, size_t bytes);
 
+/* 1 for a dialect that writes them so. */
+LORA_PRIVATE int lora__dialect_has_peft_magnitude(const lora__dialect *dialect);
+
 LORA_PRIVATE const char *lora__family_id(const lora__family *family);
 LORA_PRIVATE const lora__family *lora__family_find(const char *id);
 LORA_PRIVATE size_t lora__family_count(void);

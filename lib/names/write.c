@@ -22,6 +22,15 @@ static lora_status write_refuse(const lora__dialect *dialect,
                       dialect->id, lora__role_name(spelling->role));
 }
 
+static lora_status write_refuse_place(const lora__dialect *dialect,
+                                      const lora__spelling *spelling,
+                                      lora_error *error)
+{
+    return lora__fail(
+        error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET, spelling->target,
+        "%s has no names for this model, or this part of one", dialect->id);
+}
+
 static lora_status write_unknown(const lora__dialect *dialect,
                                  const lora__spelling *spelling,
                                  lora_error *error)
@@ -194,7 +203,7 @@ static lora_status write_known(lora__buffer *out,
     }
     if (prefix == NULL || (dialect == lora__dialect_at(LORA__DIALECT_XLABS) &&
                            (families & LORA__FAMILY_FLUX) == 0)) {
-        return write_refuse(dialect, spelling, error);
+        return write_refuse_place(dialect, spelling, error);
     }
     if (!write_choose(&form, dialect, place, families)) {
         return write_split(dialect, spelling, error);

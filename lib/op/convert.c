@@ -91,32 +91,6 @@ static lora_status convert_read_options(convert_job *job,
     return LORA_OK;
 }
 
-/* Dimensions as readers of the new dialect expect them: two for a linear
- * layer, four for a 1 x 1 convolution, whichever way the trainer stored them.
- * -1 keeps what is stored. */
-static int32_t convert_ndim(int64_t *shape,
-                            lora__layer layer,
-                            lora__role role,
-                            int32_t ndim,
-                            const int64_t *stored)
-{
-    if (role != LORA__ROLE_DOWN && role != LORA__ROLE_UP) {
-        return -1;
-    }
-    for (int32_t i = 2; i < ndim; i++) {
-        if (stored[i] != 1) {
-            return -1;
-        }
-    }
-    shape[0] = stored[0];
-    shape[1] = stored[1];
-    shape[2] = shape[3] = 1;
-    if (layer == LORA__LAYER_LINEAR && ndim == 4) {
-        return 2;
-    }
-    return layer == LORA__LAYER_CONV1 && ndim == 2 ? 4 : -1;
-}
-
 /* Whether the scale goes into up: asked for, or no other place for it. */
 static int convert_bakes(const convert_job *job, const lora__module *module)
 {
@@ -272,34 +246,54 @@ static int convert_drops_scale(const convert_job *job,
               lora__strength_of(job->options.strength, module) != 1.0)));
 }
 
-/* Names alone may say what tensors mean. */
-static lora_status convert_check_meaning(const convert_job *job,
-                                         const lora__module *module,
-                                         lora_error *error)
+/* How a tensor is written in the new dialect, if it is another one. */
+static lora_status convert_respell(lora__respelling *out,
+                                   const convert_job *job,
+                                   const lora__module *module,
+                                   lora__role role,
+                                   lora_error *error)
 {
     const lora__dialect *dialect = lora__emit_dialect(&job->emit, module);
-    const char *why =
-        dialect == module->dialect || module->kind->misread == NULL
-            ? NULL
-            : module->kind->misread(job->emit.source, module, dialect);
 
-    return why == NULL
-               ? LORA_OK
-               : lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
-                            module->name, "it would not be the same in %s: %s",
-                            lora__dialect_id(dialect), why);
+    if (dialect != module->dialect) {
+        return lora__module_respell(out, job->emit.source, module, role,
+                                    dialect, error);
+    }
+    memset(out, 0, sizeof *out);
+    out->role = role;
+    out->ndim = -1;
+    return LORA_OK;
+}
+
+/* Whether the new dialect holds the kind, before anything is said of the
+ * scale; *out_same is 1 if it does under the same roles. */
+static lora_status convert_check_kind(int *out_same,
+                                      const convert_job *job,
+                                      const lora__module *module,
+                                      lora_error *error)
+{
+    lora__respelling there;
+
+    *out_same = 1;
+    for (size_t i = 0; i < module->member_count; i++) {
+        lora__role role = module->members[i].role;
+        if (!lora__emit_is_scale(role)) {
+            TRY(convert_respell(&there, job, module, role, error));
+            *out_same = *out_same && there.role == role;
+        }
+    }
+    return LORA_OK;
 }
 
 static lora_status
 convert_module(convert_job *job, const lora__module *module, lora_error *error)
 {
-    const lora_adapter *adapter = job->emit.source;
-    int renamed = lora__emit_dialect(&job->emit, module) != module->dialect;
     int bakes = convert_bakes(job, module);
     double strength = lora__strength_of(job->options.strength, module);
     double scaled = convert_scaled(job, module);
+    int same;
 
-    TRY(convert_check_meaning(job, module, error));
+    TRY(convert_check_kind(&same, job, module, error));
     if (bakes && module->kind->scaled == 0) {
         return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
                           module->name,
@@ -312,25 +306,69 @@ convert_module(convert_job *job, const lora__module *module, lora_error *error)
 
     for (size_t i = 0; i < module->member_count; i++) {
         const lora__member *member = &module->members[i];
-        const lora__entry *entry = &adapter->container->entries[member->entry];
-        int64_t shape[LORA_MAX_DIMS] = {0};
-        int32_t ndim = -1;
+        lora__respelling there;
         if (convert_drops_scale(job, module, member->role)) {
             continue;
         }
-        if (renamed) {
-            ndim = convert_ndim(shape, module->layer, member->role, entry->ndim,
-                                entry->shape);
-        }
-        TRY(lora__emit_spell(&job->emit, module, member->role, error));
-        TRY(lora__emit_entry(
-            &job->emit, job->emit.name.data, member->entry,
+        TRY(convert_respell(&there, job, module, member->role, error));
+        TRY(lora__emit_respelt(
+            &job->emit, module, member->entry, &there,
             lora__strength_factor(module, member->role, scaled, strength),
             lora__emit_is_scale(member->role) ? LORA_DTYPE_NONE
                                               : job->options.dtype,
-            ndim, shape, error));
+            error));
     }
     return convert_alpha(job, module, 0, error);
+}
+
+/* Whether the pieces of a group can be put together in the new dialect. */
+static lora_status convert_check_pieces(const convert_job *job,
+                                        const lora__group *group,
+                                        lora_error *error)
+{
+    for (const lora__piece *p = group->first; p != NULL; p = p->next) {
+        const lora__module *module = p->module;
+        int same;
+
+        TRY(convert_check_kind(&same, job, module, error));
+        if (!same) {
+            return lora__fail(
+                error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET, module->name,
+                "%s has other numbers for this %s, and another "
+                "weight: it cannot be cut or joined too",
+                lora__dialect_id(job->emit.dialect), module->kind->id);
+        }
+        if (lora__emit_is_whole(module) && module->scale != 1.0) {
+            return lora__fail(
+                error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET, module->name,
+                "a scale that is no alpha's cannot be shared out");
+        }
+    }
+    return LORA_OK;
+}
+
+/* The dimensions of a joined tensor in the new dialect. */
+static void convert_shape_joined(lora__respelling *out,
+                                 const convert_job *job,
+                                 const lora__joined *joined,
+                                 const lora__joined_tensor *tensor,
+                                 lora__role role)
+{
+    const lora__dialect *to = lora__emit_dialect(&job->emit, &joined->module);
+    const lora__entry *entry =
+        &job->emit.source->container->entries[tensor->entry];
+    int whole = tensor->rects == NULL;
+
+    memset(out, 0, sizeof *out);
+    out->role = role;
+    out->ndim = -1;
+    lora__respell_shape(out, job->emit.source, &joined->module, role, to,
+                        whole ? entry->ndim : tensor->ndim,
+                        whole ? entry->shape : tensor->shape);
+    if (out->ndim < 0 && !whole) {
+        out->ndim = tensor->ndim;
+        memcpy(out->shape, tensor->shape, sizeof out->shape);
+    }
 }
 
 /* A module of rows of others. */
@@ -342,12 +380,8 @@ convert_group(convert_job *job, const lora__group *group, lora_error *error)
 
     for (const lora__piece *p = group->first; p != NULL; p = p->next) {
         bakes |= convert_bakes(job, p->module);
-        if (lora__emit_is_whole(p->module) && p->module->scale != 1.0) {
-            return lora__fail(
-                error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET, p->module->name,
-                "a scale that is no alpha's cannot be shared out");
-        }
     }
+    TRY(convert_check_pieces(job, group, error));
     job->emit.changed |= bakes;
     TRY(lora__join_begin(&joined, group, job->emit.source, &job->arena, bakes,
                          error));
@@ -355,8 +389,7 @@ convert_group(convert_job *job, const lora__group *group, lora_error *error)
         lora__role role = (lora__role)i;
         lora__joined_tensor tensor;
         lora_dtype dtype = job->options.dtype;
-        int64_t shape[LORA_MAX_DIMS] = {0};
-        int32_t ndim;
+        lora__respelling there;
 
         if ((joined.roles & LORA__ROLE_BIT(role)) == 0 ||
             (joined.module.rank > 0 && lora__emit_is_scale(role))) {
@@ -365,20 +398,18 @@ convert_group(convert_job *job, const lora__group *group, lora_error *error)
         TRY(lora__join_tensor(&tensor, &joined, role, bakes, error));
         TRY(lora__join_role(&role, &joined, role, error));
         TRY(lora__emit_spell(&job->emit, &joined.module, role, error));
-        ndim = convert_ndim(shape, joined.module.layer, role, tensor.ndim,
-                            tensor.shape);
+        convert_shape_joined(&there, job, &joined, &tensor, role);
         if (tensor.rects == NULL) {
             TRY(lora__emit_entry(
                 &job->emit, job->emit.name.data, tensor.entry, 1.0,
-                lora__emit_is_scale(role) ? LORA_DTYPE_NONE : dtype, ndim,
-                shape, error));
+                lora__emit_is_scale(role) ? LORA_DTYPE_NONE : dtype, there.ndim,
+                there.shape, error));
             continue;
         }
         TRY(lora__gather_add(
             job->emit.builder, job->emit.name.data, job->emit.source,
-            dtype == LORA_DTYPE_NONE ? tensor.dtype : dtype,
-            ndim < 0 ? tensor.ndim : ndim, ndim < 0 ? tensor.shape : shape,
-            tensor.rects, tensor.rect_count, error));
+            dtype == LORA_DTYPE_NONE ? tensor.dtype : dtype, there.ndim,
+            there.shape, tensor.rects, tensor.rect_count, error));
     }
     return convert_alpha(job, &joined.module, joined.restated, error);
 }
@@ -479,11 +510,15 @@ convert_copy(lora_adapter **out, const lora_adapter *adapter, lora_error *error)
     return status;
 }
 
-/* 1 if a module is split or joined. */
+/* 1 if a module is split or joined, or its numbers are others elsewhere. */
 static int convert_regroups(const convert_job *job)
 {
     for (size_t g = 0; g < job->parts.count; g++) {
-        if (!job->parts.groups[g].whole) {
+        const lora__group *group = &job->parts.groups[g];
+        const lora__module *module = group->first->module;
+        if (!group->whole ||
+            (module->kind->respell != NULL &&
+             lora__emit_dialect(&job->emit, module) != module->dialect)) {
             return 1;
         }
     }

@@ -35,6 +35,29 @@ static lora_status derive_elements(unsigned char *out,
                                   error);
 }
 
+/* The same of numbers that the factor is added to. */
+static lora_status derive_sums(unsigned char *out,
+                               const lora__entry *entry,
+                               uint64_t first,
+                               size_t count,
+                               const lora__kernels *kernels,
+                               lora_error *error)
+{
+    lora_dtype from = entry->parent->entries[entry->parent_index].dtype;
+    size_t size = lora_dtype_bits(from) / 8;
+    unsigned char chunk[DERIVE_CHUNK * sizeof(double)];
+    double wide[DERIVE_CHUNK];
+
+    TRY(lora__container_read(entry->parent, entry->parent_index, first * size,
+                             chunk, count * size, error));
+    TRY(lora__convert_to_f64(wide, chunk, from, count, kernels, error));
+    for (size_t i = 0; i < count; i++) {
+        wide[i] += entry->factor;
+    }
+    return lora__convert_from_f64(out, entry->dtype, wide, count, kernels,
+                                  error);
+}
+
 LORA_PRIVATE lora_status lora__derive_cut(const lora__entry *entry,
                                           uint64_t offset,
                                           void *buffer,
@@ -76,6 +99,15 @@ LORA_PRIVATE lora_status lora__derive_scaled(const lora__entry *entry,
 {
     return lora__derive_cut(entry, offset, buffer, bytes, derive_elements,
                             error);
+}
+
+LORA_PRIVATE lora_status lora__derive_plus(const lora__entry *entry,
+                                           uint64_t offset,
+                                           void *buffer,
+                                           size_t bytes,
+                                           lora_error *error)
+{
+    return lora__derive_cut(entry, offset, buffer, bytes, derive_sums, error);
 }
 
 /* Rounding is monotonic, so only the largest magnitude need be tried. */

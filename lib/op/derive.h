@@ -31,6 +31,13 @@ LORA_PRIVATE lora_status lora__derive_scaled(const lora__entry *entry,
                                              size_t bytes,
                                              lora_error *error);
 
+/* The same, with the factor added to each number instead. */
+LORA_PRIVATE lora_status lora__derive_plus(const lora__entry *entry,
+                                           uint64_t offset,
+                                           void *buffer,
+                                           size_t bytes,
+                                           lora_error *error);
+
 /* NONFINITE if a finite number of the tensor would not fit. */
 LORA_PRIVATE lora_status lora__derive_check(const lora_adapter *adapter,
                                             size_t index,

@@ -236,6 +236,93 @@ LORA_PRIVATE lora_status lora__emit_entry(lora__emit *emit,
                                      factor, error);
 }
 
+/* What the configuration in metadata is to say of a module. */
+static lora__emit_alpha *emit_record(lora__emit *emit,
+                                     const lora__module *module,
+                                     double alpha,
+                                     int64_t rank)
+{
+    lora__emit_alpha *record = &emit->alphas[emit->alpha_count++];
+
+    record->target =
+        module->known ? module->target
+                      : lora__names_read_back(lora__emit_dialect(emit, module),
+                                              module->dialect, module->target);
+    record->component = lora__config_component(record->target);
+    record->alpha = alpha;
+    lora__alpha_describe(record, module, rank);
+    if (emit->becomes != NULL) {
+        record->type = emit->becomes;
+        record->has_core = 0;
+    }
+    return record;
+}
+
+/* A tensor that something is added to, under the name that is there. */
+static lora_status emit_plus(lora__emit *emit,
+                             size_t index,
+                             const lora__respelling *there,
+                             lora_dtype dtype,
+                             lora_error *error)
+{
+    lora__container *container = emit->source->container;
+
+    if (dtype == LORA_DTYPE_NONE) {
+        dtype = container->entries[index].dtype == LORA_DTYPE_F64
+                    ? LORA_DTYPE_F64
+                    : LORA_DTYPE_F32;
+    }
+    TRY(lora__derive_check(emit->source, index, 1.0, dtype, error));
+    return lora__builder_add_derived(emit->builder, emit->name.data, container,
+                                     index, there->ndim, there->shape, dtype,
+                                     lora__derive_plus, there->plus, error);
+}
+
+/* A flag, as torch has integers. */
+static lora_status emit_mark(lora__emit *emit,
+                             const lora__module *module,
+                             lora__role role,
+                             lora_error *error)
+{
+    unsigned char *data;
+
+    TRY(lora__emit_spell(emit, module, role, error));
+    data = lora__alloc(emit->source->context, 8, LORA__ALIGN_NUMERIC);
+    if (data == NULL) {
+        return lora__fail_memory(error, 8);
+    }
+    memset(data, 0, 8);
+    data[0] = 1;
+    return lora__builder_adopt(emit->builder, emit->name.data, LORA_DTYPE_I64,
+                               0, NULL, data, error);
+}
+
+LORA_PRIVATE lora_status lora__emit_respelt(lora__emit *emit,
+                                            const lora__module *module,
+                                            size_t index,
+                                            const lora__respelling *there,
+                                            double factor,
+                                            lora_dtype dtype,
+                                            lora_error *error)
+{
+    if (there->role == LORA__ROLE_UNKNOWN) {
+        return LORA_OK;
+    }
+    TRY(lora__emit_spell(emit, module, there->role, error));
+    if (there->plus == 0.0) {
+        return lora__emit_entry(emit, emit->name.data, index, factor, dtype,
+                                there->ndim, there->shape, error);
+    }
+    emit->changed = 1;
+    TRY(emit_plus(emit, index, there, dtype, error));
+    if (lora__dialect_alpha_in_metadata(lora__emit_dialect(emit, module))) {
+        (void)emit_record(emit, module, 1.0, 1);
+    }
+    return there->mark == LORA__ROLE_UNKNOWN
+               ? LORA_OK
+               : emit_mark(emit, module, there->mark, error);
+}
+
 LORA_PRIVATE lora_dtype lora__emit_alpha_dtype(lora_dtype wanted, double alpha)
 {
     const lora__kernels *kernels = lora__kernels_get(0);
@@ -263,7 +350,6 @@ LORA_PRIVATE lora_status lora__emit_put_alpha(lora__emit *emit,
     const lora__entry *source =
         lora__module_entry(emit->source, module, LORA__ROLE_ALPHA);
     int64_t one[LORA_MAX_DIMS] = {1};
-    lora__emit_alpha *record;
 
     if (lora__dialect_has_role(dialect, LORA__ROLE_ALPHA)) {
         TRY(lora__emit_spell(emit, module, LORA__ROLE_ALPHA, error));
@@ -272,14 +358,7 @@ LORA_PRIVATE lora_status lora__emit_put_alpha(lora__emit *emit,
                               &alpha, error);
     }
     if (lora__dialect_alpha_in_metadata(dialect)) {
-        record = &emit->alphas[emit->alpha_count++];
-        record->target = module->known
-                             ? module->target
-                             : lora__names_read_back(dialect, module->dialect,
-                                                     module->target);
-        record->component = lora__config_component(record->target);
-        record->alpha = alpha;
-        lora__alpha_describe(record, module, rank);
+        lora__emit_alpha *record = emit_record(emit, module, alpha, rank);
         record->dtype = source == NULL ? LORA_DTYPE_NONE : source->dtype;
         record->ndim = source == NULL ? 0 : source->ndim;
         record->was_zero =

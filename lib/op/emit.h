@@ -10,7 +10,10 @@
 
 #include <lora/convert.h>
 
-/* Alphas that go into metadata, until all modules are known. */
+/* A kind of adapter that PEFT has; see peft_type.h. */
+typedef struct lora__peft_type lora__peft_type;
+
+/* What a configuration says of a module, until all modules are known. */
 typedef struct lora__emit_alpha {
     const char *target;
     size_t component; /* bytes of the target that name the model, or 0 */
@@ -23,6 +26,11 @@ typedef struct lora__emit_alpha {
     int32_t is_end;     /* its path ends that of another one */
     int32_t has_bias;   /* of up */
     int32_t has_dora;
+    int32_t has_core;            /* convolutions have */
+    int32_t both;                /* factors of LoKr are cut */
+    int32_t is_feedforward;      /* of IA3: it scales inputs */
+    int64_t factor;              /* of LoKr; 0: it is not said */
+    const lora__peft_type *type; /* NULL: none of PEFT's */
 } lora__emit_alpha;
 
 /* The record read back; see emit_alpha.c. */
@@ -46,7 +54,9 @@ typedef struct lora__emit {
     lora__arena arena;         /* of the record */
     lora__alpha_record record; /* how alphas were stored once, if it is known */
     int has_record;
-    int changed; /* numbers are not those of the source */
+    const lora__peft_type *becomes; /* what modules are made; NULL: they stay
+                                     * what they are */
+    int changed;                    /* numbers are not those of the source */
 } lora__emit;
 
 /* A builder with the source's metadata, for so many modules at most. */
@@ -126,6 +136,17 @@ LORA_PRIVATE lora_status lora__emit_entry(lora__emit *emit,
                                           int32_t ndim,
                                           const int64_t *shape,
                                           lora_error *error);
+
+/* A tensor of a module as a respelling has it, times a factor. What something
+ * is added to is F32 at least, unless a dtype is asked for: sums have bits that
+ * the numbers do not. */
+LORA_PRIVATE lora_status lora__emit_respelt(lora__emit *emit,
+                                            const lora__module *module,
+                                            size_t index,
+                                            const lora__respelling *there,
+                                            double factor,
+                                            lora_dtype dtype,
+                                            lora_error *error);
 
 /* The type to store alpha in: the one wanted, unless rounding to it would
  * change the scale of everything; F32 then. */

@@ -15,6 +15,7 @@
 #include "core/text.h"
 #include "format/json.h"
 #include "format/sort.h"
+#include "op/peft_type.h"
 
 #include <string.h>
 
@@ -203,16 +204,23 @@ static void emit_alpha_pattern(lora__buffer *json,
     lora__buffer_puts(json, first ? "}" : "\n  }");
 }
 
+/* Paths of all modules, or of those that scale inputs. */
 static void emit_alpha_targets(lora__buffer *json,
                                const lora__emit_alpha *alphas,
-                               size_t count)
+                               size_t count,
+                               int feedforward)
 {
+    int first = 1;
+
     lora__buffer_putc(json, '[');
     for (size_t i = 0; i < count; i++) {
-        lora__buffer_puts(json, i == 0 ? "\n    " : ",\n    ");
-        lora__json_put_string(json, emit_alpha_path(&alphas[i]));
+        if (!feedforward || alphas[i].is_feedforward) {
+            lora__buffer_puts(json, first ? "\n    " : ",\n    ");
+            lora__json_put_string(json, emit_alpha_path(&alphas[i]));
+            first = 0;
+        }
     }
-    lora__buffer_puts(json, "\n  ]");
+    lora__buffer_puts(json, first ? "]" : "\n  ]");
 }
 
 static void emit_alpha_flag(lora__buffer *json,
@@ -232,48 +240,116 @@ LORA_PRIVATE void lora__alpha_describe(lora__emit_alpha *alpha,
     alpha->transposed = module->transposed;
     alpha->has_bias = lora__module_find(module, LORA__ROLE_UP_BIAS) != NULL;
     alpha->has_dora = lora__module_find(module, LORA__ROLE_DORA) != NULL;
+    alpha->has_core = module->tucker;
+    alpha->is_feedforward = module->of_inputs > 0;
+    alpha->type = lora__peft_type_of(module);
 }
 
-/* The fields of one component, keys in order, as diffusers writes them. */
-static lora_status emit_alpha_fields(lora__buffer *json,
-                                     lora__emit_alpha *alphas,
-                                     size_t count,
-                                     lora_error *error)
+/* What a configuration has to say of all its modules. */
+typedef struct emit_alpha_fields {
+    lora__emit_alpha any; /* flags of any module */
+    const lora__peft_type *type;
+    double alpha;
+    double rank;
+} emit_alpha_fields;
+
+/* PEFT has adapters of one type; what is of several is written as LoRA. */
+static lora_status emit_alpha_collect(emit_alpha_fields *out,
+                                      const lora__emit_alpha *alphas,
+                                      size_t count,
+                                      lora_context *context,
+                                      lora_error *error)
+{
+    memset(out, 0, sizeof *out);
+    out->type = alphas[0].type;
+    out->any.factor = alphas[0].factor;
+    for (size_t i = 0; i < count; i++) {
+        out->any.transposed |= alphas[i].transposed;
+        out->any.has_bias |= alphas[i].has_bias;
+        out->any.has_dora |= alphas[i].has_dora;
+        out->any.has_core |= alphas[i].has_core;
+        out->any.both |= alphas[i].both;
+        if (out->type == NULL || alphas[i].type != out->type) {
+            out->type = lora__peft_type_plain();
+        }
+    }
+    TRY(emit_alpha_common(&out->alpha, alphas, count, 0, context, error));
+    return emit_alpha_common(&out->rank, alphas, count, 1, context, error);
+}
+
+/* The first half of the fields, by name. */
+static void emit_alpha_put_scales(lora__buffer *json,
+                                  const lora__emit_alpha *alphas,
+                                  size_t count,
+                                  const emit_alpha_fields *f)
 {
     const char *target = alphas[0].target;
     size_t component = alphas[0].component;
-    lora__emit_alpha any = {0};
-    double alpha = 0.0;
-    double rank = 0.0;
 
-    TRY(emit_alpha_common(&alpha, alphas, count, 0, json->context, error));
-    TRY(emit_alpha_common(&rank, alphas, count, 1, json->context, error));
-    TRY(emit_alpha_mark_ends(alphas, count, json->context, error));
-    emit_alpha_key(json, target, component, "alpha_pattern");
-    emit_alpha_pattern(json, alphas, count, 0, alpha);
-    emit_alpha_key(json, target, component, "bias");
-    lora__buffer_puts(json, "\"none\"");
-    for (size_t i = 0; i < count; i++) {
-        any.transposed |= alphas[i].transposed;
-        any.has_bias |= alphas[i].has_bias;
-        any.has_dora |= alphas[i].has_dora;
+    if (f->type->alpha != NULL && !f->type->is_pair) {
+        emit_alpha_key(json, target, component, f->type->alpha);
+        lora__buffer_number(json, f->alpha);
     }
-    if (any.transposed) {
+    if (f->type->alpha != NULL) {
+        emit_alpha_key(json, target, component, "alpha_pattern");
+        emit_alpha_pattern(json, alphas, count, 0, f->alpha);
+    }
+    if (f->type->is_pair) {
+        emit_alpha_key(json, target, component, "bias");
+        lora__buffer_puts(json, "\"none\"");
+    }
+    if (f->type->is_kronecker && f->any.factor != 0) {
+        emit_alpha_flag(json, &alphas[0], "decompose_both", f->any.both);
+        emit_alpha_key(json, target, component, "decompose_factor");
+        lora__buffer_number(json, (double)f->any.factor);
+    }
+    if (f->any.transposed) {
         emit_alpha_flag(json, &alphas[0], "fan_in_fan_out", 1);
     }
-    emit_alpha_key(json, target, component, "lora_alpha");
-    lora__buffer_number(json, alpha);
-    emit_alpha_flag(json, &alphas[0], "lora_bias", any.has_bias);
+    if (f->type->has_sides) {
+        emit_alpha_key(json, target, component, "feedforward_modules");
+        emit_alpha_targets(json, alphas, count, 1);
+    }
+    if (f->type->is_pair) {
+        emit_alpha_key(json, target, component, f->type->alpha);
+        lora__buffer_number(json, f->alpha);
+        emit_alpha_flag(json, &alphas[0], "lora_bias", f->any.has_bias);
+    }
+}
+
+/* The fields of one component, keys in order, as diffusers writes them. */
+static lora_status emit_alpha_put_fields(lora__buffer *json,
+                                         lora__emit_alpha *alphas,
+                                         size_t count,
+                                         lora_error *error)
+{
+    const char *target = alphas[0].target;
+    size_t component = alphas[0].component;
+    emit_alpha_fields f;
+
+    TRY(emit_alpha_collect(&f, alphas, count, json->context, error));
+    TRY(emit_alpha_mark_ends(alphas, count, json->context, error));
+    emit_alpha_put_scales(json, alphas, count, &f);
     emit_alpha_key(json, target, component, "peft_type");
-    lora__buffer_puts(json, "\"LORA\"");
-    emit_alpha_key(json, target, component, "r");
-    lora__buffer_number(json, rank);
-    emit_alpha_key(json, target, component, "rank_pattern");
-    emit_alpha_pattern(json, alphas, count, 1, rank);
+    lora__json_put_string(json, f.type->id);
+    if (f.type->alpha != NULL) {
+        emit_alpha_key(json, target, component, "r");
+        lora__buffer_number(json, f.rank);
+        emit_alpha_key(json, target, component, "rank_pattern");
+        emit_alpha_pattern(json, alphas, count, 1, f.rank);
+    }
     emit_alpha_key(json, target, component, "target_modules");
-    emit_alpha_targets(json, alphas, count);
-    emit_alpha_flag(json, &alphas[0], "use_dora", any.has_dora);
-    emit_alpha_flag(json, &alphas[0], "use_rslora", 0);
+    emit_alpha_targets(json, alphas, count, 0);
+    if (f.type->is_pair) {
+        emit_alpha_flag(json, &alphas[0], "use_dora", f.any.has_dora);
+    }
+    if (f.type->has_core) {
+        emit_alpha_flag(json, &alphas[0], "use_effective_conv2d",
+                        f.any.has_core);
+    }
+    if (f.type->is_pair) {
+        emit_alpha_flag(json, &alphas[0], "use_rslora", 0);
+    }
     return LORA_OK;
 }
 
@@ -292,7 +368,7 @@ LORA_PRIVATE lora_status lora__alpha_put_config(lora__buffer *json,
                memcmp(alphas[end].target, target, component) == 0) {
             end++;
         }
-        TRY(emit_alpha_fields(json, alphas + begin, end - begin, error));
+        TRY(emit_alpha_put_fields(json, alphas + begin, end - begin, error));
         begin = end;
     }
     lora__buffer_puts(json, "\n}");

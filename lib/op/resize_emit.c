@@ -1,6 +1,7 @@
 /* The result of rank conversion as an adapter: tensors, alphas, metadata. */
 #include "core/text.h"
 #include "op/emit.h"
+#include "op/peft_type.h"
 #include "op/report.h"
 #include "op/resize.h"
 #include "op/strength.h"
@@ -130,9 +131,12 @@ static lora_status resize_emit_new(lora__emit *emit,
     TRY(resize_emit_factor(emit, job, module, LORA__ROLE_UP, ndim, shape,
                            &result->up, error));
     TRY(resize_emit_bias(emit, job, index, error));
-    return lora__emit_put_alpha(emit, module, (double)result->rank,
-                                (int64_t)result->rank, module->dtype,
-                                alpha != NULL && alpha->ndim > 0, error);
+    emit->becomes = lora__peft_type_plain();
+    TRY(lora__emit_put_alpha(emit, module, (double)result->rank,
+                             (int64_t)result->rank, module->dtype,
+                             alpha != NULL && alpha->ndim > 0, error));
+    emit->becomes = NULL;
+    return LORA_OK;
 }
 
 /* The alpha of a module that keeps its factors: as it was given, where the

@@ -9,17 +9,12 @@
 #include "core/text.h"
 #include "format/folder.h"
 #include "op/emit_alpha.h"
+#include "op/peft_type.h"
 #include "platform/file.h"
 
 #include <string.h>
 
 #define PEFT_PREFIX "base_model.model."
-
-#define PEFT_ROLES                                                             \
-    (LORA__ROLE_BIT(LORA__ROLE_DOWN) | LORA__ROLE_BIT(LORA__ROLE_UP) |         \
-     LORA__ROLE_BIT(LORA__ROLE_UP_BIAS) | LORA__ROLE_BIT(LORA__ROLE_DORA) |    \
-     LORA__ROLE_BIT(LORA__ROLE_EMBEDDING_DOWN) |                               \
-     LORA__ROLE_BIT(LORA__ROLE_EMBEDDING_UP))
 
 static lora_status peft_check(const lora__module *module, lora_error *error)
 {
@@ -30,13 +25,16 @@ static lora_status peft_check(const lora__module *module, lora_error *error)
         return lora__fail(error, LORA_ERROR_KEY, LORA_NO_OFFSET, module->name,
                           "not a name of PEFT: convert to the dialect peft");
     }
-    for (size_t i = 0; i < module->member_count; i++) {
-        lora__role role = module->members[i].role;
-        if ((PEFT_ROLES & LORA__ROLE_BIT(role)) == 0) {
-            return lora__fail(
-                error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET, module->name,
-                "%s has no place in a PEFT folder yet", lora__role_name(role));
-        }
+    if (lora__peft_type_of(module) == NULL) {
+        return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
+                          module->name, "%s has no place in a PEFT folder yet",
+                          module->kind->id);
+    }
+    if (module->of_inputs < 0) {
+        return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
+                          module->name,
+                          "whether ia3_l scales inputs or outputs is told by "
+                          "the feedforward_modules of an adapter_config.json");
     }
     return LORA_OK;
 }
@@ -58,6 +56,14 @@ static lora_status peft_check_all(const lora_adapter *adapter,
         const lora__module *module = &adapter->modules[m];
         const lora__entry *dora =
             lora__module_entry(adapter, module, LORA__ROLE_DORA);
+        if (alphas[m].type != alphas[0].type) {
+            return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
+                              module->name,
+                              "a PEFT folder has adapters of one type: this is "
+                              "of %s, and %s of %s",
+                              alphas[m].type->id, adapter->modules[0].name,
+                              alphas[0].type->id);
+        }
         if (alphas[m].has_dora != alphas[0].has_dora) {
             return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
                               module->name,
@@ -115,6 +121,7 @@ static lora_status peft_put_config(lora__buffer *json,
         lora__alpha_describe(&alphas[m], module, module->rank);
     }
     TRY_OR_DONE(peft_check_all(adapter, alphas, error));
+    TRY_OR_DONE(lora__peft_plan(alphas, adapter, count, error));
     TRY_OR_DONE(lora__alpha_put_config(json, alphas, count, error));
     lora__buffer_putc(json, '\n');
     status = lora__buffer_status(json, error);

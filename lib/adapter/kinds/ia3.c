@@ -47,6 +47,23 @@ static ia3_side ia3_kind_peft_side(const lora_adapter *adapter,
                          : IA3_ROWS;
 }
 
+/* The side, as far as the file tells it. */
+static ia3_side ia3_kind_stored_side(const lora_adapter *adapter,
+                                     const lora__module *module)
+{
+    const lora__member *member = lora__module_find(module, LORA__ROLE_ON_INPUT);
+    double on_input;
+
+    if (member == NULL) {
+        return ia3_kind_peft_side(adapter, module);
+    }
+    return lora__adapter_read_scalar(&on_input, adapter, member->entry, NULL) !=
+                   LORA_OK
+               ? IA3_NOT_TOLD
+           : on_input != 0.0 ? IA3_INPUTS
+                             : IA3_ROWS;
+}
+
 static lora_status ia3_kind_parse(lora__opening *opening, lora__module *module)
 {
     int peft = kind_has(module, LORA__ROLE_IA3);
@@ -54,6 +71,7 @@ static lora_status ia3_kind_parse(lora__opening *opening, lora__module *module)
     const lora__entry *weight = lora__kind_require(opening, module, role, 1);
     const lora__entry *side =
         lora__module_entry(opening->adapter, module, LORA__ROLE_ON_INPUT);
+    ia3_side stored;
 
     if (weight == NULL) {
         return LORA_OK;
@@ -67,7 +85,9 @@ static lora_status ia3_kind_parse(lora__opening *opening, lora__module *module)
     module->dtype = weight->dtype;
     module->scale = 1.0;
     module->changes = LORA_PART_WEIGHT;
-    if (peft && ia3_kind_peft_side(opening->adapter, module) != IA3_INPUTS) {
+    stored = ia3_kind_stored_side(opening->adapter, module);
+    module->of_inputs = stored == IA3_INPUTS ? 1 : stored == IA3_ROWS ? 0 : -1;
+    if (peft && stored != IA3_INPUTS) {
         module->changes |= LORA_PART_BIAS;
     }
     module->needs = module->changes;
@@ -351,6 +371,51 @@ static int ia3_kind_extent(lora__extent *out,
     return 1;
 }
 
+/* ---- dialects ---------------------------------------------------------- */
+
+/* LyCORIS' w [in] is PEFT's 1 + w [1, in]; of a convolution both are [1, in, 1,
+ * 1]. What scales rows is another thing in each, as PEFT scales the bias with
+ * them. */
+static lora_status ia3_kind_respell(lora__respelling *out,
+                                    const lora_adapter *adapter,
+                                    const lora__module *module,
+                                    lora__role role,
+                                    const lora__dialect *to,
+                                    lora_error *error)
+{
+    const lora__entry *entry = lora__module_entry(adapter, module, role);
+    int to_peft = lora__dialect_has_role(to, LORA__ROLE_IA3);
+    ia3_side side;
+
+    if (to_peft == kind_has(module, LORA__ROLE_IA3) ||
+        (!to_peft && !lora__dialect_has_role(to, LORA__ROLE_ON_INPUT))) {
+        return LORA_OK; /* as it is, or not at all */
+    }
+    if (role == LORA__ROLE_ON_INPUT) {
+        out->role = LORA__ROLE_UNKNOWN; /* dimensions tell */
+        return LORA_OK;
+    }
+    side = ia3_kind_stored_side(adapter, module);
+    if (side != IA3_INPUTS ||
+        lora__config_transposed(adapter->config, module->target)) {
+        return lora__respell_refuse(
+            module, to,
+            side != IA3_NOT_TOLD ? "it scales outputs, PEFT's with their bias "
+                                   "and LyCORIS' without it"
+                                 : "whether it scales inputs is not told",
+            error);
+    }
+    out->role = to_peft ? LORA__ROLE_IA3 : LORA__ROLE_WEIGHT;
+    out->mark = to_peft ? LORA__ROLE_UNKNOWN : LORA__ROLE_ON_INPUT;
+    out->plus = to_peft ? 1.0 : -1.0;
+    if (entry->ndim <= 2) {
+        out->ndim = to_peft ? 2 : 1;
+        out->shape[0] = to_peft ? 1 : (int64_t)entry->elements;
+        out->shape[1] = (int64_t)entry->elements;
+    }
+    return LORA_OK;
+}
+
 LORA_PRIVATE const lora__kind lora__kind_ia3 = {
     .id = "ia3",
     .roles = LORA__ROLE_BIT(LORA__ROLE_WEIGHT) |
@@ -363,4 +428,5 @@ LORA_PRIVATE const lora__kind lora__kind_ia3 = {
     .rows = ia3_kind_rows,
     .chain = ia3_kind_chain,
     .extent = ia3_kind_extent,
+    .respell = ia3_kind_respell,
 };

@@ -565,8 +565,9 @@ static void oft_kind_rows(const lora__rows *state,
     }
 }
 
-/* kohya's trainer knows blocks and alpha alone, and what an alpha of 0 means to
- * it is the opposite of what it means to others. */
+/* Why readers of another dialect would take it for another change; NULL: they
+ * would not. kohya's trainer knows blocks and alpha alone, and what an alpha of
+ * 0 means to it is the opposite of what it means to others. */
 static const char *oft_kind_misread(const lora_adapter *adapter,
                                     const lora__module *module,
                                     const lora__dialect *dialect)
@@ -589,6 +590,21 @@ static const char *oft_kind_misread(const lora_adapter *adapter,
                                : "an alpha of 0 limits nothing";
 }
 
+/* As it is, or not at all. */
+static lora_status oft_kind_respell(lora__respelling *out,
+                                    const lora_adapter *adapter,
+                                    const lora__module *module,
+                                    lora__role role,
+                                    const lora__dialect *to,
+                                    lora_error *error)
+{
+    const char *why = oft_kind_misread(adapter, module, to);
+
+    (void)out;
+    (void)role;
+    return why == NULL ? LORA_OK : lora__respell_refuse(module, to, why, error);
+}
+
 LORA_PRIVATE const lora__kind lora__kind_oft = {
     .id = "oft",
     .roles =
@@ -601,7 +617,7 @@ LORA_PRIVATE const lora__kind lora__kind_oft = {
     .parse = oft_kind_parse,
     .prepare = oft_kind_prepare,
     .rows = oft_kind_rows,
-    .misread = oft_kind_misread,
+    .respell = oft_kind_respell,
 };
 
 LORA_PRIVATE const lora__kind lora__kind_boft = {
@@ -616,5 +632,5 @@ LORA_PRIVATE const lora__kind lora__kind_boft = {
     .parse = oft_kind_parse,
     .prepare = oft_kind_prepare,
     .rows = oft_kind_rows,
-    .misread = oft_kind_misread,
+    .respell = oft_kind_respell,
 };

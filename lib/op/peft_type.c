@@ -1,0 +1,244 @@
+/* The kinds of adapters that PEFT has. Source: formats.md 6.2, and for the
+ * shapes of LoKr's layers 5.7.
+ */
+#include "op/peft_type.h"
+
+#include "linalg/kronecker.h"
+
+#define PEFT_BIT(role) LORA__ROLE_BIT(LORA__ROLE_##role)
+
+static const lora__peft_type peft_types[] = {
+    {"LORA", "lora_alpha",
+     PEFT_BIT(DOWN) | PEFT_BIT(UP) | PEFT_BIT(UP_BIAS) | PEFT_BIT(DORA) |
+         PEFT_BIT(EMBEDDING_DOWN) | PEFT_BIT(EMBEDDING_UP),
+     1, 0, 0, 0},
+    {"LOHA", "alpha",
+     PEFT_BIT(HADA_W1_A) | PEFT_BIT(HADA_W1_B) | PEFT_BIT(HADA_W2_A) |
+         PEFT_BIT(HADA_W2_B) | PEFT_BIT(HADA_T1) | PEFT_BIT(HADA_T2),
+     0, 1, 0, 0},
+    {"LOKR", "alpha",
+     PEFT_BIT(LOKR_W1) | PEFT_BIT(LOKR_W1_A) | PEFT_BIT(LOKR_W1_B) |
+         PEFT_BIT(LOKR_W2) | PEFT_BIT(LOKR_W2_A) | PEFT_BIT(LOKR_W2_B) |
+         PEFT_BIT(LOKR_T2),
+     0, 1, 1, 0},
+    {"IA3", NULL, PEFT_BIT(IA3) | PEFT_BIT(WEIGHT) | PEFT_BIT(ON_INPUT), 0, 0,
+     0, 1},
+};
+
+LORA_PRIVATE const lora__peft_type *
+lora__peft_type_of(const lora__module *module)
+{
+    uint64_t roles = 0;
+
+    for (size_t i = 0; i < module->member_count; i++) {
+        if (!lora__emit_is_scale(module->members[i].role)) {
+            roles |= LORA__ROLE_BIT(module->members[i].role);
+        }
+    }
+    for (size_t i = 0; i < LORA__COUNT(peft_types); i++) {
+        if (roles != 0 && (roles & ~peft_types[i].roles) == 0) {
+            return &peft_types[i];
+        }
+    }
+    return NULL;
+}
+
+LORA_PRIVATE const lora__peft_type *lora__peft_type_plain(void)
+{
+    return &peft_types[0];
+}
+
+/* ---- layers ------------------------------------------------------------ */
+
+static lora_status
+peft_refuse(const lora__module *module, const char *why, lora_error *error)
+{
+    return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
+                      module->name, "PEFT would make another %s of it: %s",
+                      module->kind->id, why);
+}
+
+/* 1 for factors of a convolution whose kernel is not 1: they have a core, or
+ * the configuration says that none has. */
+static int peft_has_kernel(const lora__module *module)
+{
+    for (int32_t i = 2; i < module->ndim; i++) {
+        if (module->shape[i] != 1) {
+            return module->rank > 0;
+        }
+    }
+    return 0;
+}
+
+static lora_status peft_plan_cores(lora__emit_alpha *alphas,
+                                   const lora_adapter *adapter,
+                                   size_t count,
+                                   lora_error *error)
+{
+    int32_t has_core = 0;
+
+    for (size_t m = 0; m < count; m++) {
+        has_core |= adapter->modules[m].tucker;
+    }
+    for (size_t m = 0; m < count; m++) {
+        const lora__module *module = &adapter->modules[m];
+        alphas[m].has_core = has_core;
+        if (has_core && !module->tucker && peft_has_kernel(module) &&
+            lora__module_find(module, LORA__ROLE_LOKR_W2) == NULL) {
+            return peft_refuse(
+                module, "others have a core, and all would have one", error);
+        }
+    }
+    return LORA_OK;
+}
+
+/* How a layer of LoKr is divided. */
+typedef struct peft_lokr {
+    size_t rows, rows1;
+    size_t cols, cols1;
+    int whole1, whole2;
+} peft_lokr;
+
+static peft_lokr peft_lokr_of(const lora_adapter *adapter,
+                              const lora__module *module)
+{
+    const lora__entry *whole =
+        lora__module_entry(adapter, module, LORA__ROLE_LOKR_W1);
+    const lora__entry *left =
+        lora__module_entry(adapter, module, LORA__ROLE_LOKR_W1_A);
+    const lora__entry *right =
+        lora__module_entry(adapter, module, LORA__ROLE_LOKR_W1_B);
+    peft_lokr k;
+
+    k.rows = (size_t)module->shape[0];
+    k.cols = (size_t)module->shape[1];
+    k.rows1 = (size_t)(whole != NULL ? whole : left)->shape[0];
+    k.cols1 = (size_t)(whole != NULL ? whole : right)->shape[1];
+    k.whole1 = whole != NULL;
+    k.whole2 = lora__module_find(module, LORA__ROLE_LOKR_W2) != NULL;
+    return k;
+}
+
+/* The first of the two that PEFT divides a side into: LyCORIS puts the smaller
+ * one first always. 0 is no factor. */
+static size_t peft_split(size_t side, size_t factor)
+{
+    size_t small;
+    size_t large;
+
+    if (factor > 0 && side % factor == 0) {
+        return factor;
+    }
+    lora__kronecker_split(&small, &large, side, factor);
+    return small;
+}
+
+/* The first module that another factor was used for, or `count`. */
+static size_t
+peft_lokr_try(const lora_adapter *adapter, size_t count, size_t factor)
+{
+    for (size_t m = 0; m < count; m++) {
+        peft_lokr k = peft_lokr_of(adapter, &adapter->modules[m]);
+        if (peft_split(k.rows, factor) != k.rows1 ||
+            peft_split(k.cols, factor) != k.cols1) {
+            return m;
+        }
+    }
+    return count;
+}
+
+/* A factor that divides all sides as they are divided: none, or one that is no
+ * less than any first part. Beyond the root of a side all factors are as none,
+ * but for those that divide it, which are first parts. */
+static lora_status peft_lokr_factor(size_t *out,
+                                    const lora_adapter *adapter,
+                                    size_t count,
+                                    lora_error *error)
+{
+    size_t least = 1;
+    size_t longest = 1;
+    size_t misfit = peft_lokr_try(adapter, count, 0);
+
+    for (size_t m = 0; m < count; m++) {
+        peft_lokr k = peft_lokr_of(adapter, &adapter->modules[m]);
+        least = k.rows1 > least ? k.rows1 : least;
+        least = k.cols1 > least ? k.cols1 : least;
+        longest = k.rows > longest ? k.rows : longest;
+        longest = k.cols > longest ? k.cols : longest;
+    }
+    *out = 0;
+    for (size_t factor = least; misfit < count; factor++) {
+        if (factor != least && factor > longest / factor) {
+            return peft_refuse(&adapter->modules[misfit],
+                               "no decompose_factor divides all layers as they "
+                               "are divided",
+                               error);
+        }
+        misfit = peft_lokr_try(adapter, count, factor);
+        *out = factor;
+    }
+    return LORA_OK;
+}
+
+/* PEFT cuts what is longer than twice the rank, w1 if it is told to cut both.
+ * Where nothing is cut, the rank is one at which nothing would be. */
+static lora_status peft_lokr_rank(lora__emit_alpha *alpha,
+                                  const lora__module *module,
+                                  const peft_lokr *k,
+                                  int both,
+                                  lora_error *error)
+{
+    size_t rows2 = k->rows / k->rows1;
+    size_t cols2 = k->cols / k->cols1;
+    size_t long1 = k->rows1 > k->cols1 ? k->rows1 : k->cols1;
+    size_t long2 = rows2 > cols2 ? rows2 : cols2;
+    size_t rank = (size_t)module->rank;
+
+    if (rank == 0) {
+        rank = both && long1 > long2 ? (long1 + 1) / 2 : (long2 + 1) / 2;
+        alpha->rank = (int64_t)rank;
+        alpha->alpha = module->scale * (double)rank;
+    }
+    return k->whole1 == !(both && 2 * rank < long1) &&
+                   k->whole2 == !(2 * rank < long2)
+               ? LORA_OK
+               : peft_refuse(module,
+                             "at its rank other factors would be whole, or "
+                             "products",
+                             error);
+}
+
+static lora_status peft_plan_lokr(lora__emit_alpha *alphas,
+                                  const lora_adapter *adapter,
+                                  size_t count,
+                                  lora_error *error)
+{
+    size_t factor;
+    int both = 0;
+
+    TRY(peft_lokr_factor(&factor, adapter, count, error));
+    for (size_t m = 0; m < count; m++) {
+        both |= !peft_lokr_of(adapter, &adapter->modules[m]).whole1;
+    }
+    for (size_t m = 0; m < count; m++) {
+        const lora__module *module = &adapter->modules[m];
+        peft_lokr k = peft_lokr_of(adapter, module);
+        alphas[m].factor = factor == 0 ? -1 : (int64_t)factor;
+        alphas[m].both = both;
+        TRY(peft_lokr_rank(&alphas[m], module, &k, both, error));
+    }
+    return LORA_OK;
+}
+
+LORA_PRIVATE lora_status lora__peft_plan(lora__emit_alpha *alphas,
+                                         const lora_adapter *adapter,
+                                         size_t count,
+                                         lora_error *error)
+{
+    if (alphas[0].type->has_core) {
+        TRY(peft_plan_cores(alphas, adapter, count, error));
+    }
+    return alphas[0].type->is_kronecker
+               ? peft_plan_lokr(alphas, adapter, count, error)
+               : LORA_OK;
+}
