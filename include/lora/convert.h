@@ -151,6 +151,53 @@ lora_adapter_convert_report(lora_adapter **out,
                             const lora_adapter_convert_options *options,
                             lora_error *error);
 
+typedef struct lora_lokr_options {
+    size_t struct_size;
+    lora_dtype dtype; /* of the factors; LORA_DTYPE_NONE: the module's */
+    int32_t factor;   /* as LyCORIS divides; 0 and less: near square */
+    int32_t rank;     /* of w2 at most, where that makes it smaller; 0: whole */
+    uint32_t skip_bad; /* 1: leave unusable modules out */
+} lora_lokr_options;
+
+/** See lora_adapter_open_options_init(). @since 0.1 */
+LORA_API void lora_lokr_options_init(lora_lokr_options *options, size_t size);
+
+/** Make LoKr of an adapter: of each module whose change has factors (LoRA,
+ *  LoCon, LoHa, Light-LoRA) the Kronecker product w1 (x) w2 that is nearest to
+ *  it in the Frobenius norm, with w2 of a rank if one is given.
+ *
+ *  A change is seldom such a product: the report says how much is lost, of the
+ *  factors as they are stored. A rank-1 change of w1's size is found again.
+ *  What is LoKr already stays as it is, and so does what has no factors
+ *  (biases, norms, full differences). Names stay; the dialect must have a place
+ *  for LoKr, as those of kohya, LyCORIS, ComfyUI and PEFT do: see
+ *  lora_adapter_convert().
+ *
+ *  @param out         receives the adapter; NULL on failure.
+ *  @param out_report  receives for each module that was made LoKr its rank, 0
+ *                     where w2 is whole, the share of the energy that is kept,
+ *                     and the error; may be NULL.
+ *  @param adapter     must not be NULL; the result keeps its file open.
+ *  @param options     NULL for defaults.
+ *  @param error       may be NULL.
+ *  @return LORA_OK; LORA_ERROR_ARGUMENT; LORA_ERROR_OPTION; LORA_ERROR_RANGE (a
+ *          negative rank); LORA_ERROR_DTYPE (no type for factors);
+ *          LORA_ERROR_KEY (no module could become LoKr); LORA_ERROR_UNSUPPORTED
+ *          (the dialect has no place for it, or a module has a change beside
+ *          its factors that LoKr has none for: DoRA, a bias of up, a weight
+ *          stored transposed, an embedding); a module's own status;
+ *          LORA_ERROR_NONFINITE; LORA_ERROR_CONVERGENCE; LORA_ERROR_IO;
+ *          LORA_ERROR_TRUNCATED; LORA_ERROR_MEMORY; LORA_ERROR_CANCELLED.
+ *  @threads safe.
+ *  @since 0.1
+ */
+LORA_API LORA_NODISCARD lora_status
+lora_adapter_to_lokr(lora_adapter **out,
+                     lora_report **out_report,
+                     const lora_adapter *adapter,
+                     const lora_lokr_options *options,
+                     lora_error *error);
+
 #ifdef __cplusplus
 }
 #endif

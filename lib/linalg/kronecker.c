@@ -334,3 +334,19 @@ done:
     lora__block_destroy(&w.numbers, context);
     return status;
 }
+
+LORA_PRIVATE lora_status
+lora__kronecker_error(double *out,
+                      const double *w1,
+                      const double *w2,
+                      const lora__kronecker_input *input,
+                      lora_context *context,
+                      lora_error *error)
+{
+    kronecker_work w;
+
+    TRY(kronecker_begin(&w, input, context, error));
+    *out = kronecker_distance(&w, w1, w2);
+    lora__block_destroy(&w.numbers, context);
+    return LORA_OK;
+}

@@ -61,4 +61,13 @@ LORA_PRIVATE lora_status lora__kronecker_cut(double *w1,
                                              lora_context *context,
                                              lora_error *error);
 
+/* |M - w1 (x) w2|_F of any two, measured. */
+LORA_PRIVATE lora_status
+lora__kronecker_error(double *out,
+                      const double *w1,
+                      const double *w2,
+                      const lora__kronecker_input *input,
+                      lora_context *context,
+                      lora_error *error);
+
 #endif

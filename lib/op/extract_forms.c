@@ -3,11 +3,11 @@
  */
 #include "core/text.h"
 #include "format/sort.h"
-#include "linalg/kronecker.h"
 #include "linalg/tucker.h"
 #include "op/emit.h"
 #include "op/extract.h"
 #include "op/factor_split.h"
+#include "op/lokr.h"
 
 #include <math.h>
 #include <string.h>
@@ -478,30 +478,16 @@ static lora_status forms_core(lora__extract_work *w, lora_error *error)
 
 /* ---- a Kronecker product ----------------------------------------------- */
 
-/* w1 [o1, i1], w2 [o2, i2 k...] and, where w2 is cut, its factors. */
-typedef struct forms_lokr {
-    lora__kronecker_input input;
-    size_t in2; /* i2 */
-    double *w1;
-    double *w2;
-    lora__block memory; /* of both */
-    size_t rank;        /* of w2; 0: whole */
-} forms_lokr;
-
 /* How the sides of a weight are divided. */
-static void forms_lokr_split(forms_lokr *k,
+static void forms_lokr_split(lora__lokr *k,
                              const lora__extract *job,
                              const lora__match *match)
 {
-    int32_t asked = job->options.lokr_factor;
-    size_t factor = asked > 0 ? (size_t)asked : 0;
     size_t in = (size_t)match->base.shape[1];
-    lora__kronecker_input *input = &k->input;
 
-    lora__kronecker_split(&input->rows1, &input->rows2,
-                          (size_t)match->base.rows, factor);
-    lora__kronecker_split(&input->cols1, &k->in2, in, factor);
-    input->cols2 = k->in2 * ((size_t)match->base.columns / in);
+    lora__lokr_split(k, (size_t)match->base.rows, in,
+                     (size_t)match->base.columns / in,
+                     job->options.lokr_factor);
 }
 
 /* w1, what finds it, and w2, thrice. */
@@ -509,7 +495,7 @@ static uint64_t forms_lokr_bytes(const lora__extract *job,
                                  const lora__match *match,
                                  uint64_t rank)
 {
-    forms_lokr k;
+    lora__lokr k;
 
     (void)rank;
     if (match->base.rows == 0 || match->base.columns == 0) {
@@ -521,20 +507,11 @@ static uint64_t forms_lokr_bytes(const lora__extract *job,
 }
 
 static lora_status
-forms_lokr_begin(forms_lokr *k, const lora__extract_work *w, lora_error *error)
+forms_lokr_begin(lora__lokr *k, const lora__extract_work *w, lora_error *error)
 {
-    size_t ones;
-
     memset(k, 0, sizeof *k);
     forms_lokr_split(k, w->job, w->match);
-    k->input.values = w->diff;
-    ones = k->input.rows1 * k->input.cols1;
-    TRY(lora__block_create(&k->memory, 1,
-                           ones + k->input.rows2 * k->input.cols2,
-                           w->job->context, error));
-    k->w1 = k->memory.at;
-    k->w2 = k->w1 + ones;
-    return LORA_OK;
+    return lora__lokr_begin(k, w->diff, w->job->context, error);
 }
 
 /* 1 if the whole difference is nothing but noise. */
@@ -558,7 +535,7 @@ forms_is_noise(int *out, const lora__extract_work *w, lora_error *error)
  * those of the product. The decomposition takes f32. */
 static lora_status forms_lokr_count(size_t *out,
                                     lora__extract_work *w,
-                                    const forms_lokr *k,
+                                    const lora__lokr *k,
                                     const lora_rank_rule *rule,
                                     lora_error *error)
 {
@@ -594,7 +571,7 @@ done:
 
 /* The rank of w2: what the rule says, where that makes it smaller. */
 static lora_status
-forms_lokr_rank(lora__extract_work *w, forms_lokr *k, lora_error *error)
+forms_lokr_rank(lora__extract_work *w, lora__lokr *k, lora_error *error)
 {
     lora_rank_rule cap = {LORA_RANK_FIXED, w->job->options.max_rank, 0.0};
     const lora_rank_rule *rule = lora__extract_rule(w->job, w->match);
@@ -612,7 +589,7 @@ forms_lokr_rank(lora__extract_work *w, forms_lokr *k, lora_error *error)
 
 /* w2 as its factors [o2, r] and [r, i2 K]. */
 static lora_status
-forms_lokr_cut(lora__extract_work *w, forms_lokr *k, lora_error *error)
+forms_lokr_cut(lora__extract_work *w, lora__lokr *k, lora_error *error)
 {
     lora_context *context = w->job->context;
     int64_t left[2] = {(int64_t)k->input.rows2, (int64_t)k->rank};
@@ -638,7 +615,7 @@ done:
 /* With w2 whole there is no rank, and programs scale by 1 whatever alpha is, or
  * take the rank for 1: alpha 1 is right for all. */
 static lora_status
-forms_lokr_put(lora__extract_work *w, forms_lokr *k, lora_error *error)
+forms_lokr_put(lora__extract_work *w, lora__lokr *k, lora_error *error)
 {
     int64_t one[2] = {(int64_t)k->input.rows1, (int64_t)k->input.cols1};
     int64_t shape[LORA_MAX_DIMS];
@@ -657,7 +634,7 @@ forms_lokr_put(lora__extract_work *w, forms_lokr *k, lora_error *error)
 
 static lora_status forms_kronecker(lora__extract_work *w, lora_error *error)
 {
-    forms_lokr k;
+    lora__lokr k;
     size_t rows;
     size_t cols;
     int is_noise;

@@ -7,22 +7,28 @@
 
 #define PEFT_BIT(role) LORA__ROLE_BIT(LORA__ROLE_##role)
 
-static const lora__peft_type peft_types[] = {
-    {"LORA", "lora_alpha",
-     PEFT_BIT(DOWN) | PEFT_BIT(UP) | PEFT_BIT(UP_BIAS) | PEFT_BIT(DORA) |
-         PEFT_BIT(EMBEDDING_DOWN) | PEFT_BIT(EMBEDDING_UP),
-     1, 0, 0, 0},
-    {"LOHA", "alpha",
-     PEFT_BIT(HADA_W1_A) | PEFT_BIT(HADA_W1_B) | PEFT_BIT(HADA_W2_A) |
-         PEFT_BIT(HADA_W2_B) | PEFT_BIT(HADA_T1) | PEFT_BIT(HADA_T2),
-     0, 1, 0, 0},
-    {"LOKR", "alpha",
-     PEFT_BIT(LOKR_W1) | PEFT_BIT(LOKR_W1_A) | PEFT_BIT(LOKR_W1_B) |
-         PEFT_BIT(LOKR_W2) | PEFT_BIT(LOKR_W2_A) | PEFT_BIT(LOKR_W2_B) |
-         PEFT_BIT(LOKR_T2),
-     0, 1, 1, 0},
-    {"IA3", NULL, PEFT_BIT(IA3) | PEFT_BIT(WEIGHT) | PEFT_BIT(ON_INPUT), 0, 0,
-     0, 1},
+enum { PEFT_LORA, PEFT_LOHA, PEFT_LOKR, PEFT_IA3, PEFT_TYPES };
+
+static const lora__peft_type peft_types[PEFT_TYPES] = {
+    [PEFT_LORA] = {"LORA", "lora_alpha",
+                   PEFT_BIT(DOWN) | PEFT_BIT(UP) | PEFT_BIT(UP_BIAS) |
+                       PEFT_BIT(DORA) | PEFT_BIT(EMBEDDING_DOWN) |
+                       PEFT_BIT(EMBEDDING_UP),
+                   1, 0, 0, 0},
+    [PEFT_LOHA] = {"LOHA", "alpha",
+                   PEFT_BIT(HADA_W1_A) | PEFT_BIT(HADA_W1_B) |
+                       PEFT_BIT(HADA_W2_A) | PEFT_BIT(HADA_W2_B) |
+                       PEFT_BIT(HADA_T1) | PEFT_BIT(HADA_T2),
+                   0, 1, 0, 0},
+    [PEFT_LOKR] = {"LOKR", "alpha",
+                   PEFT_BIT(LOKR_W1) | PEFT_BIT(LOKR_W1_A) |
+                       PEFT_BIT(LOKR_W1_B) | PEFT_BIT(LOKR_W2) |
+                       PEFT_BIT(LOKR_W2_A) | PEFT_BIT(LOKR_W2_B) |
+                       PEFT_BIT(LOKR_T2),
+                   0, 1, 1, 0},
+    [PEFT_IA3] = {"IA3", NULL,
+                  PEFT_BIT(IA3) | PEFT_BIT(WEIGHT) | PEFT_BIT(ON_INPUT), 0, 0,
+                  0, 1},
 };
 
 LORA_PRIVATE const lora__peft_type *
@@ -45,7 +51,12 @@ lora__peft_type_of(const lora__module *module)
 
 LORA_PRIVATE const lora__peft_type *lora__peft_type_plain(void)
 {
-    return &peft_types[0];
+    return &peft_types[PEFT_LORA];
+}
+
+LORA_PRIVATE const lora__peft_type *lora__peft_type_kronecker(void)
+{
+    return &peft_types[PEFT_LOKR];
 }
 
 /* ---- layers ------------------------------------------------------------ */

@@ -22,6 +22,9 @@ lora__peft_type_of(const lora__module *module);
 /* That of plain LoRA. */
 LORA_PRIVATE const lora__peft_type *lora__peft_type_plain(void);
 
+/* That of LoKr. */
+LORA_PRIVATE const lora__peft_type *lora__peft_type_kronecker(void);
+
 /* PEFT makes the layers of LoHa and LoKr by its configuration, and loads what
  * fits them. Fill in what the configuration of these modules has to say, and
  * the ranks and alphas of whole tensors. UNSUPPORTED, with the module, if

@@ -431,6 +431,21 @@ static lora_status resize(const call *job, lora_error *error)
     return end_adapter(out, status);
 }
 
+static lora_status to_lokr(const call *job, lora_error *error)
+{
+    lora_adapter *out = JUNK(lora_adapter);
+    lora_report *report = JUNK(lora_report);
+    lora_lokr_options options;
+    lora_status status;
+
+    lora_lokr_options_init(&options, sizeof options);
+    options.dtype = job->dtype;
+    options.rank = (int32_t)job->flag;
+    status = lora_adapter_to_lokr(&out, &report, adapter, &options, error);
+    end_report(report, status);
+    return end_adapter(out, status);
+}
+
 /* With a journal (flag 1), and with one that is whole (flag 2); what is left
  * of it does no harm to the next call, and is gone after this one. */
 static lora_status extract(const call *job, lora_error *error)
@@ -795,6 +810,9 @@ static const call jobs[] = {
      0},
     {"as lora", image_products, 0, convert, NULL, NONE, 0, 2, 0},
     {"as lora of a rank", image_products, 0, convert, NULL, FIXED(1), 0, 2, 0},
+    {"to lokr", image_sample, 0, to_lokr, NULL, NONE, 0, 0, 0},
+    {"to lokr of a rank", image_sample, 0, to_lokr, NULL, NONE, LORA_DTYPE_F16,
+     1, 0},
     {"prefix", image_pairs, 0, convert, NULL, FIXED(1), 0, 3, 0},
     {"weaker", image_sample, 0, weaken, NULL, NONE, 0, 0, 0},
     {"to kohya", image_pairs, 0, convert, "kohya", NONE, 0, 0, 0},

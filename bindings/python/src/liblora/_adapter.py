@@ -467,6 +467,26 @@ class Adapter:
         return self._made(handle, out, Report(report, self._context, handle)
                           if report else None)
 
+    def to_lokr(self, *, factor: Optional[int] = None,
+                rank: Optional[int] = None, dtype: Any = None,
+                skip_bad: bool = False) -> "Adapter":
+        """The nearest LoKr of each module with factors; .report of the result
+        says what is lost.
+
+        factor    divides the sides as LyCORIS does; None: near square
+        rank      of the larger factor at most; None: it is whole
+        dtype     of the factors
+        skip_bad  leave unusable modules out
+        """
+        handle = self._handle
+        out = ctypes.POINTER(_ffi.lora_adapter)()
+        report = ctypes.POINTER(_ffi.lora_report)()
+        self._context.work(
+            lib.lora_adapter_to_lokr, out, report, handle,
+            options(_ffi.lora_lokr_options, factor=factor or 0, rank=rank or 0,
+                    dtype=_arrays.dtype_code(dtype), skip_bad=skip_bad))
+        return self._made(handle, out, Report(report, self._context, handle))
+
     def check(self, *, family: Optional[str] = None) -> Report:
         """Everything that would make it do nothing, or harm, values included.
         family: report what this base lacks."""

@@ -505,6 +505,16 @@ class lora_adapter_convert_options(Structure):
     ]
 
 
+class lora_lokr_options(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("dtype", lora_dtype),
+        ("factor", c_int32),
+        ("rank", c_int32),
+        ("skip_bad", c_uint32),
+    ]
+
+
 lora_extract_kind = c_int32
 
 
@@ -934,6 +944,12 @@ FUNCTIONS: dict[str, Any] = {
         (lora_status, [POINTER(POINTER(lora_adapter)),
          POINTER(POINTER(lora_report)), POINTER(lora_adapter),
          POINTER(lora_adapter_convert_options), POINTER(lora_error)]),
+    "lora_lokr_options_init":
+        (None, [POINTER(lora_lokr_options), c_size_t]),
+    "lora_adapter_to_lokr":
+        (lora_status, [POINTER(POINTER(lora_adapter)),
+         POINTER(POINTER(lora_report)), POINTER(lora_adapter),
+         POINTER(lora_lokr_options), POINTER(lora_error)]),
     "lora_adapter_extract_options_init":
         (None, [POINTER(lora_adapter_extract_options), c_size_t]),
     "lora_adapter_extract":

@@ -503,6 +503,16 @@ pub struct lora_adapter_convert_options {
     pub rule: *const lora_rank_rule,
 }
 
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lora_lokr_options {
+    pub struct_size: usize,
+    pub dtype: lora_dtype,
+    pub factor: i32,
+    pub rank: i32,
+    pub skip_bad: u32,
+}
+
 // lora/extract.h
 
 pub type lora_extract_kind = i32;
@@ -1063,6 +1073,14 @@ extern "C" {
         options: *const lora_adapter_convert_options,
         error: *mut lora_error,
     ) -> lora_status;
+    pub fn lora_lokr_options_init(options: *mut lora_lokr_options, size: usize);
+    pub fn lora_adapter_to_lokr(
+        out: *mut *mut lora_adapter,
+        out_report: *mut *mut lora_report,
+        adapter: *const lora_adapter,
+        options: *const lora_lokr_options,
+        error: *mut lora_error,
+    ) -> lora_status;
     // lora/extract.h
     pub fn lora_adapter_extract_options_init(
         options: *mut lora_adapter_extract_options,
@@ -1292,6 +1310,7 @@ sized! {
     lora_adapter_delta_base_options,
     lora_adapter_resize_options,
     lora_adapter_convert_options,
+    lora_lokr_options,
     lora_adapter_extract_options,
     lora_layer_options,
     lora_layer_info,
@@ -1536,6 +1555,13 @@ layout! {
         reserved2: 84, 4,
         base: 88, 8,
         rule: 96, 8,
+    }
+    lora_lokr_options, 24 {
+        struct_size: 0, 8,
+        dtype: 8, 4,
+        factor: 12, 4,
+        rank: 16, 4,
+        skip_bad: 20, 4,
     }
     lora_adapter_extract_options, 128 {
         struct_size: 0, 8,

@@ -322,6 +322,33 @@ impl<'a> Adapter<'a> {
         }
     }
 
+    /// The nearest LoKr of each module with factors, and what it loses.
+    /// `factor` divides the sides as LyCORIS does, near square where it is
+    /// `None`; `rank` is that of the larger factor at most.
+    pub fn to_lokr(
+        &self,
+        factor: Option<i32>,
+        rank: Option<i32>,
+        dtype: Option<Dtype>,
+    ) -> Result<(Self, Report)> {
+        let settings = sys::lora_lokr_options {
+            factor: factor.unwrap_or(0),
+            rank: rank.unwrap_or(0),
+            dtype: dtype_code(dtype),
+            ..Default::default()
+        };
+        let mut out = ptr::null_mut();
+        let mut report = ptr::null_mut();
+        // SAFETY: as in resize().
+        unsafe {
+            self.context().call(|e| {
+                sys::lora_adapter_to_lokr(&mut out, &mut report, self.raw(), &settings, e)
+            })?;
+            let report = Report::from_raw(report, self.context())?;
+            Ok((Self::from_raw(out, self.context())?, report))
+        }
+    }
+
     /// Everything that would make it do nothing, or harm, values included.
     /// `family`: report what this base lacks, instead of the guess.
     pub fn check(&self, family: Option<&str>) -> Result<Report> {

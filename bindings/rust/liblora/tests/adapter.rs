@@ -155,6 +155,9 @@ fn names_and_types() {
     // All of these numbers are halves, which F16 holds.
     assert_eq!(q.delta::<f32>(1.0).unwrap(), [0.5, 1.0, 0.0, 1.5, 2.0, 1.0]);
     let wrong = ConvertOptions { dialect: Some("no such".into()), ..Default::default() };
+    let (lokr, lost) = adapter.to_lokr(Some(2), None, None).unwrap();
+    assert!(lokr.modules().all(|module| module.kind == "lokr"));
+    assert!(lost.to_json().contains("\"energy\""));
     let error = adapter.convert(&wrong).err().unwrap();
     assert_eq!(error.status, Status::Argument);
     let weaker = ConvertOptions {
