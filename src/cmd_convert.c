@@ -2,6 +2,7 @@
  * strength; else the same weight change.
  */
 #include "cmd.h"
+#include "convert_lokr.h"
 #include "input.h"
 #include "json.h"
 #include "output.h"
@@ -22,7 +23,10 @@ typedef struct convert_settings {
     const char *base;
     opt_list drops;
     uint64_t rank_prefix;
+    uint64_t factor;
 } convert_settings;
+
+enum { CONVERT_LORA = 1, CONVERT_FULL, CONVERT_LOKR }; /* of --as */
 
 static const opt_spec convert_options[] = {
     {"bake-alpha", 0, OPT_FLAG, NULL,
@@ -33,8 +37,8 @@ static const opt_spec convert_options[] = {
     {"drop", 0, OPT_LIST, "PATTERN",
      "leave the modules that match out (repeatable)",
      offsetof(convert_settings, drops), 0, 0, 0},
-    {"as", 0, OPT_CHOICE, "lora|full",
-     "what other kinds become: pairs, or differences",
+    {"as", 0, OPT_CHOICE, "lora|full|lokr",
+     "what kinds become: pairs, differences, products",
      offsetof(convert_settings, kind), 0, 0, 0},
     {"base", 0, OPT_TEXT, "BASE", "the model, for kinds that need its weights",
      offsetof(convert_settings, base), 0, 0, 0},
@@ -66,6 +70,9 @@ static const opt_spec convert_options[] = {
                  rules.threshold,
                  0,
                  1e300),
+    {"factor", 0, OPT_COUNT, "N",
+     "with --as lokr: divides the sides (near square)",
+     offsetof(convert_settings, factor), 1, RANKS_MOST, 0},
     {"rank-prefix", 0, OPT_COUNT, "K", "of DyLoRA: the first K directions",
      offsetof(convert_settings, rank_prefix), 1, RANKS_MOST, 0},
     {"truncate", 0, OPT_CHOICE, "keep-alpha|trained-sqrt|keep-scale",
@@ -205,7 +212,9 @@ static int convert_check(app_state *app, const convert_settings *own)
 {
     lora_rank_rule rule;
     int rules = ranks_find_rule(&own->ranks.rules, &rule);
-    if (rules != 0 && own->kind != 1) {
+    int plain = rules == 0 || rule.kind == LORA_RANK_FIXED;
+    if (rules != 0 && own->kind != CONVERT_LORA &&
+        (own->kind != CONVERT_LOKR || !plain)) {
         return say_usage(app, NULL,
                          "--rank and its like go with --as lora; lora resize "
                          "lowers ranks");
@@ -213,6 +222,9 @@ static int convert_check(app_state *app, const convert_settings *own)
     if (rules > 1) {
         return say_usage(app, NULL,
                          "one of --rank, --energy, --ratio and --threshold");
+    }
+    if (own->factor != 0 && own->kind != CONVERT_LOKR) {
+        return say_usage(app, "--factor", "goes with --as lokr");
     }
     if (own->base != NULL && own->kind == 0) {
         return say_usage(app, "--base", "goes with --as");
@@ -252,10 +264,15 @@ convert_run(app_state *app, int count, char **paths, const void *settings)
     options.strength = given ? &strength : NULL;
     options.drops = own->drops.items;
     options.drop_count = own->drops.count;
-    options.kind = own->kind == 1 ? "lora" : own->kind == 2 ? "full" : NULL;
+    int rules = ranks_find_rule(&own->ranks.rules, &rule);
     options.base = own->base;
-    options.rule =
-        ranks_find_rule(&own->ranks.rules, &rule) != 0 ? &rule : NULL;
+    if (own->kind == CONVERT_LOKR) { /* from pairs, where those take the base */
+        options.kind = own->base != NULL ? "lora" : NULL;
+        options.dtype = LORA_DTYPE_NONE;
+    } else if (own->kind != 0) {
+        options.kind = own->kind == CONVERT_LORA ? "lora" : "full";
+        options.rule = rules != 0 ? &rule : NULL;
+    }
     options.rank_prefix = (int32_t)own->rank_prefix;
     options.truncation =
         own->truncation == 0 ? 0 : (lora_truncation)(own->truncation - 1);
@@ -266,6 +283,10 @@ convert_run(app_state *app, int count, char **paths, const void *settings)
     if (code == 0) {
         status = lora_adapter_convert_report(&after, &report, before, &options,
                                              &error);
+    }
+    if (code == 0 && status == LORA_OK && own->kind == CONVERT_LOKR) {
+        status = convert_lokr(&after, &report, app, own->factor,
+                              rules != 0 ? rule.rank : 0, &error);
     }
     if (code == 0 && status != LORA_OK) {
         code = say_failure(app, SAY_WORKING, input, status, &error);
@@ -303,7 +324,9 @@ const app_verb cmd_convert = {
     "lora convert loha.safetensors -o plain.safetensors --as lora\t"
     "LoHa and LoKr as plain LoRA\n"
     "lora convert dora.safetensors -o plain.safetensors --as lora --rank 32 "
-    "--base model.safetensors\tDoRA as plain LoRA of rank 32\n",
+    "--base model.safetensors\tDoRA as plain LoRA of rank 32\n"
+    "lora convert style.safetensors -o lokr.safetensors --as lokr --factor 8\t"
+    "the nearest LoKr\n",
     "Without options the same tensors are written anew. Dialects are kohya,\n"
     "diffusers-old, diffusers-unet, diffusers, peft and the others that\n"
     "lora info names. With --dialect peft OUT may be a folder, or end with a\n"
@@ -313,7 +336,9 @@ const app_verb cmd_convert = {
     "names, in which * is any text.\n"
     "With --as lora LoHa and LoKr become pairs of factors, exactly, or with\n"
     "--rank the best of that rank; with --as full all become the difference\n"
-    "of the weight. Kinds that change a weight by what it is, as GLoRA,\n"
+    "of the weight; with --as lokr the nearest Kronecker product, of which\n"
+    "--rank is that of the larger factor. Kinds that change a weight by what "
+    "it is, as GLoRA,\n"
     "(IA)^3, T-LoRA, OFT and all with DoRA, take --base, the model. The\n"
     "largest error of a module is told, as a share of its change.\n",
     convert_options,

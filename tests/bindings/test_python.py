@@ -254,6 +254,12 @@ def try_convert_and_save(path, tensors):
         stream = io.BytesIO()
         other.save(stream)
         same(stream.getvalue(), out.read_bytes(), "save to a file object")
+    suite.run("convert", path, "-o", out, "--force", "--quiet", "--as", "lokr",
+              "--rank", 2, "--factor", 4)
+    lokr = adapter.to_lokr(factor=4, rank=2)
+    same(lokr.to_bytes(), out.read_bytes(), "LoKr")
+    require(all(0 <= row["energy"] <= 1 for row in lokr.report.modules),
+            "report")
     error = raises(FileExistsError, adapter.save, mine)
     equal(error.filename, str(mine), "what exists")
     raises(liblora.ArgumentError, adapter.convert, dialect="latin")

@@ -154,6 +154,7 @@ OWN = {
     ("convert", "energy"): (["--as", "lora"], ["--energy", "0.5"]),
     ("convert", "ratio"): (["--as", "lora"], ["--ratio", "1"]),
     ("convert", "threshold"): (["--as", "lora"], ["--threshold", "1e9"]),
+    ("convert", "factor"): (["--as", "lokr"], ["--factor", "2"]),
     ("convert", "rank-prefix"): ([], ["--rank-prefix", "1"]),
     ("convert", "truncate"): (["--rank-prefix", "1"],
                               ["--truncate", "trained-sqrt"]),
