@@ -3,6 +3,7 @@
 
 #include "core/options.h"
 #include "op/full.h"
+#include "op/light.h"
 #include "op/parts.h"
 #include "op/prefix.h"
 #include "op/resize.h"
@@ -556,6 +557,28 @@ static void convert_step(lora_adapter **adapter, lora_adapter *next)
     *adapter = next;
 }
 
+/* Light-LoRA of an adapter, which is owned and replaced, expanded. */
+static lora_status convert_expand(lora_adapter **adapter,
+                                  const lora_adapter_convert_options *options,
+                                  lora_error *error)
+{
+    lora_light_options light;
+    lora_adapter *next;
+    int found = 0;
+
+    for (size_t m = 0; m < (*adapter)->module_count; m++) {
+        found |= lora__light_is(&(*adapter)->modules[m]);
+    }
+    if (!found) {
+        return LORA_OK;
+    }
+    lora_light_options_init(&light, sizeof light);
+    light.dtype = options->dtype;
+    TRY(lora_light_expand(&next, *adapter, NULL, &light, error));
+    convert_step(adapter, next);
+    return LORA_OK;
+}
+
 /* What was asked for of kinds, once modules are dropped and cut: *adapter,
  * which is owned, is replaced. */
 static lora_status convert_kinds(lora_adapter **adapter,
@@ -594,6 +617,7 @@ static lora_status convert_kinds(lora_adapter **adapter,
     }
     return status;
 }
+
 /* Other factors, and then what else was asked for. What is dropped need not
  * have any. */
 static lora_status convert_made(lora_adapter **out,
@@ -628,6 +652,10 @@ static lora_status convert_made(lora_adapter **out,
         convert_step(&between, next);
     }
     if (options->kind != NULL) {
+        if (strcmp(options->kind, "lora") == 0 && options->rank == 0 &&
+            options->rule == NULL) {
+            TRY_OR_DONE(convert_expand(&between, options, error));
+        }
         then.dtype = LORA_DTYPE_NONE; /* done with it */
         TRY_OR_DONE(convert_kinds(&between, &report, options, error));
     }

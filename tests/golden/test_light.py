@@ -508,6 +508,8 @@ def check_refused(suite, rng):
         deltas.append(delta.array())
     support.close(deltas[1], deltas[0], 1e-6 * np.max(np.abs(deltas[0])),
                   "its change")
+    suite.run("light", "expand", path, "-o", change, "--force")
+    equal(out.read_bytes(), change.read_bytes(), "one way to expand it")
 
 
 def check_resize(suite, rng):
