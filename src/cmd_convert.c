@@ -337,10 +337,10 @@ const app_verb cmd_convert = {
     "With --as lora LoHa and LoKr become pairs of factors, exactly, or with\n"
     "--rank the best of that rank; with --as full all become the difference\n"
     "of the weight; with --as lokr the nearest Kronecker product, of which\n"
-    "--rank is that of the larger factor. Kinds that change a weight by what "
-    "it is, as GLoRA,\n"
-    "(IA)^3, T-LoRA, OFT and all with DoRA, take --base, the model. The\n"
-    "largest error of a module is told, as a share of its change.\n",
+    "--rank is that of the larger factor. Kinds that change a weight by\n"
+    "what it is, as GLoRA, (IA)^3, T-LoRA, OFT and all with DoRA, take\n"
+    "--base, the model. The largest error of a module is told, as a share of\n"
+    "its change.\n",
     convert_options,
     OPT_GROUP_TALK | OPT_GROUP_JSON | OPT_GROUP_CONTEXT | OPT_GROUP_INPUT |
         OPT_GROUP_FORCE | OPT_GROUP_OUTPUT | OPT_GROUP_SKIP_BAD |

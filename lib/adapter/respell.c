@@ -115,48 +115,6 @@ static lora_status respell_check_dora(const lora_adapter *adapter,
                : LORA_OK;
 }
 
-/* kohya's OFT has a constraint always: with 0 nothing rotates, where LyCORIS
- * has none then. And it has no butterflies. */
-static lora_status respell_check_oft(const lora_adapter *adapter,
-                                     const lora__module *module,
-                                     const lora__dialect *to,
-                                     lora_error *error)
-{
-    const lora__entry *blocks =
-        lora__module_entry(adapter, module, LORA__ROLE_OFT_BLOCKS);
-    /* It has no other tensor. */
-    int kohya = !lora__dialect_has_role(to, LORA__ROLE_RESCALE);
-
-    if (kohya == !lora__dialect_has_role(module->dialect, LORA__ROLE_RESCALE)) {
-        return LORA_OK;
-    }
-    if (kohya && blocks->ndim != 3) {
-        return lora__respell_refuse(module, to,
-                                    "kohya's OFT has no butterflies", error);
-    }
-    return module->has_alpha && module->alpha > 0.0
-               ? LORA_OK
-               : lora__respell_refuse(
-                     module, to,
-                     "without a constraint above 0 kohya's OFT does "
-                     "not rotate, and LyCORIS' does as it likes",
-                     error);
-}
-
-static lora_status respell_check(const lora_adapter *adapter,
-                                 const lora__module *module,
-                                 lora__role role,
-                                 const lora__dialect *to,
-                                 lora_error *error)
-{
-    if (role == LORA__ROLE_DORA) {
-        return respell_check_dora(adapter, module, to, error);
-    }
-    return role == LORA__ROLE_OFT_BLOCKS
-               ? respell_check_oft(adapter, module, to, error)
-               : LORA_OK;
-}
-
 LORA_PRIVATE lora_status lora__module_respell(lora__respelling *out,
                                               const lora_adapter *adapter,
                                               const lora__module *module,
@@ -179,7 +137,9 @@ LORA_PRIVATE lora_status lora__module_respell(lora__respelling *out,
             "%s cannot hold this %s: it has no name for %s",
             lora__dialect_id(to), module->kind->id, lora__role_name(out->role));
     }
-    TRY(respell_check(adapter, module, role, to, error));
+    if (role == LORA__ROLE_DORA) {
+        TRY(respell_check_dora(adapter, module, to, error));
+    }
     if (out->ndim < 0) {
         lora__respell_shape(out, adapter, module, role, to, entry->ndim,
                             entry->shape);

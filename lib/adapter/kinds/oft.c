@@ -586,8 +586,8 @@ static const char *oft_kind_misread(const lora_adapter *adapter,
         return "only blocks and alpha are read";
     }
     return module->alpha > 0.0 ? NULL
-           : to                ? "without an alpha above 0 nothing is turned"
-                               : "an alpha of 0 limits nothing";
+           : to                ? "an alpha, its constraint, of 0 turns nothing"
+                : "an alpha, its constraint, of 0 limits nothing";
 }
 
 /* As it is, or not at all. */
