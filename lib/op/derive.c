@@ -7,10 +7,11 @@
 
 enum { DERIVE_CHUNK = LORA__DERIVE_CHUNK };
 
-/* `count` whole elements, from `first` on. Through f32 where that holds the
- * input exactly and nothing is multiplied. */
+/* `count` whole elements, from `first` on, times the factor or plus it. Through
+ * f32 where that holds the input exactly and nothing is to be done. */
 static lora_status derive_elements(unsigned char *out,
                                    const lora__entry *entry,
+                                   int plus,
                                    uint64_t first,
                                    size_t count,
                                    const lora__kernels *kernels,
@@ -24,18 +25,32 @@ static lora_status derive_elements(unsigned char *out,
 
     TRY(lora__container_read(entry->parent, entry->parent_index, first * size,
                              chunk, count * size, error));
-    if (entry->factor == 1.0 && from != LORA_DTYPE_F64) {
+    if (!plus && entry->factor == 1.0 && from != LORA_DTYPE_F64) {
         TRY(lora__convert_to_f32(narrow, chunk, from, count, kernels, error));
         return lora__convert_from_f32(out, entry->dtype, narrow, count, kernels,
                                       error);
     }
     TRY(lora__convert_to_f64(wide, chunk, from, count, kernels, error));
-    kernels->scale_f64(wide, entry->factor, count);
+    if (!plus) {
+        kernels->scale_f64(wide, entry->factor, count);
+    }
+    for (size_t i = 0; plus && i < count; i++) {
+        wide[i] += entry->factor;
+    }
     return lora__convert_from_f64(out, entry->dtype, wide, count, kernels,
                                   error);
 }
 
-/* The same of numbers that the factor is added to. */
+static lora_status derive_products(unsigned char *out,
+                                   const lora__entry *entry,
+                                   uint64_t first,
+                                   size_t count,
+                                   const lora__kernels *kernels,
+                                   lora_error *error)
+{
+    return derive_elements(out, entry, 0, first, count, kernels, error);
+}
+
 static lora_status derive_sums(unsigned char *out,
                                const lora__entry *entry,
                                uint64_t first,
@@ -43,19 +58,7 @@ static lora_status derive_sums(unsigned char *out,
                                const lora__kernels *kernels,
                                lora_error *error)
 {
-    lora_dtype from = entry->parent->entries[entry->parent_index].dtype;
-    size_t size = lora_dtype_bits(from) / 8;
-    unsigned char chunk[DERIVE_CHUNK * sizeof(double)];
-    double wide[DERIVE_CHUNK];
-
-    TRY(lora__container_read(entry->parent, entry->parent_index, first * size,
-                             chunk, count * size, error));
-    TRY(lora__convert_to_f64(wide, chunk, from, count, kernels, error));
-    for (size_t i = 0; i < count; i++) {
-        wide[i] += entry->factor;
-    }
-    return lora__convert_from_f64(out, entry->dtype, wide, count, kernels,
-                                  error);
+    return derive_elements(out, entry, 1, first, count, kernels, error);
 }
 
 LORA_PRIVATE lora_status lora__derive_cut(const lora__entry *entry,
@@ -97,7 +100,7 @@ LORA_PRIVATE lora_status lora__derive_scaled(const lora__entry *entry,
                                              size_t bytes,
                                              lora_error *error)
 {
-    return lora__derive_cut(entry, offset, buffer, bytes, derive_elements,
+    return lora__derive_cut(entry, offset, buffer, bytes, derive_products,
                             error);
 }
 

@@ -89,12 +89,8 @@ static lora_status adalora_kind_parse(lora__opening *opening,
 
 /* ---- numbers ----------------------------------------------------------- */
 
-/* Of a transposed weight as well. */
-enum {
-    ADALORA_BLOCK_DOWN = LORA__BLOCK_A,
-    ADALORA_BLOCK_UP = LORA__BLOCK_BT,
-    ADALORA_BLOCK_E
-};
+/* Beside the blocks of a pair. */
+enum { ADALORA_BLOCK_E = LORA__BLOCK_UP + 1 };
 
 static size_t adalora_kind_factor_rank(const lora_adapter *adapter,
                                        const lora__module *module)
@@ -110,7 +106,7 @@ static lora_status adalora_kind_multiply(lora__rows *state,
                                          size_t length,
                                          lora_error *error)
 {
-    unsigned char *row = state->blocks[ADALORA_BLOCK_DOWN];
+    unsigned char *row = state->blocks[LORA__BLOCK_DOWN];
 
     TRY(lora__rows_load(state, ADALORA_BLOCK_E, adapter,
                         lora__module_find(module, LORA__ROLE_ADALORA_E)->entry,
@@ -129,7 +125,6 @@ static lora_status adalora_kind_prepare(lora__rows *state,
                                         const lora__module *module,
                                         lora_error *error)
 {
-    const lora__member *up = lora__module_find(module, LORA__ROLE_UP);
     const lora__member *down = lora__module_find(module, LORA__ROLE_DOWN);
 
     if (module->transposed) {
@@ -140,44 +135,9 @@ static lora_status adalora_kind_prepare(lora__rows *state,
     }
     state->rank = (size_t)module->rank;
     state->multiplier *= module->scale;
-    TRY(lora__rows_load(state, ADALORA_BLOCK_DOWN, adapter, down->entry,
-                        error));
-    TRY(state->factors ? lora__rows_load_turned(state, ADALORA_BLOCK_UP,
-                                                adapter, up->entry, error)
-                       : lora__rows_load(state, ADALORA_BLOCK_UP, adapter,
-                                         up->entry, error));
+    TRY(lora__rows_load(state, LORA__BLOCK_DOWN, adapter, down->entry, error));
+    TRY(lora__kind_load_up(state, adapter, module, error));
     return adalora_kind_multiply(state, adapter, module, state->cols, error);
-}
-
-static void adalora_kind_rows(const lora__rows *state,
-                              const lora__module *module,
-                              size_t begin,
-                              size_t end,
-                              void *out)
-{
-    if (module->transposed) {
-        lora__kind_rows_transposed(state, begin, end, out);
-    } else {
-        lora__kind_rows_product(state, ADALORA_BLOCK_UP, ADALORA_BLOCK_DOWN,
-                                begin, end, out);
-    }
-}
-
-static lora_status adalora_kind_factors(lora__factors *out,
-                                        const lora_adapter *adapter,
-                                        const lora__module *module,
-                                        lora_error *error)
-{
-    lora__rows state;
-
-    TRY(lora__rows_create_factors(&state, adapter, module, error));
-    lora__factors_take(out, &state, ADALORA_BLOCK_UP, ADALORA_BLOCK_DOWN);
-    if (module->transposed) { /* those of the layer */
-        out->rows = state.cols;
-        out->cols = state.rows;
-    }
-    lora__rows_destroy(&state);
-    return LORA_OK;
 }
 
 LORA_PRIVATE const lora__kind lora__kind_adalora = {
@@ -189,7 +149,7 @@ LORA_PRIVATE const lora__kind lora__kind_adalora = {
     .claim = adalora_kind_claim,
     .parse = adalora_kind_parse,
     .factor_rank = adalora_kind_factor_rank,
-    .factors = adalora_kind_factors,
+    .factors = lora__kind_pair_factors,
     .prepare = adalora_kind_prepare,
-    .rows = adalora_kind_rows,
+    .rows = lora__kind_pair_rows,
 };

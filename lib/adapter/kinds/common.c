@@ -406,3 +406,47 @@ LORA_PRIVATE void lora__kind_rows_transposed(const lora__rows *state,
         row += step;
     }
 }
+
+LORA_PRIVATE lora_status lora__kind_load_up(lora__rows *state,
+                                            const lora_adapter *adapter,
+                                            const lora__module *module,
+                                            lora_error *error)
+{
+    size_t entry = lora__module_find(module, LORA__ROLE_UP)->entry;
+
+    return state->factors
+               ? lora__rows_load_turned(state, LORA__BLOCK_UP, adapter, entry,
+                                        error)
+               : lora__rows_load(state, LORA__BLOCK_UP, adapter, entry, error);
+}
+
+LORA_PRIVATE void lora__kind_pair_rows(const lora__rows *state,
+                                       const lora__module *module,
+                                       size_t begin,
+                                       size_t end,
+                                       void *out)
+{
+    if (module->transposed) {
+        lora__kind_rows_transposed(state, begin, end, out);
+    } else {
+        lora__kind_rows_product(state, LORA__BLOCK_UP, LORA__BLOCK_DOWN, begin,
+                                end, out);
+    }
+}
+
+LORA_PRIVATE lora_status lora__kind_pair_factors(lora__factors *out,
+                                                 const lora_adapter *adapter,
+                                                 const lora__module *module,
+                                                 lora_error *error)
+{
+    lora__rows state;
+
+    TRY(lora__rows_create_factors(&state, adapter, module, error));
+    lora__factors_take(out, &state, LORA__BLOCK_UP, LORA__BLOCK_DOWN);
+    if (module->transposed) {
+        out->rows = state.cols;
+        out->cols = state.rows;
+    }
+    lora__rows_destroy(&state);
+    return LORA_OK;
+}

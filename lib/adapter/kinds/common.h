@@ -101,6 +101,27 @@ LORA_PRIVATE void lora__kind_rows_transposed(const lora__rows *state,
                                              size_t end,
                                              void *out);
 
+/* A pair: blocks up [rows, r], or turned for factors, and down [r, cols]; of a
+ * transposed weight what was prepared for it. */
+enum { LORA__BLOCK_DOWN = LORA__BLOCK_A, LORA__BLOCK_UP = LORA__BLOCK_BT };
+
+LORA_PRIVATE lora_status lora__kind_load_up(lora__rows *state,
+                                            const lora_adapter *adapter,
+                                            const lora__module *module,
+                                            lora_error *error);
+LORA_PRIVATE void lora__kind_pair_rows(const lora__rows *state,
+                                       const lora__module *module,
+                                       size_t begin,
+                                       size_t end,
+                                       void *out);
+
+/* As lora__kind.factors. Of a transposed weight those of the layer, as stored:
+ * what is written back has their shapes. */
+LORA_PRIVATE lora_status lora__kind_pair_factors(lora__factors *out,
+                                                 const lora_adapter *adapter,
+                                                 const lora__module *module,
+                                                 lora_error *error);
+
 /* Two blocks that are free between the loading of others. */
 enum { LORA__BLOCK_SPARE = 4 };
 

@@ -117,8 +117,6 @@ static lora_status lora_kind_parse(lora__opening *opening, lora__module *module)
 
 /* ---- numbers ----------------------------------------------------------- */
 
-enum { LORA_BLOCK_UP, LORA_BLOCK_DOWN };
-
 static size_t lora_kind_factor_rank(const lora_adapter *adapter,
                                     const lora__module *module)
 {
@@ -150,7 +148,6 @@ static lora_status lora_kind_prepare(lora__rows *state,
                                      const lora__module *module,
                                      lora_error *error)
 {
-    const lora__member *up = lora__module_find(module, LORA__ROLE_UP);
     const lora__member *down = lora__module_find(module, LORA__ROLE_DOWN);
     const lora__member *mid = lora__module_find(module, LORA__ROLE_MID);
 
@@ -167,13 +164,10 @@ static lora_status lora_kind_prepare(lora__rows *state,
     if (module->sparse) {
         TRY(lora__sparse_prepare(state, adapter, module, error));
     }
-    TRY(state->factors
-            ? lora__rows_load_turned(state, LORA_BLOCK_UP, adapter, up->entry,
-                                     error)
-            : lora__rows_load(state, LORA_BLOCK_UP, adapter, up->entry, error));
-    return mid == NULL ? lora__rows_load(state, LORA_BLOCK_DOWN, adapter,
+    TRY(lora__kind_load_up(state, adapter, module, error));
+    return mid == NULL ? lora__rows_load(state, LORA__BLOCK_DOWN, adapter,
                                          down->entry, error)
-                       : lora__kind_load_cored(state, LORA_BLOCK_DOWN, adapter,
+                       : lora__kind_load_cored(state, LORA__BLOCK_DOWN, adapter,
                                                mid, down, error);
 }
 
@@ -183,36 +177,10 @@ static void lora_kind_rows(const lora__rows *state,
                            size_t end,
                            void *out)
 {
-    if (module->transposed) {
-        lora__kind_rows_transposed(state, begin, end, out);
-    } else {
-        lora__kind_rows_product(state, LORA_BLOCK_UP, LORA_BLOCK_DOWN, begin,
-                                end, out);
-    }
+    lora__kind_pair_rows(state, module, begin, end, out);
     if (module->sparse) {
         lora__sparse_add(state, begin, end, out);
     }
-}
-
-static lora_status lora_kind_factors(lora__factors *out,
-                                     const lora_adapter *adapter,
-                                     const lora__module *module,
-                                     lora_error *error)
-{
-    lora__rows state;
-
-    TRY(lora__rows_create_factors(&state, adapter, module, error));
-    if (module->transposed) {
-        /* Those of the layer, as stored: what is written back has their
-         * shapes. */
-        lora__factors_take(out, &state, LORA__BLOCK_BT, LORA__BLOCK_A);
-        out->rows = state.cols;
-        out->cols = state.rows;
-    } else {
-        lora__factors_take(out, &state, LORA_BLOCK_UP, LORA_BLOCK_DOWN);
-    }
-    lora__rows_destroy(&state);
-    return LORA_OK;
 }
 
 /* A row of the change needs a row of up and all of down. It is a sum over the
@@ -255,7 +223,7 @@ LORA_PRIVATE const lora__kind lora__kind_lora = {
     .claim = lora_kind_claim,
     .parse = lora_kind_parse,
     .factor_rank = lora_kind_factor_rank,
-    .factors = lora_kind_factors,
+    .factors = lora__kind_pair_factors,
     .prepare = lora_kind_prepare,
     .rows = lora_kind_rows,
     .chain = lora__chain_pair,
@@ -278,7 +246,7 @@ LORA_PRIVATE const lora__kind lora__kind_locon = {
     .claim = locon_kind_claim,
     .parse = lora_kind_parse,
     .factor_rank = lora_kind_factor_rank,
-    .factors = lora_kind_factors,
+    .factors = lora__kind_pair_factors,
     .prepare = lora_kind_prepare,
     .rows = lora_kind_rows,
     .chain = lora__chain_pair,
