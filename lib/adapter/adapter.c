@@ -303,11 +303,49 @@ static lora_status adapter_check_size(lora__opening *opening,
     return LORA_OK;
 }
 
+/* A bias that PEFT trained beside its adapter replaces the base's. Elsewhere
+ * tensors of that name are something else. */
+static lora_status adapter_take_bias(lora__opening *opening,
+                                     lora__module *module)
+{
+    const lora__entry *bias =
+        lora__module_entry(opening->adapter, module, LORA__ROLE_BIAS);
+
+    if (bias == NULL || module->status != LORA_OK ||
+        !lora__module_replaces_bias(module)) {
+        return LORA_OK;
+    }
+    if (!lora__dtype_is_float(bias->dtype)) {
+        return lora__module_reject(opening, module, LORA_ERROR_DTYPE, "dtype",
+                                   "its bias is %s, no float",
+                                   lora_dtype_name(bias->dtype));
+    }
+    if (module->transposed || (module->changes & LORA_PART_BIAS) != 0) {
+        return lora__module_reject(opening, module, LORA_ERROR_UNSUPPORTED,
+                                   "unsupported",
+                                   "a trained bias beside %s is not supported",
+                                   module->transposed ? "a transposed weight"
+                                                      : "another change of it");
+    }
+    if (bias->ndim != 1 ||
+        (module->ndim > 1 && bias->shape[0] != module->shape[0])) {
+        return lora__module_reject(opening, module, LORA_ERROR_SHAPE, "shape",
+                                   "its bias has not a number for each row");
+    }
+    module->changes |= LORA_PART_BIAS;
+    module->needs |= LORA_PART_BIAS;
+    return LORA_OK;
+}
+
 /* A tensor that the kind does not know would be left out silently. */
 static lora_status adapter_check_members(lora__opening *opening,
                                          lora__module *module)
 {
     uint64_t known = module->kind->roles | LORA__ROLES_COMMON;
+
+    if (lora__module_replaces_bias(module)) {
+        known |= LORA__ROLE_BIT(LORA__ROLE_BIAS);
+    }
 
     for (size_t i = 0; i < module->member_count; i++) {
         lora__role role = module->members[i].role;
@@ -345,6 +383,7 @@ static lora_status adapter_parse_module(lora__opening *opening,
     }
     TRY(module->kind->parse(opening, module));
     TRY(adapter_check_members(opening, module));
+    TRY(adapter_take_bias(opening, module));
     return adapter_check_size(opening, module);
 }
 

@@ -302,6 +302,14 @@ static inline lora__module lora__module_inner(const lora__module *module)
     return inner;
 }
 
+/* 1 if a module has a trained bias that takes the place of the base's, as
+ * PEFT's have it: b' = b + m (trained - b). */
+static inline int lora__module_replaces_bias(const lora__module *module)
+{
+    return lora__module_find(module, LORA__ROLE_BIAS) != NULL &&
+           lora__dialect_alpha_in_metadata(module->dialect);
+}
+
 /* 1 if DoRA's magnitudes are of the inputs of a weight that has several
  * columns for each, or may have. */
 LORA_PRIVATE int lora__dora_is_of_kernels(const lora_adapter *adapter,

@@ -123,14 +123,23 @@ LORA_PRIVATE lora_status lora__module_factors(lora__factors *out,
 
 enum { ROWS_BIAS_DIFF, ROWS_BIAS_UP };
 
-/* b' - b = m * (diff_b + s * up_bias), whichever are there. */
+/* Whether the kind itself computes a part. */
+static int rows_is_own(const lora__module *module, lora_part part)
+{
+    return part == LORA_PART_WEIGHT ||
+           ((module->needs & part) != 0 && !lora__module_replaces_bias(module));
+}
+
+/* b' - b = m * (diff_b + s * up_bias), whichever are there; or m * (bias - b),
+ * with a bias that replaces it in the place of diff_b. */
 static lora_status rows_prepare_bias(lora__rows *state,
                                      const lora_adapter *adapter,
                                      const lora__module *module,
                                      lora_error *error)
 {
-    static const lora__role roles[] = {
-        LORA__ROLE_DIFF_BIAS, LORA__ROLE_NORM_BIAS, LORA__ROLE_UP_BIAS};
+    static const lora__role roles[] = {LORA__ROLE_DIFF_BIAS,
+                                       LORA__ROLE_NORM_BIAS, LORA__ROLE_UP_BIAS,
+                                       LORA__ROLE_BIAS};
 
     state->cols = 1;
     for (size_t i = 0; i < LORA__COUNT(roles); i++) {
@@ -159,12 +168,16 @@ static void rows_bias(const lora__rows *state,
     const void *diff = state->blocks[ROWS_BIAS_DIFF];
     const void *up = state->blocks[ROWS_BIAS_UP];
     int wide = state->dtype == LORA_DTYPE_F64;
+    int replaces = lora__module_replaces_bias(module);
 
     for (size_t i = begin; i < end; i++) {
         double value = 0.0;
         if (diff != NULL) {
             value = wide ? ((const double *)diff)[i]
                          : (double)((const float *)diff)[i];
+        }
+        if (replaces) {
+            value -= lora__rows_get(state, lora__rows_base(state, i), 0);
         }
         if (up != NULL) {
             value = fma(module->scale,
@@ -186,7 +199,7 @@ static lora_status rows_check(const lora__module *module,
                               lora_error *error)
 {
     lora_part part = how->part;
-    int own = part == LORA_PART_WEIGHT || (module->needs & part) != 0;
+    int own = rows_is_own(module, part);
 
     TRY(lora__module_check(module, error));
     if ((module->changes & part) == 0) {
@@ -202,8 +215,10 @@ static lora_status rows_check(const lora__module *module,
     if ((module->needs & part) != 0 && how->base == NULL) {
         return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
                           module->name,
-                          "%s%s needs the base weight: give the model (--base)",
-                          module->kind->id, module->dora ? " with DoRA" : "");
+                          "%s%s needs the base %s: give the model (--base)",
+                          own ? module->kind->id : "a trained bias",
+                          module->dora && own ? " with DoRA" : "",
+                          part == LORA_PART_BIAS ? "bias" : "weight");
     }
     return part == LORA_PART_WEIGHT ? rows_check_lacks(module, error) : LORA_OK;
 }
@@ -264,8 +279,7 @@ LORA_PRIVATE lora_status lora__rows_create_how(lora__rows *out,
         out->multiplier = 1.0;
         out->after = how->strength;
     }
-    out->own_rows =
-        how->part == LORA_PART_WEIGHT || (module->needs & how->part) != 0;
+    out->own_rows = rows_is_own(module, how->part);
     out->base = rows_base(module, how);
     out->weight = how->base == NULL ? NULL : how->base->weight;
     out->rows = (size_t)shape[0];

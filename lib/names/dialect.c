@@ -170,6 +170,7 @@ static const lora__suffix dialect_suffixes[] = {
 
     /* Any checkpoint has these: they count beside others only. */
     DIALECT_SUFFIX(".weight", LORA__ROLE_WEIGHT, DIALECT_L),
+    DIALECT_SUFFIX(".base_layer.bias", LORA__ROLE_BIAS, DIALECT_M),
     DIALECT_SUFFIX(".bias", LORA__ROLE_BIAS, DIALECT_L | DIALECT_M),
 };
 

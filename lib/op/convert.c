@@ -276,6 +276,14 @@ static lora_status convert_check_kind(int *out_same,
     lora__respelling there;
 
     *out_same = 1;
+    if (lora__module_replaces_bias(module) &&
+        !lora__dialect_alpha_in_metadata(
+            lora__emit_dialect(&job->emit, module))) {
+        return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
+                          module->name,
+                          "its trained bias has no name in this dialect: make "
+                          "it a difference, with --as full and the base");
+    }
     for (size_t i = 0; i < module->member_count; i++) {
         lora__role role = module->members[i].role;
         if (!lora__emit_is_scale(role)) {

@@ -96,7 +96,8 @@ LORA_PRIVATE lora__role lora__resize_bias_role(const lora__resize *job,
 /* Whether the bias changes with the base's, which is there. */
 static int based_has_bias(const lora__module *module, const lora__rows_how *how)
 {
-    return (module->needs & LORA_PART_BIAS) != 0 && how->base->bias != NULL;
+    return (module->needs & LORA_PART_BIAS) != 0 &&
+           (how->base->bias != NULL || lora__module_replaces_bias(module));
 }
 
 static lora_status

@@ -166,9 +166,10 @@ static int resize_puts_alpha(const lora__resize *job,
 }
 
 /* Whether a tensor stays beside new factors. */
-static int resize_keeps(const lora__resize *job, lora__role role)
+static int resize_keeps(const lora__resize *job, size_t index, lora__role role)
 {
     return role == LORA__ROLE_UP_BIAS || role == LORA__ROLE_DIFF_BIAS ||
+           (role == LORA__ROLE_BIAS && !lora__resize_is_based(job, index)) ||
            (role == LORA__ROLE_DORA && !job->pairs);
 }
 
@@ -188,7 +189,7 @@ static lora_status resize_emit_module(lora__emit *emit,
     for (size_t i = 0; i < module->member_count; i++) {
         const lora__member *member = &module->members[i];
         lora__role role = member->role;
-        if ((is_new && !resize_keeps(job, role)) ||
+        if ((is_new && !resize_keeps(job, index, role)) ||
             ((explicit || in_metadata) && lora__emit_is_scale(role))) {
             continue;
         }
