@@ -151,6 +151,20 @@ static int resize_read_target(app_state *app,
     return code;
 }
 
+/* The squared norm that a layer's share is of: its error tells, which may be
+ * that of a weight with DoRA, or of a layer whose values are not all there. */
+static double resize_squares(const lora_report_module *layer)
+{
+    double squares = 0.0;
+    if (layer->energy < 1.0 - 1e-6) {
+        return layer->error * layer->error / (1.0 - layer->energy);
+    }
+    for (size_t i = 0; i < layer->sigma_count; i++) {
+        squares += layer->sigma[i] * layer->sigma[i];
+    }
+    return squares;
+}
+
 static lora_status
 resize_sum(resize_totals *totals, const lora_report *report, lora_error *error)
 {
@@ -167,9 +181,7 @@ resize_sum(resize_totals *totals, const lora_report *report, lora_error *error)
         text_tally_number(&totals->ranks_out, (double)layer.rank_out);
         totals->lowered += layer.rank_out < layer.rank_in;
         totals->lost += layer.error * layer.error;
-        for (size_t j = 0; j < layer.sigma_count; j++) {
-            totals->energy += layer.sigma[j] * layer.sigma[j];
-        }
+        totals->energy += resize_squares(&layer);
         if (layer.energy < totals->least) {
             totals->least = layer.energy;
             text_clean(totals->least_name, sizeof totals->least_name,

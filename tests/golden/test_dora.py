@@ -151,6 +151,11 @@ def test_loha(suite):
     support.close(row["error"], np.linalg.norm(got - want), 1e-5, "error")
     sigma = np.linalg.svd(product(tensors, MODULE), compute_uv=False)
     inner = product(after, MODULE) - product(tensors, MODULE)
+    run = suite.run("resize", path, "-o", suite.path("out.safetensors"),
+                    "--rank", 3, "--base", base, "--force")
+    share = 100 * (1 - np.linalg.norm(got - want) ** 2 /
+                   np.linalg.norm(want - weight) ** 2)
+    require(run.out.count(f"{share:.2f} % kept") == 2, run.out)
     require(np.linalg.norm(inner) <= 1.01 * np.linalg.norm(sigma[3:]) + 1e-5,
             "not the best of its rank")
 
