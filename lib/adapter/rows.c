@@ -223,6 +223,12 @@ static lora_status rows_check(const lora__module *module,
     return part == LORA_PART_WEIGHT ? rows_check_lacks(module, error) : LORA_OK;
 }
 
+/* The tensor of the base whose change is asked for; how->base is not NULL. */
+static const lora__base_tensor *rows_given(const lora__rows_how *how)
+{
+    return how->part == LORA_PART_BIAS ? how->base->bias : how->base->weight;
+}
+
 /* The base's tensor, where it takes part. */
 static const lora__base_tensor *rows_base(const lora__module *module,
                                           const lora__rows_how *how)
@@ -230,8 +236,7 @@ static const lora__base_tensor *rows_base(const lora__module *module,
     return how->base == NULL ||
                    (!how->weights && (module->needs & how->part) == 0)
                ? NULL
-           : how->part == LORA_PART_BIAS ? how->base->bias
-                                         : how->base->weight;
+               : rows_given(how);
 }
 
 LORA_PRIVATE lora_status lora__rows_plan(int64_t shape[LORA_MAX_DIMS],
@@ -243,6 +248,11 @@ LORA_PRIVATE lora_status lora__rows_plan(int64_t shape[LORA_MAX_DIMS],
     const lora__base_tensor *base = rows_base(module, how);
 
     TRY(rows_check(module, how, error));
+    /* What is given must fit, also where the change does not depend on it. */
+    if (base == NULL && how->base != NULL) {
+        TRY(lora__base_shape(shape, out_ndim, module, how->part,
+                             rows_given(how), error));
+    }
     if (base == NULL && (how->weights || (module->needs & how->part) != 0)) {
         return lora__fail(error, LORA_ERROR_KEY, LORA_NO_OFFSET, module->name,
                           "the base has no such %s",
