@@ -26,11 +26,15 @@ typedef struct lora__emit_alpha {
     int32_t is_end;     /* its path ends that of another one */
     int32_t has_bias;   /* of up */
     int32_t has_dora;
-    int32_t has_core;            /* convolutions have */
-    int32_t both;                /* factors of LoKr are cut */
-    int32_t is_feedforward;      /* of IA3: it scales inputs */
-    int64_t factor;              /* of LoKr; 0: it is not said */
-    const lora__peft_type *type; /* NULL: none of PEFT's */
+    int32_t has_core;                 /* convolutions have */
+    int32_t both;                     /* factors of LoKr are cut */
+    int32_t is_feedforward;           /* of IA3: it scales inputs */
+    int64_t factor;                   /* of LoKr; 0: it is not said */
+    int64_t side;                     /* of blocks of OFT and BOFT; 0: it is */
+    int64_t blocks;                   /* not told, but the number of blocks */
+    int64_t stages;                   /* of BOFT */
+    const struct lora__peft_oft *oft; /* how OFT's are read */
+    const lora__peft_type *type;      /* NULL: none of PEFT's */
 } lora__emit_alpha;
 
 /* The record read back; see emit_alpha.c. */

@@ -317,6 +317,45 @@ static void emit_alpha_put_scales(lora__buffer *json,
     }
 }
 
+static void emit_alpha_put_count(lora__buffer *json,
+                                 const lora__emit_alpha *alpha,
+                                 const char *field,
+                                 int64_t value)
+{
+    emit_alpha_key(json, alpha->target, alpha->component, field);
+    lora__buffer_printf(json, "%lld", (long long)value);
+}
+
+/* What OFT and BOFT have instead of an alpha and a rank. */
+static void emit_alpha_put_blocks(lora__buffer *json,
+                                  const lora__emit_alpha *alpha)
+{
+    const lora__peft_oft *oft = alpha->oft;
+
+    emit_alpha_put_count(json, alpha, alpha->type->blocks, alpha->blocks);
+    emit_alpha_put_count(json, alpha, alpha->type->side, alpha->side);
+    if (alpha->type->is_butterfly) {
+        emit_alpha_put_count(json, alpha, "boft_n_butterfly_factor",
+                             alpha->stages);
+    }
+    if (oft == NULL) {
+        return;
+    }
+    emit_alpha_flag(json, alpha, "block_share", oft->shared);
+    emit_alpha_flag(json, alpha, "coft", oft->limited);
+    emit_alpha_key(json, alpha->target, alpha->component, "eps");
+    lora__buffer_number(json, oft->eps);
+    emit_alpha_key(json, alpha->target, alpha->component,
+                   "num_cayley_neumann_terms");
+    lora__buffer_number(json, oft->terms);
+    if (oft->version != 0) {
+        emit_alpha_key(json, alpha->target, alpha->component, "peft_version");
+        lora__buffer_printf(json, "\"%d.%d.0\"", oft->version / 1000,
+                            oft->version % 1000);
+    }
+    emit_alpha_flag(json, alpha, "use_cayley_neumann", oft->series);
+}
+
 /* The fields of one component, keys in order, as diffusers writes them. */
 static lora_status emit_alpha_put_fields(lora__buffer *json,
                                          lora__emit_alpha *alphas,
@@ -330,6 +369,9 @@ static lora_status emit_alpha_put_fields(lora__buffer *json,
     TRY(emit_alpha_collect(&f, alphas, count, json->context, error));
     TRY(emit_alpha_mark_ends(alphas, count, json->context, error));
     emit_alpha_put_scales(json, alphas, count, &f);
+    if (f.type->blocks != NULL) {
+        emit_alpha_put_blocks(json, &alphas[0]);
+    }
     emit_alpha_key(json, target, component, "peft_type");
     lora__json_put_string(json, f.type->id);
     if (f.type->alpha != NULL) {

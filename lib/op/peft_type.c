@@ -3,32 +3,55 @@
  */
 #include "op/peft_type.h"
 
+#include "adapter/config.h"
 #include "linalg/kronecker.h"
 
 #define PEFT_BIT(role) LORA__ROLE_BIT(LORA__ROLE_##role)
 
-enum { PEFT_LORA, PEFT_LOHA, PEFT_LOKR, PEFT_IA3, PEFT_TYPES };
+enum {
+    PEFT_LORA,
+    PEFT_LOHA,
+    PEFT_LOKR,
+    PEFT_IA3,
+    PEFT_OFT,
+    PEFT_BOFT,
+    PEFT_TYPES
+};
 
 static const lora__peft_type peft_types[PEFT_TYPES] = {
-    [PEFT_LORA] = {"LORA", "lora_alpha",
-                   PEFT_BIT(DOWN) | PEFT_BIT(UP) | PEFT_BIT(UP_BIAS) |
-                       PEFT_BIT(DORA) | PEFT_BIT(EMBEDDING_DOWN) |
-                       PEFT_BIT(EMBEDDING_UP),
-                   1, 0, 0, 0},
-    [PEFT_LOHA] = {"LOHA", "alpha",
-                   PEFT_BIT(HADA_W1_A) | PEFT_BIT(HADA_W1_B) |
-                       PEFT_BIT(HADA_W2_A) | PEFT_BIT(HADA_W2_B) |
-                       PEFT_BIT(HADA_T1) | PEFT_BIT(HADA_T2),
-                   0, 1, 0, 0},
-    [PEFT_LOKR] = {"LOKR", "alpha",
-                   PEFT_BIT(LOKR_W1) | PEFT_BIT(LOKR_W1_A) |
-                       PEFT_BIT(LOKR_W1_B) | PEFT_BIT(LOKR_W2) |
-                       PEFT_BIT(LOKR_W2_A) | PEFT_BIT(LOKR_W2_B) |
-                       PEFT_BIT(LOKR_T2),
-                   0, 1, 1, 0},
-    [PEFT_IA3] = {"IA3", NULL,
-                  PEFT_BIT(IA3) | PEFT_BIT(WEIGHT) | PEFT_BIT(ON_INPUT), 0, 0,
-                  0, 1},
+    [PEFT_LORA] = {.id = "LORA",
+                   .alpha = "lora_alpha",
+                   .roles = PEFT_BIT(DOWN) | PEFT_BIT(UP) | PEFT_BIT(UP_BIAS) |
+                            PEFT_BIT(DORA) | PEFT_BIT(EMBEDDING_DOWN) |
+                            PEFT_BIT(EMBEDDING_UP),
+                   .is_pair = 1},
+    [PEFT_LOHA] = {.id = "LOHA",
+                   .alpha = "alpha",
+                   .roles = PEFT_BIT(HADA_W1_A) | PEFT_BIT(HADA_W1_B) |
+                            PEFT_BIT(HADA_W2_A) | PEFT_BIT(HADA_W2_B) |
+                            PEFT_BIT(HADA_T1) | PEFT_BIT(HADA_T2),
+                   .has_core = 1},
+    [PEFT_LOKR] = {.id = "LOKR",
+                   .alpha = "alpha",
+                   .roles = PEFT_BIT(LOKR_W1) | PEFT_BIT(LOKR_W1_A) |
+                            PEFT_BIT(LOKR_W1_B) | PEFT_BIT(LOKR_W2) |
+                            PEFT_BIT(LOKR_W2_A) | PEFT_BIT(LOKR_W2_B) |
+                            PEFT_BIT(LOKR_T2),
+                   .has_core = 1,
+                   .is_kronecker = 1},
+    [PEFT_IA3] = {.id = "IA3",
+                  .roles =
+                      PEFT_BIT(IA3) | PEFT_BIT(WEIGHT) | PEFT_BIT(ON_INPUT),
+                  .has_sides = 1},
+    [PEFT_OFT] = {.id = "OFT",
+                  .roles = PEFT_BIT(OFT_R),
+                  .blocks = "r",
+                  .side = "oft_block_size"},
+    [PEFT_BOFT] = {.id = "BOFT",
+                   .roles = PEFT_BIT(BOFT_R) | PEFT_BIT(BOFT_S),
+                   .blocks = "boft_block_num",
+                   .side = "boft_block_size",
+                   .is_butterfly = 1},
 };
 
 LORA_PRIVATE const lora__peft_type *
@@ -241,6 +264,51 @@ static lora_status peft_plan_lokr(lora__emit_alpha *alphas,
     return LORA_OK;
 }
 
+/* Layers have blocks of one side, or one number of blocks. A block that serves
+ * for all of a layer does not tell their number. */
+static lora_status peft_plan_blocks(lora__emit_alpha *alphas,
+                                    const lora_adapter *adapter,
+                                    size_t count,
+                                    lora_error *error)
+{
+    int same_side = 1;
+    int same_blocks = 1;
+
+    for (size_t m = 0; m < count; m++) {
+        const lora__module *module = &adapter->modules[m];
+        const lora__entry *r =
+            lora__module_entry(adapter, module, LORA__ROLE_OFT_R);
+        const lora__entry *boft =
+            lora__module_entry(adapter, module, LORA__ROLE_BOFT_R);
+        lora__emit_alpha *alpha = &alphas[m];
+
+        if (r != NULL) {
+            alpha->oft = lora__config_oft(adapter->config, module->target);
+            alpha->blocks = r->shape[0];
+            while (alpha->side * (alpha->side - 1) / 2 < r->shape[1]) {
+                alpha->side++;
+            }
+            same_blocks &= alpha->oft == NULL || !alpha->oft->shared;
+        } else {
+            alpha->stages = boft->shape[0];
+            alpha->blocks = boft->shape[1];
+            alpha->side = boft->shape[2];
+        }
+        same_side &= alpha->side == alphas[0].side;
+        same_blocks &= alpha->blocks == alphas[0].blocks;
+        if (!(same_side || same_blocks) || alpha->stages != alphas[0].stages) {
+            return peft_refuse(
+                module, "others have other blocks, and all would have the same",
+                error);
+        }
+    }
+    for (size_t m = 0; m < count; m++) {
+        alphas[m].blocks = same_side ? 0 : alphas[m].blocks;
+        alphas[m].side = same_side ? alphas[m].side : 0;
+    }
+    return LORA_OK;
+}
+
 LORA_PRIVATE lora_status lora__peft_plan(lora__emit_alpha *alphas,
                                          const lora_adapter *adapter,
                                          size_t count,
@@ -248,6 +316,9 @@ LORA_PRIVATE lora_status lora__peft_plan(lora__emit_alpha *alphas,
 {
     if (alphas[0].type->has_core) {
         TRY(peft_plan_cores(alphas, adapter, count, error));
+    }
+    if (alphas[0].type->blocks != NULL) {
+        return peft_plan_blocks(alphas, adapter, count, error);
     }
     return alphas[0].type->is_kronecker
                ? peft_plan_lokr(alphas, adapter, count, error)
