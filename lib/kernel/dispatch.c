@@ -19,13 +19,10 @@
     .scale_f32 = lora__##variant##_scale_f32,                                  \
     .scale_f64 = lora__##variant##_scale_f64,                                  \
     .dot_f64 = lora__##variant##_dot_f64,                                      \
-    .dots4_f64 = lora__##variant##_dots4_f64,                                  \
     .gemv_f64 = lora__##variant##_gemv_f64,                                    \
     .gemv_t_f64 = lora__##variant##_gemv_t_f64,                                \
     .divide_f64 = lora__##variant##_divide_f64,                                \
     .poles_f64 = lora__##variant##_poles_f64,                                  \
-    .angles4_f64 = lora__##variant##_angles4_f64,                              \
-    .rotate_dot_f64 = lora__##variant##_rotate_dot_f64,                        \
     .rotate_f64 = lora__##variant##_rotate_f64
 
 #define DISPATCH_GEMM(variant)                                                 \

@@ -2,8 +2,8 @@
  *
  * The reference in ref/ is the meaning. Every other variant gives the same
  * bits for conversions, axpy, scale and gemm_f32. The kernels below an SVD
- * (gram, gemm_f64, gemv, dots, dot, poles, angles, rotate) have a fixed order
- * of summation in each variant, so the same bits for any number of threads, and
+ * (gram, gemm_f64, gemv, dots, dot, poles, rotate) have a fixed order of
+ * summation in each variant, so the same bits for any number of threads, and
  * other bits in another variant.
  *
  * Pointers to void may be unaligned, typed ones are aligned to their type.
@@ -111,12 +111,6 @@ typedef struct lora__kernels {
     /* sum of a[j] * b[j]; a may be b. */
     double (*dot_f64)(const double *a, const double *b, size_t count);
 
-    /* Four at once: dots[i] = the sum of x[i][j] * y[i][j]. */
-    void (*dots4_f64)(double *dots,
-                      const double *const *x,
-                      const double *const *y,
-                      size_t count);
-
     /* y[m] = A[m,n] * x[n], and y[n] += A[m,n]^T * x[m]; rows of A are lda
      * apart. */
     void (*gemv_f64)(double *y,
@@ -149,26 +143,8 @@ typedef struct lora__kernels {
                       const double *offsets,
                       size_t count);
 
-    /* Jacobi's angles, four at once. With d = |x|^2 - |y|^2 and g = x . y the
-     * smaller of the rotations that make rows orthogonal has
-     *     tangent[i] = t = 2 g / (|d| + sqrt(d^2 + 4 g^2)),  |t| <= 1,
-     *     cosine[i] = 1 / sqrt(1 + t^2),
-     * each to a few 2^-53 of itself; t is 0 where both d and g are. */
-    void (*angles4_f64)(double *tangent,
-                        double *cosine,
-                        const double *d,
-                        const double *g);
-
     /* x' = c x - s y, y' = s x + c y. */
     void (*rotate_f64)(double *x, double *y, double c, double s, size_t count);
-
-    /* The same, and the sum of x'[j] * z[j], where z is another row. */
-    double (*rotate_dot_f64)(double *x,
-                             double *y,
-                             double c,
-                             double s,
-                             const double *z,
-                             size_t count);
 } lora__kernels;
 
 /* out[c, r] = in[r, c], in[rows, cols] of numbers of `size` bytes. */

@@ -37,9 +37,6 @@
         size_t rows, size_t cols);                                             \
     LORA_PRIVATE double lora__##variant##_dot_f64(                             \
         const double *a, const double *b, size_t count);                       \
-    LORA_PRIVATE void lora__##variant##_dots4_f64(                             \
-        double *dots, const double *const *x, const double *const *y,          \
-        size_t count);                                                         \
     LORA_PRIVATE void lora__##variant##_gemv_f64(double *y, const double *a,   \
                                                  size_t lda, const double *x,  \
                                                  size_t m, size_t n);          \
@@ -51,11 +48,6 @@
     LORA_PRIVATE void lora__##variant##_poles_f64(                             \
         double *sums, const double *weights, const double *poles,              \
         const double *origins, const double *offsets, size_t count);           \
-    LORA_PRIVATE void lora__##variant##_angles4_f64(                           \
-        double *tangent, double *cosine, const double *d, const double *g);    \
-    LORA_PRIVATE double lora__##variant##_rotate_dot_f64(                      \
-        double *x, double *y, double c, double s, const double *z,             \
-        size_t count);                                                         \
     LORA_PRIVATE void lora__##variant##_rotate_f64(                            \
         double *x, double *y, double c, double s, size_t count)
 

@@ -46,7 +46,7 @@
 
 #include "linalg/block.h"
 #include "linalg/householder.h"
-#include "linalg/jacobi.h"
+#include "linalg/square.h"
 #include "linalg/triangle.h"
 
 #include <float.h>
@@ -514,8 +514,8 @@ static lora_status factored_thin(double *sigma,
     image = &work->side[!state->basis_is_down];
 
     factored_core(work, basis, image);
-    TRY(lora__jacobi_left(work->sigma, work->u_t, work->core, rank, work->floor,
-                          work->context, error));
+    TRY(lora__square_svd(work->sigma, work->u_t, work->core, rank, work->floor,
+                         work->context, error));
     TRY(factored_values(sigma, work, rank, error));
 
     if (basis->reflector.at != NULL) {
@@ -580,9 +580,9 @@ static lora_status factored_dense(double *sigma,
                   image->length, rank);
     TRY_OR_DONE(lora__lq_create(work->core, product.at, basis->tau, width,
                                 image->length, work->context, error));
-    TRY_OR_DONE(lora__jacobi_left(work->sigma, work->u_t, work->core, width,
-                                  2 * DBL_EPSILON * total, work->context,
-                                  error));
+    TRY_OR_DONE(lora__square_svd(work->sigma, work->u_t, work->core, width,
+                                 2 * DBL_EPSILON * total, work->context,
+                                 error));
     TRY_OR_DONE(factored_values(sigma, work, width, error));
 
     factored_columns(work, NULL, width);

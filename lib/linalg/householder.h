@@ -58,16 +58,4 @@ LORA_PRIVATE void lora__lq_mix(double *mix,
                                size_t length,
                                const lora__kernels *kernels);
 
-/* A = P L Q with rows chosen largest first, for a small square a[n, n].
- *
- * The lower triangle of a becomes L, for as many columns as is returned; Q is
- * forgotten. What is left of the matrix then is below `negligible` in the
- * Frobenius norm. Row i of P^T A is row order[i] of A. norms[2 n]. */
-LORA_PRIVATE size_t lora__lq_pivoted(double *a,
-                                     size_t *order,
-                                     double *norms,
-                                     size_t n,
-                                     double negligible,
-                                     const lora__kernels *kernels);
-
 #endif

@@ -13,8 +13,8 @@
 #include "linalg/kronecker.h"
 
 #include "linalg/block.h"
-#include "linalg/jacobi.h"
 #include "linalg/small.h"
+#include "linalg/square.h"
 
 #include <math.h>
 #include <string.h>
@@ -193,8 +193,8 @@ static lora_status kronecker_lanczos(const kronecker_work *w,
         }
     }
     /* Symmetric and not negative: singular vectors are eigenvectors. */
-    TRY(lora__jacobi_left(w->theta, w->left, w->small, count, 1e-18, w->context,
-                          error));
+    TRY(lora__square_svd(w->theta, w->left, w->small, count, 1e-18, w->context,
+                         error));
     memset(w->next, 0, w->length1 * sizeof *w->next);
     for (size_t j = 0; j < count; j++) {
         w->kernels->axpy_f64(w->next, w->basis + j * w->length1, w->left[j],

@@ -26,7 +26,7 @@
 
 #include "linalg/dense.h"
 #include "linalg/householder.h"
-#include "linalg/jacobi.h"
+#include "linalg/square.h"
 #include "platform/cpuid.h"
 
 #include <math.h>
@@ -255,8 +255,7 @@ ours(void *arg, size_t index, uint32_t worker, lora_error *error)
     } else if (is(t, "lq")) {
         return lora__lq_create(x[1], x[0], x[1] + a * a, a, b, context, error);
     } else if (is(t, "svd")) {
-        return lora__jacobi_left(x[1], x[1] + a, x[0], a, 1e-14, context,
-                                 error);
+        return lora__square_svd(x[1], x[1] + a, x[0], a, 1e-14, context, error);
     } else if (is(t, "factored")) {
         const lora__svd_input in = {a, b, c, x[0], x[1]};
         lora__svd svd;

@@ -1,4 +1,4 @@
-/* The SVD of larger squares, and its parts: reduction to two diagonals, the
+/* The SVD of squares, and its parts: reduction to two diagonals, the
  * secular equation, divide and conquer.
  *
  * References are reflections, sums and Jacobi's rotations in long double
@@ -8,8 +8,8 @@
 
 #include "linalg/bidiagonal.h"
 #include "linalg/conquer.h"
-#include "linalg/jacobi.h"
 #include "linalg/secular.h"
+#include "linalg/square.h"
 
 /* Errors are promised to c n eps; c is below 2 wherever it was measured. */
 #define LIMIT(n) (4 * CASES_EPSILON * (long double)(n))
@@ -447,30 +447,45 @@ static void test_conquer(void **state)
 
 /* All of it ------------------------------------------------------------- */
 
-/* Left vectors of a square, and the floor: what is below it is 0. */
-static void check_square(
-    lora_context *context, const double *c, size_t n, double floor, size_t rank)
+/* Left vectors of C 2^exponent, and a floor of floor 2^exponent: what is below
+ * it is 0. All the rest is checked with the power taken off, which is exact. */
+static void check_square(lora_context *context,
+                         const double *c,
+                         size_t n,
+                         double floor,
+                         int exponent)
 {
     double *work = cases_numbers(n * n);
     double *sigma = cases_numbers(n);
     double *u_t = cases_normal(n * n);
     long double *wide = calloc(n * n, sizeof *wide);
     long double *expected = calloc(n, sizeof *expected);
+    long double limit;
 
     assert_true(wide != NULL && expected != NULL);
-    memcpy(work, c, n * n * sizeof *c);
     for (size_t i = 0; i < n * n; i++) {
         wide[i] = cases_wide(c[i]);
+        work[i] = ldexp(c[i], exponent);
     }
     cases_svd(expected, wide, n, n);
-    assert_int_equal(
-        lora__jacobi_left(sigma, u_t, work, n, floor, context, NULL), LORA_OK);
+    limit = LIMIT(n) * expected[0];
+    assert_int_equal(lora__square_svd(sigma, u_t, work, n,
+                                      ldexp(floor, exponent), context, NULL),
+                     LORA_OK);
     for (size_t i = 0; i < n; i++) {
-        assert_true(fabsl(cases_wide(sigma[i]) - expected[i]) <=
-                    LIMIT(n) * expected[0] + (i < rank ? 0 : floor));
-        assert_true((sigma[i] > 0) == (i < rank));
-        for (size_t j = 0; i >= rank && j < n; j++) {
+        const int is_above = expected[i] > cases_wide(floor) + limit;
+        const int is_below = expected[i] < cases_wide(floor) - limit;
+
+        sigma[i] = ldexp(sigma[i], -exponent);
+        assert_true(sigma[i] >= floor || (sigma[i] == 0 && !is_above));
+        assert_true(!is_below || sigma[i] == 0);
+        for (size_t j = 0; sigma[i] == 0 && j < n; j++) {
             assert_true(u_t[i * n + j] == 0);
+        }
+        if (sigma[i] > 0 &&
+            !(fabsl(cases_wide(sigma[i]) - expected[i]) <= limit)) {
+            fail_msg("%zu: sigma %zu is %g, not %Lg", n, i, sigma[i],
+                     expected[i]);
         }
     }
     check_left(sigma, u_t, wide, n, expected[0]);
@@ -481,67 +496,152 @@ static void check_square(
     free(expected);
 }
 
+enum { SQUARE_KINDS = 8 };
+
+/* c[n, n] of one kind or another. */
+static void make_square(double *c, size_t n, size_t kind)
+{
+    for (size_t i = 0; i < n; i++) {
+        for (size_t j = 0; j < n; j++) {
+            const double random = cases_random();
+            const double down = -16 * (double)i / (double)n;
+            const double right = -16 * (double)j / (double)n;
+            double *at = c + i * n + j;
+
+            switch (kind) {
+            case 0:
+                *at = random;
+                break;
+            case 1: /* a third of full rank, but one of one row */
+                *at = i < (n + 2) / 3 ? random : c[(i - (n + 2) / 3) * n + j];
+                break;
+            case 2: /* graded by rows, columns or both */
+                *at = random * pow(10, down);
+                break;
+            case 3:
+                *at = random * pow(10, right);
+                break;
+            case 4:
+                *at = random * pow(10, (down + right) / 2);
+                break;
+            case 5:
+                /* Kahan's matrix: neighbouring rows are near parallel, the
+                 * smallest singular value is far below the smallest element
+                 * of the diagonal. */
+                *at = j > i ? 0 : pow(0.436, (double)j) * (i == j ? 1 : -0.9);
+                break;
+            case 6:
+                *at = i == j; /* all values alike */
+                break;
+            default:
+                *at = 0;
+            }
+        }
+    }
+}
+
+/* All sizes to 17, as the parts of larger ones are of these. */
 static void test_square(void **state)
 {
-    static const size_t sizes[] = {16, 17, 40, 64, 70};
+    static const double floors[] = {1e-14, 1e-6, 0.3, 1e3};
 
     (void)state;
     cases_seed = 14;
     for (size_t v = 0; v < 3; v++) {
         lora_context *context = context_without(disabled[v]);
 
-        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-            const size_t n = sizes[i];
-            double *c = cases_normal(n * n);
+        for (size_t n = 1; n <= 17; n++) {
+            double *c = cases_numbers(n * n);
 
-            check_square(context, c, n, 1e-14, n);
-            for (size_t j = n / 3; j < n; j++) {
-                memcpy(c + j * n, c + (j - n / 3) * n, n * sizeof *c);
+            for (size_t kind = 0; kind < SQUARE_KINDS; kind++) {
+                make_square(c, n, kind);
+                for (size_t i = 0; i < 4; i++) {
+                    check_square(context, c, n, floors[i], 0);
+                }
+                check_square(context, c, n, 1e-14, 430); /* 3e129 */
+                check_square(context, c, n, 1e-14, -430);
             }
-            check_square(context, c, n, 1e-11, n / 3);
             free(c);
         }
         lora_context_destroy(context);
     }
 }
 
-static void test_not_finite(void **state)
+static void test_large_square(void **state)
 {
-    enum { N = 24 };
-    static const double bad[] = {(double)NAN, (double)INFINITY,
-                                 -(double)INFINITY, 1e300};
-
-    lora_context *context = context_without(0);
-    double c[N * N];
-    double u_t[N * N];
-    double sigma[N];
+    static const size_t sizes[] = {31, 40, 48, 64, 70};
 
     (void)state;
-    cases_seed = 15;
+    cases_seed = 16;
+    for (size_t v = 0; v < 3; v++) {
+        lora_context *context = context_without(disabled[v]);
+
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+            const size_t n = sizes[i];
+            double *c = cases_numbers(n * n);
+
+            for (size_t kind = 0; kind < SQUARE_KINDS; kind++) {
+                make_square(c, n, kind);
+                check_square(context, c, n, 1e-11, 0);
+            }
+            free(c);
+        }
+        lora_context_destroy(context);
+    }
+}
+
+/* What is not finite, or too large to be squared, is not passed off as a
+ * result, wherever it is. */
+static void check_not_finite(lora_context *context, size_t n, size_t at)
+{
+    static const double bad[] = {(double)NAN, (double)INFINITY,
+                                 -(double)INFINITY, 1e300};
+    double *c = cases_numbers(n * n);
+    double *u_t = cases_numbers(n * n);
+    double *sigma = cases_numbers(n);
+
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         const uint64_t live = lora_context_memory_live(context);
         lora_error error;
 
         lora_error_init(&error, sizeof error);
-        for (size_t j = 0; j < (size_t)N * N; j++) {
-            c[j] = cases_random();
+        for (size_t j = 0; j < n * n; j++) {
+            c[j] = at % 2 == 0 ? cases_random() : 0;
         }
-        c[N * N - 5] = bad[i];
+        c[at] = bad[i];
         assert_int_equal(
-            lora__jacobi_left(sigma, u_t, c, N, 1e-15, context, &error),
+            lora__square_svd(sigma, u_t, c, n, 1e-15, context, &error),
             LORA_ERROR_CONVERGENCE);
         assert_int_equal(error.status, LORA_ERROR_CONVERGENCE);
         assert_int_equal(lora_context_memory_live(context), live);
     }
-    lora_context_destroy(context);
+    free(c);
+    free(u_t);
+    free(sigma);
+}
+
+static void test_not_finite(void **state)
+{
+    (void)state;
+    cases_seed = 15;
+    for (size_t v = 0; v < 3; v++) {
+        lora_context *context = context_without(disabled[v]);
+
+        for (size_t n = 1; n <= 24; n += n < 16 ? 1 : 8) {
+            for (size_t at = 0; at < n * n; at++) {
+                check_not_finite(context, n, at);
+            }
+        }
+        lora_context_destroy(context);
+    }
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bidiagonal), cmocka_unit_test(test_secular),
-        cmocka_unit_test(test_conquer),    cmocka_unit_test(test_square),
-        cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_bidiagonal),   cmocka_unit_test(test_secular),
+        cmocka_unit_test(test_conquer),      cmocka_unit_test(test_square),
+        cmocka_unit_test(test_large_square), cmocka_unit_test(test_not_finite),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -975,58 +975,6 @@ static void poles_are_within_bounds(void **state)
     }
 }
 
-/* Four dot products of rows at any address; n is below 298. */
-static void
-check_dots4(const lora__kernels *k, const double *a, const double *b, size_t n)
-{
-    const double *x[4] = {a + 1, b + 2, a, a + 2};
-    const double *y[4] = {b + 2, b, a, b + 1};
-    double dots[4];
-
-    k->dots4_f64(dots, x, y, n);
-    for (size_t i = 0; i < 4; i++) {
-        assert_true(is_product(dots[i], x[i], 1, y[i], 1, n));
-    }
-}
-
-/* Against the definition in long double: 8 roundings at most, of which those
- * below the root count half. */
-static void angles_are_the_definitions(void **state)
-{
-    static const double sizes[] = {1, 1e-3, 1e-8, 1e-100, 0};
-
-    (void)state;
-    for (size_t v = 0; v <= variant_count; v++) {
-        const lora__kernels *k = v == variant_count ? ref : variants[v];
-
-        for (size_t i = 0; i < 25 * 40; i++) {
-            double d[4];
-            double g[4];
-            double t[4];
-            double c[4];
-
-            for (size_t j = 0; j < 4; j++) {
-                d[j] = random_number() * sizes[i % 5];
-                g[j] = random_number() * sizes[i / 5 % 5];
-            }
-            k->angles4_f64(t, c, d, g);
-            for (size_t j = 0; j < 4; j++) {
-                const long double d_j = (long double)d[j];
-                const long double g_j = (long double)g[j];
-                const long double h = fabsl(d_j) + hypotl(d_j, 2 * g_j);
-                const long double t_j = h > 0 ? 2 * g_j / h : 0;
-                const long double c_j = 1 / sqrtl(1 + t_j * t_j);
-
-                assert_true(fabsl((long double)t[j] - t_j) <=
-                            8 * 0x1p-53L * fabsl(t_j));
-                assert_true(fabsl((long double)c[j] - c_j) <=
-                            8 * 0x1p-53L * c_j);
-                assert_true(fabs(t[j]) <= 1);
-            }
-        }
-    }
-}
-
 static void dot_and_rotate_are_within_bounds(void **state)
 {
     enum { N = 300 };
@@ -1051,15 +999,7 @@ static void dot_and_rotate_are_within_bounds(void **state)
                 is_product(k->dot_f64(a + 1, b + 2, n), a + 1, 1, b + 2, 1, n));
             assert_true(
                 is_product(k->dot_f64(a + 1, a + 1, n), a + 1, 1, a + 1, 1, n));
-            check_dots4(k, a, b, n);
-            if (n % 2 == 0) {
-                k->rotate_f64(x + 1, y + 2, c, s, n);
-            } else {
-                const double dot =
-                    k->rotate_dot_f64(x + 1, y + 2, c, s, b + 1, n);
-
-                assert_true(is_product(dot, x + 1, 1, b + 1, 1, n));
-            }
+            k->rotate_f64(x + 1, y + 2, c, s, n);
             assert_true(x[0] == a[0] && x[n + 1] == a[n + 1]);
             assert_true(y[1] == b[1] && y[n + 2] == b[n + 2]);
             for (size_t i = 0; i < n; i++) {
@@ -1096,7 +1036,6 @@ int main(void)
         cmocka_unit_test(quotients_are_rounded_once),
         cmocka_unit_test(poles_are_within_bounds),
         cmocka_unit_test(dot_and_rotate_are_within_bounds),
-        cmocka_unit_test(angles_are_the_definitions),
     };
 
     find_variants();

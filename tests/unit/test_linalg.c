@@ -3,7 +3,6 @@
 
 #include "linalg/block.h"
 #include "linalg/householder.h"
-#include "linalg/jacobi.h"
 #include "linalg/triangle.h"
 
 static lora_context *context_with(const lora_backend *backend, lora_cpu disable)
@@ -271,53 +270,6 @@ static void test_lq(void **state)
     check_lq(20, 50, 0);
 }
 
-/* P L Q: rows of P^T A and of L have the same inner products. */
-static void test_lq_pivoted(void **state)
-{
-    enum { N = 23 };
-
-    const lora__kernels *kernels = reference_kernels();
-    double *a;
-    double *l;
-    double norms[2 * N];
-    size_t order[N];
-    size_t rank;
-
-    (void)state;
-    cases_seed = 4;
-    for (size_t independent = 5; independent <= N; independent += 9) {
-        a = cases_normal(N * N);
-        l = cases_numbers(N * N);
-        for (size_t i = independent; i < N; i++) {
-            memcpy(a + i * N, a + (i - independent) * N, N * sizeof *a);
-        }
-        cases_scale(a + N, N, 1e-9);
-        memcpy(l, a, N * N * sizeof *a);
-        rank = lora__lq_pivoted(l, order, norms, N, 1e-12, kernels);
-        assert_int_equal(rank, independent);
-        for (size_t i = 0; i < N; i++) {
-            for (size_t j = 0; j <= i; j++) {
-                const double *x = a + order[i] * N;
-                const double *y = a + order[j] * N;
-                double off = 0;
-
-                for (size_t p = 0; p < N; p++) {
-                    off += x[p] * y[p];
-                }
-                for (size_t p = 0; p <= j && p < rank; p++) {
-                    off -= l[i * N + p] * l[j * N + p];
-                }
-                assert_true(fabs(off) < 1e-13);
-            }
-            assert_true(i == 0 || i >= rank ||
-                        fabs(l[i * N + i]) <=
-                            fabs(l[(i - 1) * N + i - 1]) * (1 + 1e-12));
-        }
-        free(a);
-        free(l);
-    }
-}
-
 static void test_triangle(void **state)
 {
     enum { N = 19 };
@@ -396,80 +348,6 @@ static void test_triangle(void **state)
     l[0] = (double)NAN;
     assert_int_equal(lora__triangle_cholesky(l, N, kernels), 0);
     free(q);
-}
-
-/* Kahan's matrix: pivoting finds nothing to do, neighbouring rows of what it
- * leaves are near parallel, and the smallest singular value is far below the
- * smallest element of the diagonal. */
-static void test_jacobi(void **state)
-{
-    enum { N = 48 };
-
-    lora_context *context = context_with(NULL, 0);
-    double c[N * N] = {0};
-    double copy[N * N];
-    double sigma[N];
-    double u_t[N * N];
-    long double wide[N * N];
-    long double expected[N];
-
-    (void)state;
-    for (size_t i = 0; i < N; i++) {
-        for (size_t j = 0; j <= i; j++) {
-            c[i * N + j] = pow(0.436, (double)j) * (i == j ? 1 : -0.9);
-        }
-    }
-    for (size_t i = 0; i < N * N; i++) {
-        wide[i] = cases_wide(c[i]);
-    }
-    memcpy(copy, c, sizeof c);
-    cases_svd(expected, wide, N, N);
-    assert_int_equal(lora__jacobi_left(sigma, u_t, c, N, 1e-16, context, NULL),
-                     LORA_OK);
-    for (size_t i = 0; i < N; i++) {
-        double residual = 0;
-
-        assert_true(fabsl(cases_wide(sigma[i]) - expected[i]) <=
-                    N * CASES_EPSILON * expected[0]);
-        for (size_t j = 0; j <= i && sigma[i] > 0; j++) {
-            double dot = i == j ? -1 : 0;
-
-            for (size_t p = 0; p < N; p++) {
-                dot += u_t[i * N + p] * u_t[j * N + p];
-            }
-            assert_true(fabs(dot) < 1e-13);
-        }
-        /* |u^T C| = sigma */
-        for (size_t j = 0; j < N; j++) {
-            double dot = 0;
-
-            for (size_t p = 0; p < N; p++) {
-                dot += u_t[i * N + p] * copy[p * N + j];
-            }
-            residual += dot * dot;
-        }
-        assert_true(fabs(sqrt(residual) - sigma[i]) <=
-                    N * DBL_EPSILON * sigma[0]);
-    }
-    lora_context_destroy(context);
-}
-
-/* What never settles is not passed off as a result. */
-static void test_no_convergence(void **state)
-{
-    lora_context *context = context_with(NULL, 0);
-    double c[9] = {1, 2, 3, 4, (double)NAN, 6, 7, 8, 9};
-    double sigma[3];
-    double u_t[9];
-    lora_error error;
-
-    (void)state;
-    lora_error_init(&error, sizeof error);
-    assert_int_equal(
-        lora__jacobi_left(sigma, u_t, c, 3, 1e-15, context, &error),
-        LORA_ERROR_CONVERGENCE);
-    assert_int_equal(error.status, LORA_ERROR_CONVERGENCE);
-    lora_context_destroy(context);
 }
 
 static void test_block(void **state)
@@ -565,9 +443,6 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_triangle),
         cmocka_unit_test(test_lq),
-        cmocka_unit_test(test_lq_pivoted),
-        cmocka_unit_test(test_jacobi),
-        cmocka_unit_test(test_no_convergence),
         cmocka_unit_test(test_block),
         cmocka_unit_test(test_all),
         cmocka_unit_test(test_all_reference),

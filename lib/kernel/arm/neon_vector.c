@@ -5,7 +5,6 @@
 #if LORA__NEON
 
 #include <arm_neon.h>
-#include <float.h>
 #include <math.h>
 
 LORA_PRIVATE void
@@ -123,16 +122,6 @@ lora__neon_dot_f64(const double *a, const double *b, size_t count)
     return sum;
 }
 
-LORA_PRIVATE void lora__neon_dots4_f64(double *dots,
-                                       const double *const *x,
-                                       const double *const *y,
-                                       size_t count)
-{
-    for (size_t i = 0; i < 4; i++) {
-        dots[i] = lora__neon_dot_f64(x[i], y[i], count);
-    }
-}
-
 LORA_PRIVATE void lora__neon_gemv_f64(
     double *y, const double *a, size_t lda, const double *x, size_t m, size_t n)
 {
@@ -226,26 +215,6 @@ LORA_PRIVATE void lora__neon_poles_f64(double *sums,
     }
 }
 
-LORA_PRIVATE void lora__neon_angles4_f64(double *tangent,
-                                         double *cosine,
-                                         const double *d,
-                                         const double *g)
-{
-    const float64x2_t one = vdupq_n_f64(1);
-
-    for (size_t i = 0; i < 4; i += 2) {
-        const float64x2_t d_2 = vld1q_f64(d + i);
-        const float64x2_t twice = vmulq_n_f64(vld1q_f64(g + i), 2);
-        const float64x2_t squares =
-            vfmaq_f64(vfmaq_f64(vdupq_n_f64(DBL_MIN), twice, twice), d_2, d_2);
-        const float64x2_t t =
-            vdivq_f64(twice, vaddq_f64(vabsq_f64(d_2), vsqrtq_f64(squares)));
-
-        vst1q_f64(tangent + i, t);
-        vst1q_f64(cosine + i, vdivq_f64(one, vsqrtq_f64(vfmaq_f64(one, t, t))));
-    }
-}
-
 LORA_PRIVATE void
 lora__neon_rotate_f64(double *x, double *y, double c, double s, size_t count)
 {
@@ -266,13 +235,6 @@ lora__neon_rotate_f64(double *x, double *y, double c, double s, size_t count)
         x[i] = fma(-s, y_i, c * x_i);
         y[i] = fma(s, x_i, c * y_i);
     }
-}
-
-LORA_PRIVATE double lora__neon_rotate_dot_f64(
-    double *x, double *y, double c, double s, const double *z, size_t count)
-{
-    lora__neon_rotate_f64(x, y, c, s, count);
-    return lora__neon_dot_f64(x, z, count);
 }
 
 #endif

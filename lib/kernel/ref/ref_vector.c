@@ -5,7 +5,6 @@
  */
 #include "kernel/variants.h"
 
-#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -82,16 +81,6 @@ lora__ref_dot_f64(const double *a, const double *b, size_t count)
     return (s0 + s1) + (s2 + s3);
 }
 
-LORA_PRIVATE void lora__ref_dots4_f64(double *dots,
-                                      const double *const *x,
-                                      const double *const *y,
-                                      size_t count)
-{
-    for (size_t i = 0; i < 4; i++) {
-        dots[i] = lora__ref_dot_f64(x[i], y[i], count);
-    }
-}
-
 LORA_PRIVATE void lora__ref_gemv_f64(
     double *y, const double *a, size_t lda, const double *x, size_t m, size_t n)
 {
@@ -152,22 +141,6 @@ LORA_PRIVATE void lora__ref_poles_f64(double *sums,
     }
 }
 
-/* The smallest normal number under the root keeps 0 / 0 away and is lost in
- * every other sum. */
-LORA_PRIVATE void lora__ref_angles4_f64(double *tangent,
-                                        double *cosine,
-                                        const double *d,
-                                        const double *g)
-{
-    for (size_t i = 0; i < 4; i++) {
-        const double root = sqrt(d[i] * d[i] + 4 * g[i] * g[i] + DBL_MIN);
-        const double t = 2 * g[i] / (fabs(d[i]) + root);
-
-        tangent[i] = t;
-        cosine[i] = 1 / sqrt(1 + t * t);
-    }
-}
-
 LORA_PRIVATE void
 lora__ref_rotate_f64(double *x, double *y, double c, double s, size_t count)
 {
@@ -178,11 +151,4 @@ lora__ref_rotate_f64(double *x, double *y, double c, double s, size_t count)
         x[i] = c * x_i - s * y_i;
         y[i] = s * x_i + c * y_i;
     }
-}
-
-LORA_PRIVATE double lora__ref_rotate_dot_f64(
-    double *x, double *y, double c, double s, const double *z, size_t count)
-{
-    lora__ref_rotate_f64(x, y, c, s, count);
-    return lora__ref_dot_f64(x, z, count);
 }

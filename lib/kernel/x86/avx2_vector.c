@@ -4,7 +4,6 @@
 
 #if LORA__X86
 
-#include <float.h>
 #include <immintrin.h>
 #include <math.h>
 
@@ -156,51 +155,6 @@ avx2_vector_sums(__m256d x, __m256d y, __m256d z, __m256d w)
                          _mm256_permute2f128_pd(xy, zw, 0x31));
 }
 
-LORA_PRIVATE AVX2_VECTOR void lora__avx2_dots4_f64(double *dots,
-                                                   const double *const *x,
-                                                   const double *const *y,
-                                                   size_t count)
-{
-    const double *x0 = x[0];
-    const double *x1 = x[1];
-    const double *x2 = x[2];
-    const double *x3 = x[3];
-    const double *y0 = y[0];
-    const double *y1 = y[1];
-    const double *y2 = y[2];
-    const double *y3 = y[3];
-    __m256d s0 = _mm256_setzero_pd();
-    __m256d s1 = s0, s2 = s0, s3 = s0, t0 = s0, t1 = s0, t2 = s0, t3 = s0;
-    size_t i = 0;
-
-    for (; i + 8 <= count; i += 8) {
-        s0 = _mm256_fmadd_pd(_mm256_loadu_pd(x0 + i), _mm256_loadu_pd(y0 + i),
-                             s0);
-        s1 = _mm256_fmadd_pd(_mm256_loadu_pd(x1 + i), _mm256_loadu_pd(y1 + i),
-                             s1);
-        s2 = _mm256_fmadd_pd(_mm256_loadu_pd(x2 + i), _mm256_loadu_pd(y2 + i),
-                             s2);
-        s3 = _mm256_fmadd_pd(_mm256_loadu_pd(x3 + i), _mm256_loadu_pd(y3 + i),
-                             s3);
-        t0 = _mm256_fmadd_pd(_mm256_loadu_pd(x0 + i + 4),
-                             _mm256_loadu_pd(y0 + i + 4), t0);
-        t1 = _mm256_fmadd_pd(_mm256_loadu_pd(x1 + i + 4),
-                             _mm256_loadu_pd(y1 + i + 4), t1);
-        t2 = _mm256_fmadd_pd(_mm256_loadu_pd(x2 + i + 4),
-                             _mm256_loadu_pd(y2 + i + 4), t2);
-        t3 = _mm256_fmadd_pd(_mm256_loadu_pd(x3 + i + 4),
-                             _mm256_loadu_pd(y3 + i + 4), t3);
-    }
-    _mm256_storeu_pd(
-        dots, avx2_vector_sums(_mm256_add_pd(s0, t0), _mm256_add_pd(s1, t1),
-                               _mm256_add_pd(s2, t2), _mm256_add_pd(s3, t3)));
-    for (; i < count; i++) {
-        for (size_t j = 0; j < 4; j++) {
-            dots[j] = fma(x[j][i], y[j][i], dots[j]);
-        }
-    }
-}
-
 /* Four dot products, as x is read with each. */
 AVX2_VECTOR static void
 avx2_gemv_4(double *y, const double *a, size_t lda, const double *x, size_t n)
@@ -335,25 +289,6 @@ LORA_PRIVATE AVX2_VECTOR void lora__avx2_poles_f64(double *sums,
     _mm256_storeu_pd(sums + 12, s_3);
 }
 
-LORA_PRIVATE AVX2_VECTOR void lora__avx2_angles4_f64(double *tangent,
-                                                     double *cosine,
-                                                     const double *d,
-                                                     const double *g)
-{
-    const __m256d one = _mm256_set1_pd(1);
-    const __m256d d_4 = _mm256_loadu_pd(d);
-    const __m256d twice = _mm256_mul_pd(_mm256_set1_pd(2), _mm256_loadu_pd(g));
-    const __m256d size = _mm256_andnot_pd(_mm256_set1_pd(-0.0), d_4);
-    const __m256d squares = _mm256_fmadd_pd(
-        d_4, d_4, _mm256_fmadd_pd(twice, twice, _mm256_set1_pd(DBL_MIN)));
-    const __m256d t =
-        _mm256_div_pd(twice, _mm256_add_pd(size, _mm256_sqrt_pd(squares)));
-
-    _mm256_storeu_pd(tangent, t);
-    _mm256_storeu_pd(
-        cosine, _mm256_div_pd(one, _mm256_sqrt_pd(_mm256_fmadd_pd(t, t, one))));
-}
-
 LORA_PRIVATE AVX2_VECTOR void
 lora__avx2_rotate_f64(double *x, double *y, double c, double s, size_t count)
 {
@@ -377,52 +312,6 @@ lora__avx2_rotate_f64(double *x, double *y, double c, double s, size_t count)
         x[i] = fma(-s, y_i, c * x_i);
         y[i] = fma(s, x_i, c * y_i);
     }
-}
-
-/* x' and y' of four, and x' z added to `sum`. */
-#define AVX2_ROTATE_DOT(at, sum)                                               \
-    do {                                                                       \
-        const __m256d x_4 = _mm256_loadu_pd(x + (at));                         \
-        const __m256d y_4 = _mm256_loadu_pd(y + (at));                         \
-        const __m256d new_x =                                                  \
-            _mm256_fnmadd_pd(s_4, y_4, _mm256_mul_pd(c_4, x_4));               \
-                                                                               \
-        _mm256_storeu_pd(x + (at), new_x);                                     \
-        _mm256_storeu_pd(y + (at),                                             \
-                         _mm256_fmadd_pd(s_4, x_4, _mm256_mul_pd(c_4, y_4)));  \
-        (sum) = _mm256_fmadd_pd(new_x, _mm256_loadu_pd(z + (at)), (sum));      \
-    } while (0)
-
-LORA_PRIVATE AVX2_VECTOR double lora__avx2_rotate_dot_f64(
-    double *x, double *y, double c, double s, const double *z, size_t count)
-{
-    const __m256d c_4 = _mm256_set1_pd(c);
-    const __m256d s_4 = _mm256_set1_pd(s);
-    __m256d s0 = _mm256_setzero_pd();
-    __m256d s1 = s0;
-    __m128d half;
-    double sum;
-    size_t i = 0;
-
-    for (; i + 8 <= count; i += 8) {
-        AVX2_ROTATE_DOT(i, s0);
-        AVX2_ROTATE_DOT(i + 4, s1);
-    }
-    for (; i + 4 <= count; i += 4) {
-        AVX2_ROTATE_DOT(i, s0);
-    }
-    s0 = _mm256_add_pd(s0, s1);
-    half = _mm_add_pd(_mm256_castpd256_pd128(s0), _mm256_extractf128_pd(s0, 1));
-    sum = _mm_cvtsd_f64(_mm_add_sd(half, _mm_unpackhi_pd(half, half)));
-    for (; i < count; i++) {
-        const double x_i = x[i];
-        const double y_i = y[i];
-
-        x[i] = fma(-s, y_i, c * x_i);
-        y[i] = fma(s, x_i, c * y_i);
-        sum = fma(x[i], z[i], sum);
-    }
-    return sum;
 }
 
 #endif
