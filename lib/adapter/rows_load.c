@@ -84,7 +84,18 @@ LORA_PRIVATE lora_status lora__rows_load(lora__rows *state,
 
 /* Rows that are turned at once: runs of a column long enough to be converted
  * well, in little memory. */
-#define ROWS_PANEL 128
+static size_t rows_panel(const lora__entry *entry)
+{
+    enum { LEAST = 16, MOST = 128, BYTES = 65536 };
+    size_t rows = (size_t)entry->shape[0];
+    size_t row =
+        (size_t)entry->elements / rows * (lora_dtype_bits(entry->dtype) / 8);
+    size_t count = row * MOST <= BYTES    ? MOST
+                   : row * LEAST >= BYTES ? LEAST
+                                          : BYTES / row;
+
+    return count < rows ? count : rows;
+}
 
 /* Read panels of rows, turn them as they are in the file, and convert them
  * into their places, a run of each column at a time. */
@@ -100,10 +111,11 @@ static lora_status rows_read_turned(void *out,
     size_t size = lora_dtype_bits(entry->dtype) / 8;
     size_t rows = (size_t)entry->shape[0];
     size_t cols = (size_t)entry->elements / rows;
-    unsigned char *turned = panel + ROWS_PANEL * cols * size;
+    size_t step = rows_panel(entry);
+    unsigned char *turned = panel + step * cols * size;
 
-    for (size_t row = 0; row < rows; row += ROWS_PANEL) {
-        size_t count = rows - row < ROWS_PANEL ? rows - row : ROWS_PANEL;
+    for (size_t row = 0; row < rows; row += step) {
+        size_t count = rows - row < step ? rows - row : step;
         TRY(lora__container_read(adapter->container, index, row * cols * size,
                                  panel, count * cols * size, error));
         lora__transpose(turned, panel, count, cols, size);
@@ -128,13 +140,13 @@ LORA_PRIVATE lora_status lora__rows_load_turned(lora__rows *state,
     unsigned char *panel;
     lora_status status;
 
-    if (!lora__u64_to_size(entry->elements, &count) ||
-        !lora__mul_size(count / (size_t)entry->shape[0],
-                        2 * ROWS_PANEL * (lora_dtype_bits(entry->dtype) / 8),
-                        &bytes)) {
+    if (!lora__u64_to_size(entry->elements, &count)) {
         return lora__fail_memory(error, UINT64_MAX);
     }
+    /* As many numbers were had: twice their bytes are no overflow. */
     TRY(lora__rows_block(state, block, count, error));
+    bytes = 2 * rows_panel(entry) * (count / (size_t)entry->shape[0]) *
+            (lora_dtype_bits(entry->dtype) / 8);
     panel = lora__alloc(state->context, bytes, LORA__ALIGN_NUMERIC);
     if (panel == NULL) {
         return lora__fail_memory(error, bytes);

@@ -22,6 +22,7 @@ static inline const char *in_folder(const char *name)
     static unsigned turn;
     char *path = paths[turn++ % COUNT(paths)];
 
+    assert_true(folder[0] != '\0'); /* folder_make() was called */
     snprintf(path, sizeof paths[0], "%s/%s", folder, name);
     return path;
 }

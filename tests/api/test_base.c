@@ -501,16 +501,14 @@ static void test_convert_refused(void **state)
 
 static int set_up(void **state)
 {
-    (void)state;
     context = plain_context();
-    return 0;
+    return folder_make(state);
 }
 
 static int tear_down(void **state)
 {
-    (void)state;
     lora_context_destroy(context);
-    return 0;
+    return folder_remove(state);
 }
 
 int main(void)
