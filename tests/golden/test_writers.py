@@ -17,6 +17,7 @@ import json
 import math
 import pathlib
 import re
+import shutil
 import sys
 
 import numpy as np
@@ -477,6 +478,63 @@ def test_oft(suite):
     require("peft cannot hold this oft" in err, f"reason: {err}")
 
 
+def turned_folder(suite, layers, fields):
+    """The tensors of a folder written of one that PEFT wrote, and its fields;
+    or why there is none. `layers`: shapes of oft_R or of boft_R by path."""
+    rng = np.random.default_rng(8)
+    folder, out = suite.path("turned"), suite.path("again")
+    shutil.rmtree(out, ignore_errors=True)
+    folder.mkdir(exist_ok=True)
+    tensors = {}
+    for path, shape in layers.items():
+        name = f"base_model.model.{path}."
+        tensors[name + ("oft_R.weight" if len(shape) == 2 else "boft_R")] = (
+            tensor(rng.uniform(-0.1, 0.1, shape)))
+        if len(shape) == 4:
+            tensors[name + "boft_s"] = tensor(np.ones((5, 1)))
+    support.write_file(folder / "adapter_model.safetensors", tensors)
+    (folder / "adapter_config.json").write_text(json.dumps(fields))
+    run = suite.run("convert", folder, "-o", f"{out}/",
+                    code={support.OK, FAILED})
+    if run.code == FAILED:
+        require(not out.exists(), "a folder was left")
+        return run.err
+    got, _ = support.read_file(out / "adapter_model.safetensors")
+    equal(set(got), set(tensors), "names")
+    require(all(got[name].same(t) for name, t in tensors.items()), "tensors")
+    return json.loads((out / "adapter_config.json").read_text())
+
+
+def test_blocks(suite):
+    """PEFT makes in / oft_block_size blocks of that side, or r of in / r, and
+    for all layers that share one block just one."""
+    oft = {"peft_type": "OFT", "peft_version": "0.19.1", "eps": 0.25,
+           "num_cayley_neumann_terms": 7, "use_cayley_neumann": True,
+           "coft": True, "block_share": False}
+    config = turned_folder(suite, {"a": (2, 15), "b": (3, 15)}, oft)
+    equal((config["r"], config["oft_block_size"]), (0, 6), "side")
+    equal(config["peft_version"], "0.19.0", "version")
+    equal({key: config[key] for key in oft if key != "peft_version"},
+          {key: oft[key] for key in oft if key != "peft_version"}, "fields")
+    equal(sorted(config["target_modules"]), ["a", "b"], "targets")
+    config = turned_folder(suite, {"a": (2, 15), "b": (2, 28)}, oft)
+    equal((config["r"], config["oft_block_size"]), (2, 0), "number")
+    shared = {**oft, "block_share": True, "use_cayley_neumann": False}
+    config = turned_folder(suite, {"a": (1, 15), "b": (1, 15)}, shared)
+    equal((config["r"], config["oft_block_size"], config["block_share"],
+           config["use_cayley_neumann"]), (0, 6, True, False), "shared")
+    boft = {"peft_type": "BOFT"}
+    config = turned_folder(suite, {"a": (2, 2, 4, 4), "b": (2, 4, 4, 4)}, boft)
+    equal((config["boft_block_num"], config["boft_block_size"],
+           config["boft_n_butterfly_factor"], config["peft_type"]),
+          (0, 4, 2, "BOFT"), "butterfly")
+    for layers, fields in (({"a": (2, 15), "b": (3, 28)}, oft),
+                           ({"a": (1, 15), "b": (1, 28)}, shared),
+                           ({"a": (1, 2, 4, 4), "b": (2, 2, 4, 4)}, boft)):
+        err = turned_folder(suite, layers, fields)
+        require("others have other blocks" in err and ".b" in err, err)
+
+
 # Parts of fused weights ------------------------------------------------------
 
 def test_split_dora(suite):
@@ -530,7 +588,8 @@ def main():
                 case.id != "kohya_lora_conv1_2d_factors"):
             with suite.case(f"{case.id}: PEFT"):
                 test_peft_itself(suite, case)
-    for test in (test_ranks, test_unlike, test_oft, test_split_dora):
+    for test in (test_ranks, test_unlike, test_oft, test_blocks,
+                 test_split_dora):
         with suite.case(test.__name__):
             test(suite)
     return suite.finish()
