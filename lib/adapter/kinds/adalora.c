@@ -10,11 +10,16 @@
 #include "adapter/config.h"
 #include "adapter/kinds/common.h"
 
+/* Where E is missing the configuration tells: without it the rest is as LoRA,
+ * and another change. */
 static int adalora_kind_claim(const lora_adapter *adapter,
                               const lora__module *module)
 {
-    (void)adapter;
-    return kind_has(module, LORA__ROLE_ADALORA_E) ? 30 : 0;
+    int told = (kind_has(module, LORA__ROLE_DOWN) ||
+                kind_has(module, LORA__ROLE_UP)) &&
+               lora__config_first_rank(adapter->config, module->target) > 0.0;
+
+    return told || kind_has(module, LORA__ROLE_ADALORA_E) ? 30 : 0;
 }
 
 /* What alpha is divided by, less the 1e-5. */
