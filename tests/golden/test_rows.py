@@ -2,6 +2,7 @@
 rows in any tiling, with the same bits; changed weights by the program on a base
 of random numbers, also of kinds that need none; and saving what was saved."""
 
+import json
 import pathlib
 import sys
 
@@ -82,6 +83,47 @@ def test_saved(liblora, path):
         require(bytes(adapter.to_bytes()) == once, "saved twice")
 
 
+def test_named(liblora, folder, case):
+    """Modules under the names of many programs; parts of a fused weight are
+    rows of its change."""
+    expected = test_kinds.arrays(folder / case["expect"])
+    config = None
+    if "config" in case["params"]:
+        config = json.loads((folder / case["params"]["config"])
+                            .read_text("utf-8"))
+    positional = case["operation"] == "load_positional"
+    targets = case["params"].get("map", {}) if not positional else {
+        name[:-len(".delta")]: {"down": name[:-len(".delta")] + ":down"}
+        for name in expected if name.endswith(".delta")}
+    require(targets, "nothing is expected")
+    with liblora.open(folder / case["adapter"], config=config) as adapter:
+        owners = {row["name"]: row["module"] for row in adapter.tensors}
+        for target, entry in targets.items():
+            name = owners[entry.get("down", entry.get("prefix", "") +
+                                    ".lora_down.weight")]
+            want = expected[target + ".delta"]
+            got = adapter.delta(name, 1.0, "F64")
+            begin, end = entry.get("rows", (0, len(got)))
+            support.close(got[begin:end].reshape(want.shape), want,
+                          test_kinds.tolerance(case, want), target)
+
+
+def test_prefix(liblora, folder, case):
+    """The first directions of DyLoRA, as two programs scale them."""
+    expected = test_kinds.arrays(folder / case["expect"])
+    with liblora.open(folder / case["adapter"]) as adapter:
+        for mode, key in (("keep-alpha", ".delta"),
+                          ("trained-sqrt", ".delta_trained_scale")):
+            with adapter.convert(rank_prefix=case["params"]["rank"],
+                                 truncate=mode) as part:
+                for target, module in case["params"]["modules"].items():
+                    want = expected[target + key]
+                    got = part.delta(module["prefix"], 1.0, "F64")
+                    support.close(got.reshape(want.shape), want,
+                                  test_kinds.tolerance(case, want),
+                                  f"{target}, {mode}")
+
+
 def main():
     suite = support.Suite(__doc__.splitlines()[0])
     liblora = bindinglib.load(suite)
@@ -90,7 +132,11 @@ def main():
         path = folder / case["adapter"]
         with suite.case(case["id"] + ", saved"):
             test_saved(liblora, path)
-        if case["operation"] == "truncate" or case["id"] == "tlora_conv3":
+        if case["operation"] == "truncate":
+            with suite.case(case["id"]):
+                test_prefix(liblora, folder, case)
+            continue
+        if case["id"] == "tlora_conv3":
             continue
         for target in case["params"]["modules"]:
             sample = Golden(folder, case, target)
@@ -100,6 +146,10 @@ def main():
                 with suite.case(f"{case['id']}, {target}"):
                     test_change(suite, liblora, sample, path, test_kinds.arrays(
                         folder / case["expect"]))
+    folder, cases = suite.unpack("names")
+    for case in cases:
+        with suite.case(case["id"]):
+            test_named(liblora, folder, case)
     return suite.finish()
 
 
