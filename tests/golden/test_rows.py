@@ -14,6 +14,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent / "bindings")]
 import bindinglib  # noqa: E402
 import support  # noqa: E402
 import test_kinds  # noqa: E402
+import test_real  # noqa: E402
 from test_damaged import Golden  # noqa: E402
 from support import require, tensor  # noqa: E402
 
@@ -30,8 +31,8 @@ def rows(liblora, adapter, sample, begin, end, like):
              _ffi.LORA_PART_WEIGHT, 0.7, _arrays.dtype_code(out.dtype), begin,
              end)
     if sample.base:
-        adapter.context.call(_adapter.lib.lora_adapter_delta_base, *place, *views,
-                             None)
+        adapter.context.call(_adapter.lib.lora_adapter_delta_base, *place,
+                             *views, None)
     else:
         adapter.context.call(_adapter.lib.lora_adapter_delta, *place)
     return out
@@ -124,6 +125,14 @@ def test_prefix(liblora, folder, case):
                                   f"{target}, {mode}")
 
 
+def test_loaded(suite, liblora, folder, case):
+    out = suite.path("loaded.safetensors")
+    with liblora.open(folder / case["adapter"]) as adapter:
+        out.write_bytes(adapter.to_bytes())
+    test_real.same_tensors(support.read_file(out)[0],
+                           support.read_file(folder / case["expect"])[0])
+
+
 def main():
     suite = support.Suite(__doc__.splitlines()[0])
     liblora = bindinglib.load(suite)
@@ -150,6 +159,10 @@ def main():
     for case in cases:
         with suite.case(case["id"]):
             test_named(liblora, folder, case)
+    folder, cases = suite.unpack("load")
+    for case in cases:
+        with suite.case(case["id"]):
+            test_loaded(suite, liblora, folder, case)
     return suite.finish()
 
 
