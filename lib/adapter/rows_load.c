@@ -4,7 +4,7 @@
 #include <string.h>
 
 /* Tensors are converted through a buffer of this size. */
-#define ROWS_CHUNK_BYTES 16384
+#define ROWS_CHUNK_BYTES 32768
 
 /* Numbers at `in` to the place of element `first` of `out`. */
 static lora_status rows_convert(void *out,
@@ -86,7 +86,7 @@ LORA_PRIVATE lora_status lora__rows_load(lora__rows *state,
  * well, in little memory. */
 static size_t rows_panel(const lora__entry *entry)
 {
-    enum { LEAST = 16, MOST = 128, BYTES = 65536 };
+    enum { LEAST = 16, MOST = 512, BYTES = 65536 };
     size_t rows = (size_t)entry->shape[0];
     size_t row =
         (size_t)entry->elements / rows * (lora_dtype_bits(entry->dtype) / 8);
