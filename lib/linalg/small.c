@@ -23,22 +23,6 @@ static lora_status small_identity(lora__block *out,
     return LORA_OK;
 }
 
-static lora_status small_turn(lora__block *out,
-                              const double *values,
-                              size_t rows,
-                              size_t cols,
-                              lora_context *context,
-                              lora_error *error)
-{
-    TRY(lora__block_create(out, rows, cols, context, error));
-    for (size_t i = 0; i < rows; i++) {
-        for (size_t j = 0; j < cols; j++) {
-            out->at[j * rows + i] = values[i * cols + j];
-        }
-    }
-    return LORA_OK;
-}
-
 LORA_PRIVATE lora_status lora__small_truncate(double *sigma,
                                               double *up_t,
                                               double *down,
@@ -59,7 +43,8 @@ LORA_PRIVATE lora_status lora__small_truncate(double *sigma,
     TRY_OR_DONE(small_identity(&identity, rank, context, error));
     input.up_t = identity.at;
     if (rows > cols) {
-        TRY_OR_DONE(small_turn(&turned, values, rows, cols, context, error));
+        TRY_OR_DONE(lora__block_create(&turned, cols, rows, context, error));
+        lora__transpose(turned.at, values, rows, cols, sizeof *values);
         input.up_t = turned.at;
         input.down = identity.at;
     }

@@ -215,3 +215,28 @@ done:
     lora__buffer_destroy(&text);
     return status;
 }
+
+LORA_PRIVATE lora_status lora__base_how(lora__rows_how *how,
+                                        lora__found_base *found,
+                                        const lora__checkpoint *checkpoint,
+                                        const lora__module *module,
+                                        lora_part part,
+                                        lora_error *error)
+{
+    memset(how, 0, sizeof *how);
+    how->part = part;
+    how->strength = 1.0;
+    if (checkpoint == NULL || module->needs == 0) {
+        return LORA_OK;
+    }
+    how->base = &found->base;
+    return lora__base_find(found, checkpoint, module, error);
+}
+
+LORA_PRIVATE int lora__base_lacks_bias(const lora__module *module,
+                                       lora_part part,
+                                       const lora__rows_how *how)
+{
+    return (module->needs & part & LORA_PART_BIAS) != 0 && how->base != NULL &&
+           how->base->bias == NULL && !lora__module_replaces_bias(module);
+}

@@ -40,4 +40,18 @@ LORA_PRIVATE lora_status lora__base_find(lora__found_base *out,
                                          const lora__module *module,
                                          lora_error *error);
 
+/* How a part of a module is computed at strength 1, with what the base, which
+ * may be NULL, has of it if it depends on that. */
+LORA_PRIVATE lora_status lora__base_how(lora__rows_how *how,
+                                        lora__found_base *found,
+                                        const lora__checkpoint *checkpoint,
+                                        const lora__module *module,
+                                        lora_part part,
+                                        lora_error *error);
+
+/* 1: a part is what a module makes of the base's bias, and there is none. */
+LORA_PRIVATE int lora__base_lacks_bias(const lora__module *module,
+                                       lora_part part,
+                                       const lora__rows_how *how);
+
 #endif

@@ -180,8 +180,7 @@ delta_add_part(delta_job *job, size_t index, lora_part part, lora_error *error)
     item.part = part;
     delta_how(&how, job, &item);
     TRY(delta_find(&found, &how, job, module, error));
-    if ((module->needs & part & LORA_PART_BIAS) != 0 && how.base != NULL &&
-        how.base->bias == NULL && !lora__module_replaces_bias(module)) {
+    if (lora__base_lacks_bias(module, part, &how)) {
         return LORA_OK; /* it scales the bias, and there is none */
     }
     TRY(lora__rows_plan(item.shape, &item.ndim, module, &how, error));

@@ -79,8 +79,7 @@ full_plan_part(full_job *job, size_t index, lora_part part, lora_error *error)
 
     memset(&item, 0, sizeof item);
     TRY(lora__full_how(&how, &found, job->source, index, part, error));
-    if ((module->needs & part & LORA_PART_BIAS) != 0 && how.base != NULL &&
-        how.base->bias == NULL && !lora__module_replaces_bias(module)) {
+    if (lora__base_lacks_bias(module, part, &how)) {
         return LORA_OK; /* it scales the bias, and there is none */
     }
     item.module = index;

@@ -22,15 +22,9 @@ LORA_PRIVATE lora_status lora__full_how(lora__rows_how *how,
 {
     const lora__module *m = &source->adapter->modules[module];
 
-    memset(how, 0, sizeof *how);
-    how->part = part;
+    TRY(lora__base_how(how, found, source->base, m, part, error));
     how->dtype = LORA_DTYPE_F32;
-    how->strength = 1.0;
-    if (source->base == NULL || m->needs == 0) {
-        return LORA_OK;
-    }
-    how->base = &found->base;
-    return lora__base_find(found, source->base, m, error);
+    return LORA_OK;
 }
 
 LORA_PRIVATE void lora__full_close(lora__full_reading *window)

@@ -125,26 +125,26 @@ static lora_status lokr_check(const lora__module *module, lora_error *error)
                             module->kind->id, why);
 }
 
-/* Numbers as they are stored: readers see them rounded. */
+/* Rows as they are stored: readers see them rounded. */
 static lora_status lokr_store(lokr_result *result,
                               size_t tensor,
                               lokr_job *job,
                               const lora__module *module,
                               double *values,
-                              size_t count,
+                              size_t rows,
+                              size_t length,
                               lora_error *error)
 {
-    lora_dtype dtype = lokr_dtype(job, module);
+    double lost = 0.0;
 
-    TRY(lora__resize_round(values, count, dtype, module->name, job->kernels,
-                           error));
-    TRY(lora__emit_encode(&result->data[tensor], job->adapter->context,
-                          module->name, dtype, values, count, error));
-    result->bytes[tensor] = count * (lora_dtype_bits(dtype) / 8);
-    return LORA_OK;
+    return lora__resize_encode(
+        &result->data[tensor], &result->bytes[tensor], values, &lost, rows,
+        length, lokr_roles[tensor] == LORA__ROLE_LOKR_W2_A,
+        lokr_dtype(job, module), module->name, job->adapter->context, error);
 }
 
-/* w2 as the product of its factors, which are stored, [o2, r] and [r, i2 K]. */
+/* w2 as the product of its factors, which are stored, [o2, r] and [r, i2 K];
+ * the first is turned for that. */
 static lora_status lokr_cut(lokr_result *result,
                             lokr_job *job,
                             const lora__module *module,
@@ -155,26 +155,22 @@ static lora_status lokr_cut(lokr_result *result,
     const size_t rows = k->input.rows2;
     const size_t cols = k->input.cols2;
     lora__block memory = {NULL, 0};
-    double *left;
+    double *up_t;
     double *down;
     lora_status status;
 
-    TRY(lora__block_create(&memory, k->rank, 2 * rows + cols, context, error));
-    left = memory.at + k->rank * rows;
-    down = left + k->rank * rows;
-    TRY_OR_DONE(lora__kronecker_cut(k->w1, k->w2, memory.at, down,
-                                    &result->error, k->rank, &k->input, context,
-                                    error));
-    lora__transpose(left, memory.at, k->rank, rows, sizeof *left);
-    TRY_OR_DONE(
-        lokr_store(result, 2, job, module, left, k->rank * rows, error));
-    TRY_OR_DONE(
-        lokr_store(result, 3, job, module, down, k->rank * cols, error));
+    TRY(lora__block_create(&memory, k->rank, rows + cols, context, error));
+    up_t = memory.at;
+    down = up_t + k->rank * rows;
+    TRY_OR_DONE(lora__kronecker_cut(k->w1, k->w2, up_t, down, &result->error,
+                                    k->rank, &k->input, context, error));
+    TRY_OR_DONE(lokr_store(result, 2, job, module, up_t, k->rank, rows, error));
+    TRY_OR_DONE(lokr_store(result, 3, job, module, down, k->rank, cols, error));
     memset(k->w2, 0, rows * cols * sizeof *k->w2);
     for (size_t b = 0; b < rows; b++) {
         for (size_t r = 0; r < k->rank; r++) {
             job->kernels->axpy_f64(k->w2 + b * cols, down + r * cols,
-                                   left[b * k->rank + r], cols);
+                                   up_t[r * rows + b], cols);
         }
     }
 done:
@@ -204,9 +200,9 @@ static lora_status lokr_fit(lokr_result *result,
     if (k->rank > 0) {
         TRY(lokr_cut(result, job, module, k, error));
     } else {
-        TRY(lokr_store(result, 1, job, module, k->w2, rows * cols, error));
+        TRY(lokr_store(result, 1, job, module, k->w2, rows, cols, error));
     }
-    TRY(lokr_store(result, 0, job, module, k->w1, ones, error));
+    TRY(lokr_store(result, 0, job, module, k->w1, 1, ones, error));
     return lora__kronecker_error(&result->error, k->w1, k->w2, &k->input,
                                  context, error);
 }

@@ -107,6 +107,22 @@ LORA_PRIVATE lora_status lora__resize_round(double *values,
                                             const lora__kernels *kernels,
                                             lora_error *error);
 
+/* Rows [rank, length] in a file's type, in new memory; in `values` what readers
+ * will see, and to *lost the squares of what that changed are added. `turned`:
+ * written as [length, rank]. *out is NULL before. NONFINITE where a value does
+ * not fit. */
+LORA_PRIVATE lora_status lora__resize_encode(void **out,
+                                             size_t *out_bytes,
+                                             double *values,
+                                             double *lost,
+                                             size_t rank,
+                                             size_t length,
+                                             int turned,
+                                             lora_dtype dtype,
+                                             const char *name,
+                                             lora_context *context,
+                                             lora_error *error);
+
 /* The squared error of a layer that keeps its rank: 0, unless its factors are
  * rounded to another type. */
 LORA_PRIVATE lora_status lora__resize_kept_error(double *out,

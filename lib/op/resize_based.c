@@ -17,24 +17,6 @@
 
 /* ---- rows -------------------------------------------------------------- */
 
-/* The base's tensors go into `found`, unless there is no base. */
-static lora_status based_how(lora__rows_how *how,
-                             lora__found_base *found,
-                             const lora__resize *job,
-                             const lora__module *module,
-                             lora_part part,
-                             lora_error *error)
-{
-    memset(how, 0, sizeof *how);
-    how->part = part;
-    how->strength = 1.0;
-    if (job->base == NULL || module->needs == 0) {
-        return LORA_OK;
-    }
-    how->base = &found->base;
-    return lora__base_find(found, job->base, module, error);
-}
-
 LORA_PRIVATE lora_status lora__resize_rows(lora__rows *out,
                                            lora__found_base *found,
                                            const lora__resize *job,
@@ -49,7 +31,7 @@ LORA_PRIVATE lora_status lora__resize_rows(lora__rows *out,
     if (!lora__resize_is_based(job, index)) {
         module = lora__module_inner(&module);
     }
-    TRY(based_how(&how, found, job, &module, part, error));
+    TRY(lora__base_how(&how, found, job->base, &module, part, error));
     how.dtype = dtype;
     return lora__rows_create_how(out, job->adapter, &module, &how, error);
 }
@@ -97,7 +79,7 @@ LORA_PRIVATE lora__role lora__resize_bias_role(const lora__resize *job,
 static int based_has_bias(const lora__module *module, const lora__rows_how *how)
 {
     return (module->needs & LORA_PART_BIAS) != 0 &&
-           (how->base->bias != NULL || lora__module_replaces_bias(module));
+           !lora__base_lacks_bias(module, LORA_PART_BIAS, how);
 }
 
 static lora_status
@@ -113,7 +95,8 @@ based_plan(lora__resize *job, size_t index, lora_error *error)
     void *memory;
 
     TRY(based_check(job, module, error));
-    TRY(based_how(&how, &found, job, module, LORA_PART_WEIGHT, error));
+    TRY(lora__base_how(&how, &found, job->base, module, LORA_PART_WEIGHT,
+                       error));
     TRY(lora__rows_plan(result->shape, &result->ndim, module, &how, error));
     if (result->ndim < 2) {
         return lora__fail(error, LORA_ERROR_SHAPE, LORA_NO_OFFSET, module->name,
@@ -377,7 +360,7 @@ based_bias(lora__resize *job, size_t index, lora_error *error)
     lora_dtype dtype = lora__resize_dtype(job, module, LORA__ROLE_UP);
     lora_status status;
 
-    TRY(based_how(&how, &found, job, module, LORA_PART_BIAS, error));
+    TRY(lora__base_how(&how, &found, job->base, module, LORA_PART_BIAS, error));
     if (!based_has_bias(module, &how)) {
         return LORA_OK;
     }

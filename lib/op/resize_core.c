@@ -17,7 +17,6 @@
  * into the three evenly, by the cube root.
  */
 #include "linalg/block.h"
-#include "op/emit.h"
 #include "op/factor_error.h"
 #include "op/factor_split.h"
 #include "op/report.h"
@@ -176,7 +175,7 @@ static lora_status core_begin(core_work *work,
     return core_decompose(work, error);
 }
 
-/* The new tensors in f64, rounded: up transposed, core, down. */
+/* The new tensors in f64: up transposed, core, down. */
 typedef struct core_parts {
     size_t rank;
     lora__block up_t; /* [rank, out] */
@@ -221,17 +220,9 @@ static void core_take(core_parts *parts, const core_work *work, size_t keep)
 
 static lora_status core_make(core_parts *parts,
                              const core_work *work,
-                             const lora__resize *job,
-                             const lora__module *module,
                              lora__rank_choice choice,
                              lora_error *error)
 {
-    const struct {
-        lora__block *block;
-        lora__role role;
-    } all[] = {{&parts->up_t, LORA__ROLE_UP},
-               {&parts->core, LORA__ROLE_MID},
-               {&parts->down, LORA__ROLE_DOWN}};
     size_t cols;
 
     if (!lora__mul_size(choice.rank, work->kernel, &cols)) {
@@ -245,11 +236,6 @@ static lora_status core_make(core_parts *parts,
     TRY(lora__block_create(&parts->down, choice.rank, work->in, work->context,
                            error));
     core_take(parts, work, choice.keep);
-    for (size_t i = 0; i < LORA__COUNT(all); i++) {
-        TRY(lora__resize_round(all[i].block->at, all[i].block->count,
-                               lora__resize_dtype(job, module, all[i].role),
-                               module->name, job->kernels, error));
-    }
     return LORA_OK;
 }
 
@@ -281,8 +267,8 @@ static lora_status core_error(double *out,
     return status;
 }
 
+/* The parts are then rounded, as they are written. */
 static lora_status core_store(lora__resize_result *result,
-                              const core_work *work,
                               const core_parts *parts,
                               const lora__resize *job,
                               const lora__module *module,
@@ -297,20 +283,14 @@ static lora_status core_store(lora__resize_result *result,
         {&result->up, &result->up_bytes, &parts->up_t, LORA__ROLE_UP},
         {&result->core, &result->core_bytes, &parts->core, LORA__ROLE_MID},
         {&result->down, &result->down_bytes, &parts->down, LORA__ROLE_DOWN}};
-    double *up;
-    lora__block turned;
+    double lost = 0.0;
 
-    TRY(lora__block_create(&turned, parts->rank, work->out, work->context,
-                           error));
-    up = turned.at;
-    lora__transpose(up, parts->up_t.at, parts->rank, work->out, sizeof(double));
-    memcpy(parts->up_t.at, up, turned.count * sizeof *up);
-    lora__block_destroy(&turned, work->context);
     for (size_t i = 0; i < LORA__COUNT(all); i++) {
-        lora_dtype dtype = lora__resize_dtype(job, module, all[i].role);
-        TRY(lora__emit_encode(all[i].data, work->context, module->name, dtype,
-                              all[i].block->at, all[i].block->count, error));
-        *all[i].bytes = all[i].block->count * (lora_dtype_bits(dtype) / 8);
+        TRY(lora__resize_encode(
+            all[i].data, all[i].bytes, all[i].block->at, &lost, parts->rank,
+            all[i].block->count / parts->rank, all[i].role == LORA__ROLE_UP,
+            lora__resize_dtype(job, module, all[i].role), module->name,
+            job->adapter->context, error));
     }
     result->rank = parts->rank;
     result->is_new = 1;
@@ -353,10 +333,9 @@ LORA_PRIVATE lora_status lora__resize_core(lora__resize *job,
         lora__resize_numbers(numbers, spectrum->count, choice.rank, discarded);
         goto done;
     }
-    TRY_OR_DONE(core_make(&parts, &work, job, module, choice, error));
+    TRY_OR_DONE(core_make(&parts, &work, choice, error));
+    TRY_OR_DONE(core_store(&job->results[index], &parts, job, module, error));
     TRY_OR_DONE(core_error(&discarded, &work, &parts, error));
-    TRY_OR_DONE(
-        core_store(&job->results[index], &work, &parts, job, module, error));
     lora__resize_numbers(numbers, choice.keep, choice.rank, discarded);
 done:
     core_end_parts(&parts, job->adapter->context);

@@ -76,21 +76,20 @@ LORA_PRIVATE lora_dtype lora__resize_dtype(const lora__resize *job,
                                                  : module->dtype;
 }
 
-/* As cut_encode(), of a factor [rank, length], into memory of its own.
- * `turned`: it is written as [length, rank]. */
-static lora_status cut_store(void **out,
-                             size_t *out_bytes,
-                             double *values,
-                             double *lost,
-                             size_t rank,
-                             size_t length,
-                             int turned,
-                             lora_dtype dtype,
-                             const lora__resize *job,
-                             const lora__module *module,
-                             lora_error *error)
+LORA_PRIVATE lora_status lora__resize_encode(void **out,
+                                             size_t *out_bytes,
+                                             double *values,
+                                             double *lost,
+                                             size_t rank,
+                                             size_t length,
+                                             int turned,
+                                             lora_dtype dtype,
+                                             const char *name,
+                                             lora_context *context,
+                                             lora_error *error)
 {
-    lora_context *context = job->adapter->context;
+    const lora__kernels *kernels =
+        lora__kernels_get(lora__context_get(context)->cpu);
     size_t size = lora_dtype_bits(dtype) / 8;
     size_t bytes = rank * length * size;
     unsigned char *flat = lora__alloc(context, bytes, LORA__ALIGN_NUMERIC);
@@ -100,8 +99,8 @@ static lora_status cut_store(void **out,
     if (flat == NULL) {
         return lora__fail_memory(error, bytes);
     }
-    TRY_OR_DONE(cut_encode(flat, values, lost, rank * length, dtype,
-                           module->name, job->kernels, error));
+    TRY_OR_DONE(cut_encode(flat, values, lost, rank * length, dtype, name,
+                           kernels, error));
     if (turned) {
         written = lora__alloc(context, bytes, LORA__ALIGN_NUMERIC);
         if (written == NULL) {
@@ -131,10 +130,12 @@ static lora_status cut_store_pair(lora__resize *job,
     lora_dtype up = lora__resize_dtype(job, module, LORA__ROLE_UP);
     lora_dtype down = lora__resize_dtype(job, module, LORA__ROLE_DOWN);
 
-    TRY(cut_store(&result->up, &result->up_bytes, cut->up_t, &lost[0],
-                  cut->rank, cut->rows, 1, up, job, module, error));
-    TRY(cut_store(&result->down, &result->down_bytes, cut->down, &lost[1],
-                  cut->rank, cut->cols, 0, down, job, module, error));
+    TRY(lora__resize_encode(&result->up, &result->up_bytes, cut->up_t, &lost[0],
+                            cut->rank, cut->rows, 1, up, module->name,
+                            cut->context, error));
+    TRY(lora__resize_encode(&result->down, &result->down_bytes, cut->down,
+                            &lost[1], cut->rank, cut->cols, 0, down,
+                            module->name, cut->context, error));
     result->rank = cut->rank;
     result->is_new = 1;
     return LORA_OK;
