@@ -1,7 +1,7 @@
 /* Writing the dense changes of an adapter to a file, block by block. */
 #include "adapter/kind.h"
 #include "core/options.h"
-#include "op/base.h"
+#include "model/base.h"
 #include "op/values.h"
 
 #include <string.h>

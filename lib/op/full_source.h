@@ -2,7 +2,7 @@
 #ifndef LORA__OP_FULL_SOURCE_H
 #define LORA__OP_FULL_SOURCE_H
 
-#include "op/base.h"
+#include "model/base.h"
 
 typedef struct lora__full_source lora__full_source;
 

@@ -7,7 +7,7 @@
 #ifndef LORA__OP_RESIZE_H
 #define LORA__OP_RESIZE_H
 
-#include "op/base.h"
+#include "model/base.h"
 #include "op/spectra.h"
 
 #include <lora/report.h>

@@ -1,5 +1,5 @@
 /* Finding what a module changes in a base model. */
-#include "op/base.h"
+#include "model/base.h"
 
 #include "core/buffer.h"
 

@@ -1,6 +1,6 @@
 /* Finding what a module changes in a base model. */
-#ifndef LORA__OP_BASE_H
-#define LORA__OP_BASE_H
+#ifndef LORA__MODEL_BASE_H
+#define LORA__MODEL_BASE_H
 
 #include "adapter/kind.h"
 #include "model/checkpoint.h"
