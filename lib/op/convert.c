@@ -1,13 +1,13 @@
 /* Conversion between dialects and number types. */
 #include "op/emit_alpha.h"
 
+#include "adapter/strength.h"
 #include "core/options.h"
 #include "op/full.h"
 #include "op/light.h"
 #include "op/parts.h"
 #include "op/prefix.h"
 #include "op/resize.h"
-#include "op/strength.h"
 #include "op/values.h"
 
 #include <lora/convert.h>

@@ -1,9 +1,9 @@
 /* Metadata of a result, as other programs read it; algorithms.md 9. */
 #include "adapter/config.h"
+#include "adapter/strength.h"
 #include "core/text.h"
 #include "op/emit_alpha.h"
 #include "op/hash.h"
-#include "op/strength.h"
 
 #include <math.h>
 #include <string.h>

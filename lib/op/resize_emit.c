@@ -1,10 +1,10 @@
 /* The result of rank conversion as an adapter: tensors, alphas, metadata. */
+#include "adapter/strength.h"
 #include "core/text.h"
 #include "op/emit.h"
 #include "op/peft_type.h"
 #include "op/report.h"
 #include "op/resize.h"
-#include "op/strength.h"
 
 #include <math.h>
 #include <string.h>

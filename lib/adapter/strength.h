@@ -1,6 +1,6 @@
 /* Strengths that go into an adapter: how much, and which tensors take it. */
-#ifndef LORA__OP_STRENGTH_H
-#define LORA__OP_STRENGTH_H
+#ifndef LORA__ADAPTER_STRENGTH_H
+#define LORA__ADAPTER_STRENGTH_H
 
 #include "adapter/kind.h"
 

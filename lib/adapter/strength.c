@@ -5,7 +5,7 @@
  * programs that cannot cope with an alpha below 0; what alpha has no part in
  * (biases, full differences) is multiplied itself.
  */
-#include "op/strength.h"
+#include "adapter/strength.h"
 
 #include <string.h>
 
