@@ -165,12 +165,8 @@ LORA_PRIVATE lora_status lora__reader_read(const lora_reader *reader,
                                            const char *subject,
                                            lora_error *error);
 
-/* Writer on a file: bytes go to a temporary sibling, "lora-XXXXXXXX.tmp",
- * which finish flushes and renames and abort removes. With overwrite 0 an
- * existing file is refused (IO, EEXIST) before anything is written, and again
- * at the rename. With overwrite 1 a file is replaced, keeping its permission
- * bits; of a link, the link itself is replaced and what it leads to stays, as
- * it may belong to a shared store; what is neither is refused. */
+/* Writer on a file, which is made as output.h says: finish flushes and renames
+ * it, abort removes it. */
 LORA_PRIVATE lora_status lora__writer_open_file(lora_writer *out,
                                                 lora_context *context,
                                                 const char *path,

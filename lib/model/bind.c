@@ -152,8 +152,7 @@ static lora_status bind_refuse(lora__bind *bind,
 {
     if (status == LORA_ERROR_MEMORY || status == LORA_ERROR_IO ||
         status == LORA_ERROR_CANCELLED || status == LORA_ERROR_INTERNAL) {
-        return lora__fail(error, status, why->offset, why->subject, "%s",
-                          why->message);
+        return lora__error_merge(error, why);
     }
     item->state = bind_state_of(status);
     item->status = status;
