@@ -20,14 +20,13 @@ extern "C" {
 /* Flags for fusing. */
 enum {
     LORA_FUSE_OVERWRITE = 1,  /* an existing output is replaced */
-    LORA_FUSE_STRICT = 2,     /* refuse unless all of every adapter is bound */
-    LORA_FUSE_STOCHASTIC = 4, /* round up or down by chance, in proportion to
+    LORA_FUSE_STOCHASTIC = 2, /* round up or down by chance, in proportion to
                                * what is near; what a number becomes depends on
                                * seed, tensor name and place alone */
-    LORA_FUSE_SATURATE = 8,   /* in F8, what is too large becomes the largest
+    LORA_FUSE_SATURATE = 4,   /* in F8, what is too large becomes the largest
                                * number, as in ComfyUI, instead of NaN, as in
                                * torch */
-    LORA_FUSE_DRY_RUN = 16    /* check all, write nothing */
+    LORA_FUSE_DRY_RUN = 8     /* check all, write nothing */
 };
 
 /* What an undo file keeps. */
@@ -81,8 +80,8 @@ LORA_API void lora_model_fuse_options_init(lora_model_fuse_options *options,
  *  @param error          may be NULL.
  *  @return LORA_OK; LORA_ERROR_ARGUMENT (a binding to another model);
  *          LORA_ERROR_STATE (the model is no checkpoint); LORA_ERROR_KEY
- *          (nothing of an adapter is bound); with STRICT the status of the
- *          first item that is not bound; LORA_ERROR_RANGE (strength);
+ *          (nothing of an adapter is bound: strict bindings refuse more);
+ *          LORA_ERROR_RANGE (strength);
  *          LORA_ERROR_UNSUPPORTED; LORA_ERROR_OPTION; LORA_ERROR_IO;
  *          LORA_ERROR_MEMORY; LORA_ERROR_CANCELLED; what reading gives.
  *  @threads safe.

@@ -18,6 +18,22 @@ LORA_PRIVATE int lora__gguf_is(const unsigned char *head, size_t bytes);
 LORA_PRIVATE lora_status lora__gguf_read(lora__container *container,
                                          lora_error *error);
 
+/* Of an entry that is stored as blocks: bytes of so many of its numbers, which
+ * are whole blocks; and bytes of the file as they are. */
+LORA_PRIVATE uint64_t lora__gguf_stored_bytes(const lora__entry *entry,
+                                              uint64_t elements);
+LORA_PRIVATE lora_status lora__gguf_read_stored(void *out,
+                                                const lora__entry *entry,
+                                                uint64_t offset,
+                                                size_t bytes,
+                                                lora_error *error);
+
+/* Blocks of Q8_0 of numbers, by ggml's rule: d is the largest magnitude / 127,
+ * and each number the nearest multiple of it, halves away from 0. What is not
+ * finite makes its block NaN. */
+LORA_PRIVATE void
+lora__gguf_encode_q8_0(unsigned char *out, const float *in, size_t count);
+
 /* Between the two files. */
 
 /* Numbers of one block, of those types that are decoded. */

@@ -16,6 +16,7 @@
 #include "format/gguf.h"
 #include "tensor/minifloat.h"
 
+#include <math.h>
 #include <string.h>
 
 /* Blocks that are decoded at a time, and bytes of the largest one. */
@@ -154,6 +155,60 @@ typedef struct gguf_blocks {
     const lora__container *container;
     const lora__gguf_type *type;
 } gguf_blocks;
+
+LORA_PRIVATE uint64_t lora__gguf_stored_bytes(const lora__entry *entry,
+                                              uint64_t elements)
+{
+    const gguf_blocks *blocks = entry->source;
+
+    return elements / LORA__GGUF_BLOCK * blocks->type->block_bytes;
+}
+
+LORA_PRIVATE lora_status lora__gguf_read_stored(void *out,
+                                                const lora__entry *entry,
+                                                uint64_t offset,
+                                                size_t bytes,
+                                                lora_error *error)
+{
+    const gguf_blocks *blocks = entry->source;
+
+    return lora__reader_read(&blocks->container->reader, entry->offset + offset,
+                             out, bytes, blocks->container->path, error);
+}
+
+static void gguf_encode_block(unsigned char *out, const float *in)
+{
+    float largest = 0.0F;
+    float d;
+    float inverse;
+    uint32_t half;
+
+    for (size_t i = 0; i < LORA__GGUF_BLOCK; i++) {
+        largest = fabsf(in[i]) > largest ? fabsf(in[i]) : largest;
+    }
+    for (size_t i = 0; i < LORA__GGUF_BLOCK; i++) {
+        largest = isfinite(in[i]) ? largest : (float)NAN;
+    }
+    d = largest / 127.0F;
+    inverse = d > 0.0F ? 1.0F / d : 0.0F;
+    half = lora__float_encode(lora__f32_widen(lora__f32_bits(d)),
+                              &lora__format_f16);
+    out[0] = (unsigned char)half;
+    out[1] = (unsigned char)(half >> 8);
+    for (size_t i = 0; i < LORA__GGUF_BLOCK; i++) {
+        float q = inverse > 0.0F ? roundf(in[i] * inverse) : 0.0F;
+        out[2 + i] = (unsigned char)(int)q;
+    }
+}
+
+LORA_PRIVATE void
+lora__gguf_encode_q8_0(unsigned char *out, const float *in, size_t count)
+{
+    for (size_t i = 0; i < count; i += LORA__GGUF_BLOCK) {
+        gguf_encode_block(out, in + i);
+        out += LORA__GGUF_BLOCK + 2;
+    }
+}
 
 /* Whole blocks are decoded and cut to the bytes that were asked for. */
 static lora_status gguf_decode(const lora__entry *entry,

@@ -4,6 +4,7 @@
 
 #include "core/buffer.h"
 #include "format/output.h"
+#include "format/sha256.h"
 #include "model/model.h"
 #include "model/patched.h"
 #include "model/rounding.h"
@@ -11,13 +12,13 @@
 
 #include <lora/fuse.h>
 
-/* A file to be written: a copy of one of the model's but for the numbers of
- * tensors, or a safetensors file made of one that cannot be written. */
+/* A file to be written. `container` is the model's file that it has tensors of;
+ * NULL: all of it is in `head`. */
 typedef struct lora__fuse_file {
     const char *path;
-    const char *from;                 /* of the model's file */
-    const lora__container *container; /* NULL: an index, which is copied */
-    lora__buffer head;                /* all before the data */
+    const lora__container *container;
+    const char *head; /* all before the data; in the arena */
+    size_t head_bytes;
     uint64_t bytes;
     lora__output *output; /* NULL until it is begun, and once it is finished */
 } lora__fuse_file;
@@ -33,20 +34,37 @@ typedef struct lora__fuse {
     lora_context *context;
     const lora__checkpoint *model;
     const lora__kernels *kernels;
+    lora_cpu cpu;
     const char *path;
     lora__arena arena;
     lora__patched patched;
+    lora__patched changes_alone; /* the same, of tensors that are zeros */
     lora__patch *patches;
     lora__rounding rounding;
     lora__fuse_file *files;
     size_t file_count;
+    size_t file_capacity;
+    int in_folder; /* 1: the path is a folder, with the files in it */
     lora__fuse_place *places; /* one for each tensor */
     size_t *order;            /* tensors as they follow each other on disk */
     unsigned char *changes;   /* one for each tensor: 1 if it is changed */
-    lora__undo *undo;         /* NULL: none is wanted */
-    size_t folder_count;      /* made for this, to be removed if it fails */
-    const char **folders;
+    size_t change_count;
+    lora__undo *undo;     /* NULL: none is wanted */
+    const char **folders; /* made for this, to be removed if it fails */
+    size_t folder_count;
+    size_t folder_capacity;
 } lora__fuse;
+
+/* Begin a report with what is bound of each adapter and what is not; the rest
+ * becomes problems. KEY where nothing of an adapter is bound. */
+LORA_PRIVATE lora_status lora__fuse_report(lora_report **out,
+                                           const lora__fuse *job,
+                                           const lora_binding *const *bindings,
+                                           size_t count,
+                                           lora_error *error);
+LORA_PRIVATE lora_status lora__fuse_report_finish(lora_report *report,
+                                                  const lora__fuse *job,
+                                                  lora_error *error);
 
 /* Say which files there are to be, and where tensors go. */
 LORA_PRIVATE lora_status lora__fuse_plan_files(lora__fuse *job,

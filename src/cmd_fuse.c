@@ -1,0 +1,211 @@
+/* lora fuse: adapters into the weights of a checkpoint. */
+#include "cmd.h"
+#include "input.h"
+#include "output.h"
+#include "say.h"
+#include "text.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct fuse_settings {
+    const char *undo;
+    int undo_mode; /* 1: raw, 2: predict */
+    int strict, stochastic, saturate;
+    uint64_t shard_bytes;
+    int rule; /* 1: origin, 2: interpolate */
+    int dora; /* 1: origin, 2: lycoris, 3: peft */
+} fuse_settings;
+
+static const opt_spec fuse_options[] = {
+    {"undo", 0, OPT_TEXT, "FILE", "keep what unfuse needs in FILE",
+     offsetof(fuse_settings, undo), 0, 0, 0},
+    {"undo-mode", 0, OPT_CHOICE, "raw|predict",
+     "predict: smaller, and needs the adapters (raw)",
+     offsetof(fuse_settings, undo_mode), 0, 0, 0},
+    {"strict", 0, OPT_FLAG, NULL, "refuse unless all of every adapter fits",
+     offsetof(fuse_settings, strict), 0, 0, 0},
+    {"stochastic", 0, OPT_FLAG, NULL, "round up or down by chance, see --seed",
+     offsetof(fuse_settings, stochastic), 0, 0, 0},
+    {"saturate", 0, OPT_FLAG, NULL, "of F8: the largest instead of NaN",
+     offsetof(fuse_settings, saturate), 0, 0, 0},
+    {"shard-size", 0, OPT_SIZE, "SIZE", "most data of one file; with an index",
+     offsetof(fuse_settings, shard_bytes), 1, 0, 0},
+    {"strength-rule", 0, OPT_CHOICE, "origin|interpolate",
+     "strength of kinds not linear in it (origin)",
+     offsetof(fuse_settings, rule), 0, 0, 0},
+    {"dora", 0, OPT_CHOICE, "origin|lycoris|peft",
+     "whose rules DoRA follows (its origin's)", offsetof(fuse_settings, dora),
+     0, 0, 0},
+    {NULL, 0, OPT_FLAG, NULL, NULL, 0, 0, 0, 0},
+};
+
+/* The adapters of a command line, in order, in the model. */
+typedef struct fuse_inputs {
+    lora_model *model;
+    int count;
+    char **paths; /* without weights */
+    lora_strength *strengths;
+    lora_binding **bindings;
+} fuse_inputs;
+
+static void fuse_release(fuse_inputs *inputs)
+{
+    for (int i = 0; i < inputs->count; i++) {
+        lora_binding_destroy(inputs->bindings[i]);
+        free(inputs->paths[i]);
+    }
+    free(inputs->paths);
+    free(inputs->strengths);
+    free(inputs->bindings);
+    lora_model_destroy(inputs->model);
+}
+
+static lora_status fuse_bind(app_state *app,
+                             fuse_inputs *inputs,
+                             int index,
+                             int strict,
+                             lora_error *error)
+{
+    lora_binding_create_options options;
+    lora_adapter *adapter = NULL;
+    lora_status status = input_open(app, &adapter, inputs->paths[index], error);
+    lora_binding_create_options_init(&options, sizeof options);
+    options.strict = strict != 0;
+    if (status == LORA_OK) {
+        status = lora_binding_create(&inputs->bindings[index], inputs->model,
+                                     adapter, &options, error);
+    }
+    lora_adapter_destroy(adapter);
+    return status;
+}
+
+/* Open the model and bind the adapters. 0, or an exit code after a message. */
+static int fuse_open(
+    app_state *app, fuse_inputs *inputs, int count, char **operands, int strict)
+{
+    lora_error error;
+    size_t room = (size_t)count;
+    memset(inputs, 0, sizeof *inputs);
+    inputs->paths = app_alloc(room, sizeof *inputs->paths);
+    inputs->strengths = app_alloc(room, sizeof *inputs->strengths);
+    inputs->bindings = app_alloc(room, sizeof(lora_binding *));
+    memset(inputs->paths, 0, room * sizeof *inputs->paths);
+    memset(inputs->bindings, 0, room * sizeof(lora_binding *));
+    lora_error_init(&error, sizeof error);
+    lora_status status = lora_model_open(&inputs->model, app->context,
+                                         operands[0], NULL, &error);
+    if (status != LORA_OK) {
+        return say_failure(app, SAY_READING, operands[0], status, &error);
+    }
+    for (int i = 1; i < count; i++) {
+        int given;
+        int at = inputs->count++;
+        inputs->paths[at] =
+            input_split(&inputs->strengths[at], &given, operands[i]);
+        status = fuse_bind(app, inputs, at, strict, &error);
+        if (status != LORA_OK) {
+            return say_failure(app, SAY_READING, inputs->paths[at], status,
+                               &error);
+        }
+    }
+    return 0;
+}
+
+static void fuse_fill(lora_model_fuse_options *options,
+                      const app_state *app,
+                      const fuse_settings *own)
+{
+    lora_model_fuse_options_init(options, sizeof *options);
+    options->undo = own->undo;
+    options->undo_mode =
+        own->undo_mode == 2 ? LORA_UNDO_PREDICT : LORA_UNDO_RAW;
+    options->seed = app->common.seed;
+    options->shard_bytes = own->shard_bytes;
+    options->strength_rule =
+        own->rule == 2 ? LORA_STRENGTH_INTERPOLATE : LORA_STRENGTH_ORIGIN;
+    options->dora_rule = own->dora == 3   ? LORA_DORA_PEFT
+                         : own->dora == 2 ? LORA_DORA_LYCORIS
+                                          : LORA_DORA_ORIGIN;
+    options->flags = (app->common.force ? LORA_FUSE_OVERWRITE : 0u) |
+                     (own->stochastic ? LORA_FUSE_STOCHASTIC : 0u) |
+                     (own->saturate ? LORA_FUSE_SATURATE : 0u) |
+                     (app->common.dry_run ? LORA_FUSE_DRY_RUN : 0u);
+}
+
+/* What is not in the model, one line each on stderr. */
+static void fuse_warn(const app_state *app, const lora_report *report)
+{
+    lora_problem problem;
+    problem.struct_size = sizeof problem;
+    for (size_t i = 0; i < lora_report_problem_count(report); i++) {
+        if (lora_report_get_problem(&problem, report, i, NULL) == LORA_OK) {
+            say_warning(app, "%s: %s", problem.subject, problem.message);
+        }
+    }
+}
+
+static int
+fuse_run(app_state *app, int count, char **operands, const void *settings)
+{
+    const fuse_settings *own = settings;
+    lora_model_fuse_options options;
+    lora_report *report = NULL;
+    fuse_inputs inputs;
+    lora_error error;
+    int code = output_check_adapter(app);
+    if (code != 0) {
+        return code;
+    }
+    lora_error_init(&error, sizeof error);
+    fuse_fill(&options, app, own);
+    code = fuse_open(app, &inputs, count, operands, own->strict);
+    if (code == 0) {
+        lora_status status = lora_model_fuse(
+            &report, inputs.model, (const lora_binding *const *)inputs.bindings,
+            inputs.strengths, (size_t)inputs.count, app->common.output,
+            &options, &error);
+        if (status != LORA_OK) {
+            code = output_say_failure(app, operands[0], status, &error);
+        }
+    }
+    if (code == 0) {
+        progress_clear(&app->bar);
+        fuse_warn(app, report);
+        if (app->common.json) {
+            puts(lora_report_to_json(report, NULL));
+        }
+        if (app->common.dry_run) {
+            say_note(app, "dry run: nothing was written");
+        } else {
+            say_note(app, "wrote %s", app->common.output);
+        }
+    }
+    lora_report_destroy(report);
+    fuse_release(&inputs);
+    return code;
+}
+
+const app_verb cmd_fuse = {
+    "fuse",
+    "BASE ADAPTER[:WEIGHT[:TE_WEIGHT]]... -o OUT",
+    "adapters into the weights of a checkpoint",
+    "lora fuse base.safetensors style.safetensors:0.8 -o out.safetensors\t"
+    "one adapter, at 0.8\n"
+    "lora fuse base a.safetensors b.safetensors:0.5 -o out --undo u.undo\t"
+    "a folder of diffusers\n",
+    "BASE is a checkpoint: a file, an index of shards, or a folder of\n"
+    "diffusers; of several files OUT is a folder. All adapters go in with one\n"
+    "rounding, and every tensor keeps its type. What does not fit is named; "
+    "if\n"
+    "nothing of an adapter fits, nothing is written.\n",
+    fuse_options,
+    OPT_GROUP_TALK | OPT_GROUP_JSON | OPT_GROUP_CONTEXT | OPT_GROUP_FORCE |
+        OPT_GROUP_OUTPUT,
+    sizeof(fuse_settings),
+    VERB_CONTEXT,
+    2,
+    -1,
+    fuse_run,
+};
