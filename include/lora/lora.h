@@ -27,6 +27,8 @@
 
 #include <lora/extract.h>
 
+#include <lora/model.h>
+
 #include <lora/layer.h>
 
 #include <lora/light.h>

@@ -78,8 +78,25 @@ static void bind_add_piece(bind_draft *draft,
     }
 }
 
+/* In place of a tensor whose shape is not known, one that fits. */
+static void bind_stand_in(lora__base_tensor *out,
+                          const lora__module *module,
+                          lora_part part)
+{
+    memset(out, 0, sizeof *out);
+    out->name = module->target;
+    out->ndim = 1;
+    out->shape[0] = 1;
+    out->step = 1;
+    if (module->ndim > 0) {
+        out->ndim = part == LORA_PART_BIAS ? 1 : module->ndim;
+        memcpy(out->shape, module->shape, sizeof out->shape);
+    }
+}
+
 /* Why a part cannot be changed, or OK; IO and MEMORY are failures. */
-static lora_status bind_check_part(const lora__bound *item,
+static lora_status bind_check_part(const lora__bind *bind,
+                                   const lora__bound *item,
                                    const lora__module *module,
                                    lora_part part,
                                    lora_error *error)
@@ -88,14 +105,20 @@ static lora_status bind_check_part(const lora__bound *item,
         &item->found->found[part == LORA_PART_BIAS];
     int64_t shape[LORA_MAX_DIMS];
     int32_t ndim;
+    lora__base base = item->found->base;
+    lora__base_tensor fits;
     lora__rows_how how;
 
+    if (!lora__checkpoint_has_shape(bind->model, found->whole.tensor)) {
+        bind_stand_in(&fits, module, part);
+        *(part == LORA_PART_BIAS ? &base.bias : &base.weight) = &fits;
+    }
     memset(&how, 0, sizeof how);
     how.part = part;
     how.dtype = LORA_DTYPE_F32;
     how.strength = 1.0;
     how.weights = 1;
-    how.base = &item->found->base;
+    how.base = &base;
     TRY(lora__rows_plan(shape, &ndim, module, &how, error));
     if (module->padded) {
         return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
@@ -207,7 +230,7 @@ static lora_status bind_draw(bind_draft *draft,
             *lacking |= bind_lacks(item, module, part) ? (int32_t)part : 0;
             continue;
         }
-        TRY(bind_check_part(item, module, part, error));
+        TRY(bind_check_part(bind, item, module, part, error));
         for (size_t i = 0; i < found->piece_count; i++) {
             bind_add_piece(draft, bind->model, &found->pieces[i], part);
         }

@@ -267,6 +267,52 @@ static lora_status checkpoint_read_names(lora__checkpoint *c, lora_error *error)
     return status;
 }
 
+/* The targets of a family say themselves what they are. */
+static lora_status checkpoint_take_targets(lora__checkpoint *c,
+                                           const lora__family *family,
+                                           lora_error *error)
+{
+    for (size_t i = 0; i < c->tensor_count; i++) {
+        lora__tensor *tensor = &c->tensors[i];
+        const char *end = strchr(tensor->name, '.');
+        size_t bytes = tensor->name_bytes;
+
+        tensor->role = LORA__ROLE_WEIGHT;
+        if (lora__text_ends(tensor->name, bytes, ".weight")) {
+            bytes -= sizeof ".weight" - 1;
+        } else if (lora__text_ends(tensor->name, bytes, ".bias")) {
+            bytes -= sizeof ".bias" - 1;
+            tensor->role = LORA__ROLE_BIAS;
+        }
+        INVARIANT(end != NULL, error);
+        TRY(lora__arena_string(&tensor->target, &c->arena, tensor->name, bytes,
+                               error));
+        TRY(lora__arena_string(&tensor->component, &c->arena, tensor->name,
+                               (size_t)(end - tensor->name), error));
+        tensor->module = tensor->target;
+        tensor->layer = lora__family_layer(family, tensor->target);
+        tensor->known = 1;
+    }
+    c->family = family;
+    c->confidence = 1.0;
+    c->catalogue = 1;
+    return LORA_OK;
+}
+
+static void checkpoint_take_listed(lora__checkpoint *c,
+                                   const lora__listed *listed)
+{
+    for (size_t i = 0; listed != NULL && i < c->tensor_count; i++) {
+        if (listed[i].component != NULL) {
+            c->tensors[i].component = listed[i].component;
+        }
+        if (listed[i].part_count != 0) {
+            c->tensors[i].parts = listed[i].parts;
+            c->tensors[i].part_count = listed[i].part_count;
+        }
+    }
+}
+
 /* Scales -------------------------------------------------------------------
  */
 
@@ -401,10 +447,18 @@ done:
 }
 
 /* What is the same wherever the files came from. */
-static lora_status checkpoint_finish(lora__checkpoint *c, lora_error *error)
+static lora_status checkpoint_finish(lora__checkpoint *c,
+                                     const lora__listed *listed,
+                                     const lora__family *family,
+                                     lora_error *error)
 {
     TRY(checkpoint_list(c, error));
-    TRY(checkpoint_read_names(c, error));
+    if (family != NULL) {
+        TRY(checkpoint_take_targets(c, family, error));
+    } else {
+        TRY(checkpoint_read_names(c, error));
+    }
+    checkpoint_take_listed(c, listed);
     TRY(checkpoint_find_scales(c, error));
     return checkpoint_add_holds(c, error);
 }
@@ -425,7 +479,7 @@ checkpoint_open_files(lora__checkpoint *c, int map, lora_error *error)
         file->component = found[i].component;
         c->file_count++;
     }
-    return checkpoint_finish(c, error);
+    return checkpoint_finish(c, NULL, NULL, error);
 }
 
 LORA_PRIVATE lora_status lora__checkpoint_open(lora__checkpoint **out,
@@ -448,10 +502,13 @@ LORA_PRIVATE lora_status lora__checkpoint_open(lora__checkpoint **out,
     return LORA_OK;
 }
 
-LORA_PRIVATE lora_status lora__checkpoint_create(lora__checkpoint **out,
-                                                 lora__container *container,
-                                                 const char *component,
-                                                 lora_error *error)
+/* Of the one container, which is released on failure. */
+static lora_status checkpoint_of(lora__checkpoint **out,
+                                 lora__container *container,
+                                 const char *component,
+                                 const lora__listed *listed,
+                                 const lora__family *family,
+                                 lora_error *error)
 {
     lora__checkpoint *c;
     lora_status status;
@@ -467,12 +524,37 @@ LORA_PRIVATE lora_status lora__checkpoint_create(lora__checkpoint **out,
     c->file_count = 1;
     TRY_OR_DONE(lora__arena_string(&c->files[0].component, &c->arena, component,
                                    strlen(component), error));
-    TRY_OR_DONE(checkpoint_finish(c, error));
+    TRY_OR_DONE(checkpoint_finish(c, listed, family, error));
     *out = c;
     c = NULL;
 done:
     lora__checkpoint_release(c);
     return status;
+}
+
+LORA_PRIVATE lora_status lora__checkpoint_create(lora__checkpoint **out,
+                                                 lora__container *container,
+                                                 const char *component,
+                                                 lora_error *error)
+{
+    return checkpoint_of(out, container, component, NULL, NULL, error);
+}
+
+LORA_PRIVATE lora_status lora__checkpoint_list(lora__checkpoint **out,
+                                               lora__container *container,
+                                               const lora__listed *listed,
+                                               lora_error *error)
+{
+    return checkpoint_of(out, container, "", listed, NULL, error);
+}
+
+LORA_PRIVATE lora_status
+lora__checkpoint_list_family(lora__checkpoint **out,
+                             lora__container *container,
+                             const lora__family *family,
+                             lora_error *error)
+{
+    return checkpoint_of(out, container, "", NULL, family, error);
 }
 
 LORA_PRIVATE void lora__checkpoint_retain(lora__checkpoint *checkpoint)

@@ -83,7 +83,16 @@ typedef struct lora__checkpoint {
     lora__map by_bias;    /* the same for biases */
     lora__holding *holds; /* what both lead to */
     size_t hold_count;
+    int catalogue; /* 1: the targets of a family: nothing can be read, and a
+                    * tensor without elements has a shape that is not known */
 } lora__checkpoint;
+
+/* What is known of a tensor beside its name. */
+typedef struct lora__listed {
+    const char *component;   /* static; NULL: its name tells */
+    const lora__part *parts; /* instead of those that its name tells */
+    size_t part_count;       /* 0: these */
+} lora__listed;
 
 /* Open a checkpoint. The path leads to
  *
@@ -118,6 +127,26 @@ LORA_PRIVATE lora_status lora__checkpoint_create(lora__checkpoint **out,
                                                  lora__container *container,
                                                  const char *component,
                                                  lora_error *error);
+
+/* The same of tensors that nobody can read: those of a host, with one `listed`
+ * for each, or NULL; or the targets of a family, whose names are canonical and
+ * end in ".weight" or ".bias" where the layer is no bare parameter. */
+LORA_PRIVATE lora_status lora__checkpoint_list(lora__checkpoint **out,
+                                               lora__container *container,
+                                               const lora__listed *listed,
+                                               lora_error *error);
+LORA_PRIVATE lora_status
+lora__checkpoint_list_family(lora__checkpoint **out,
+                             lora__container *container,
+                             const lora__family *family,
+                             lora_error *error);
+
+/* 1 if the shape of a tensor is known. */
+static inline int lora__checkpoint_has_shape(const lora__checkpoint *c,
+                                             size_t tensor)
+{
+    return !c->catalogue || c->tensors[tensor].entry->elements != 0;
+}
 
 /* Releasing NULL does nothing. */
 LORA_PRIVATE void lora__checkpoint_retain(lora__checkpoint *checkpoint);

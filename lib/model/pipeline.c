@@ -36,6 +36,16 @@ static const char *const pipeline_names[] = {
     "pytorch_model.fp16.bin",
 };
 
+LORA_PRIVATE const char *lora__pipeline_component(const char *name)
+{
+    for (size_t i = 0; i < LORA__PIPELINE_MAX; i++) {
+        if (strcmp(name, pipeline_components[i]) == 0) {
+            return pipeline_components[i];
+        }
+    }
+    return NULL;
+}
+
 static int pipeline_is_folder(const char *path)
 {
     lora__path_type type;

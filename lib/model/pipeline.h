@@ -20,4 +20,7 @@ lora__pipeline_locate(lora__pipeline_file out[LORA__PIPELINE_MAX],
                       const char *path,
                       lora_error *error);
 
+/* The component of that name, static; NULL if adapters are for no such. */
+LORA_PRIVATE const char *lora__pipeline_component(const char *name);
+
 #endif

@@ -112,6 +112,21 @@ LORA_LIGHT_DOWN_ZERO = 2
 LORA_LIGHT_BOTH_ZERO = 3
 LORA_LIGHT_JOINED = 4
 LORA_LIGHT_GAUSSIAN = 5
+LORA_ORDER_ROWS = 0
+LORA_ORDER_GGML = 1
+LORA_BINDING_BOUND = 0
+LORA_BINDING_HALF = 1
+LORA_BINDING_NOWHERE = 2
+LORA_BINDING_SHAPE = 3
+LORA_BINDING_DTYPE = 4
+LORA_BINDING_PARTNER = 5
+LORA_BINDING_DAMAGED = 6
+LORA_BINDING_UNSUPPORTED = 7
+LORA_BINDING_UNKNOWN = 8
+LORA_BINDING_LEFT_OUT = 9
+LORA_BINDING_RIGHT = 0
+LORA_BINDING_WRONG = 1
+LORA_BINDING_UNSURE = 2
 LORA_LAYER_INPUT_NUMBERS = 0
 LORA_LAYER_INPUT_IDS = 1
 LORA_LAYER_PLACE_BESIDE = 0
@@ -543,6 +558,145 @@ class lora_adapter_extract_options(Structure):
     ]
 
 
+class lora_model(Structure):
+    """Opaque."""
+
+
+class lora_binding(Structure):
+    """Opaque."""
+
+
+class lora_model_options(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("family", c_char_p),
+        ("flags", c_uint32),
+        ("reserved1", c_uint32),
+    ]
+
+
+lora_order = c_int32
+
+
+class lora_model_part(Structure):
+    _fields_ = [
+        ("target", c_char_p),
+        ("row_begin", c_int64),
+        ("row_end", c_int64),
+    ]
+
+
+class lora_model_tensor(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("name", c_char_p),
+        ("component", c_char_p),
+        ("parts", POINTER(lora_model_part)),
+        ("part_count", c_size_t),
+        ("shape", c_int64 * 8),
+        ("ndim", c_int32),
+        ("order", lora_order),
+        ("dtype", lora_dtype),
+        ("reserved1", c_uint32),
+    ]
+
+
+class lora_model_info(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("path", c_char_p),
+        ("family", c_char_p),
+        ("confidence", c_double),
+        ("tensor_count", c_uint64),
+        ("catalogue", c_uint32),
+        ("reserved1", c_uint32),
+    ]
+
+
+class lora_model_tensor_info(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("name", c_char_p),
+        ("target", c_char_p),
+        ("component", c_char_p),
+        ("shape", c_int64 * 8),
+        ("ndim", c_int32),
+        ("dtype", lora_dtype),
+        ("part_count", c_uint64),
+    ]
+
+
+lora_binding_state = c_int32
+
+
+lora_binding_verdict = c_int32
+
+
+class lora_selection(Structure):
+    _fields_ = [
+        ("pattern", c_char_p),
+        ("factor", c_double),
+    ]
+
+
+class lora_binding_create_options(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("selections", POINTER(lora_selection)),
+        ("selection_count", c_size_t),
+        ("strict", c_uint32),
+        ("reserved1", c_uint32),
+    ]
+
+
+class lora_binding_info(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("model_family", c_char_p),
+        ("adapter_family", c_char_p),
+        ("adapter_confidence", c_double),
+        ("share", c_double),
+        ("item_count", c_uint64),
+        ("module_count", c_uint64),
+        ("bound_count", c_uint64),
+        ("verdict", lora_binding_verdict),
+        ("reserved1", c_uint32),
+    ]
+
+
+class lora_binding_item(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("name", c_char_p),
+        ("target", c_char_p),
+        ("reason", c_char_p),
+        ("tensor", c_char_p),
+        ("factor", c_double),
+        ("module_index", c_uint64),
+        ("tensor_index", c_uint64),
+        ("change_count", c_uint64),
+        ("expected", c_int64 * 8),
+        ("found", c_int64 * 8),
+        ("expected_ndim", c_int32),
+        ("found_ndim", c_int32),
+        ("state", lora_binding_state),
+        ("status", lora_status),
+    ]
+
+
+class lora_binding_change(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("tensor", c_char_p),
+        ("tensor_index", c_uint64),
+        ("row_begin", c_int64),
+        ("row_end", c_int64),
+        ("module_row", c_int64),
+        ("part", lora_part),
+        ("transposed", c_int32),
+    ]
+
+
 class lora_layer(Structure):
     """Opaque."""
 
@@ -957,6 +1111,58 @@ FUNCTIONS: dict[str, Any] = {
          POINTER(POINTER(lora_report)), POINTER(lora_context), c_char_p,
          c_char_p, POINTER(lora_rank_rule),
          POINTER(lora_adapter_extract_options), POINTER(lora_error)]),
+    "lora_model_options_init":
+        (None, [POINTER(lora_model_options), c_size_t]),
+    "lora_model_tensor_init":
+        (None, [POINTER(lora_model_tensor), c_size_t]),
+    "lora_model_open":
+        (lora_status, [POINTER(POINTER(lora_model)), POINTER(lora_context),
+         c_char_p, POINTER(lora_model_options), POINTER(lora_error)]),
+    "lora_model_family":
+        (lora_status, [POINTER(POINTER(lora_model)), POINTER(lora_context),
+         c_char_p, POINTER(lora_error)]),
+    "lora_model_create":
+        (lora_status, [POINTER(POINTER(lora_model)), POINTER(lora_context),
+         POINTER(lora_model_options), POINTER(lora_error)]),
+    "lora_model_add":
+        (lora_status, [POINTER(lora_model), POINTER(lora_model_tensor),
+         POINTER(lora_error)]),
+    "lora_model_seal":
+        (lora_status, [POINTER(lora_model), POINTER(lora_error)]),
+    "lora_model_retain":
+        (POINTER(lora_model), [POINTER(lora_model)]),
+    "lora_model_destroy":
+        (None, [POINTER(lora_model)]),
+    "lora_model_get_info":
+        (lora_status, [POINTER(lora_model_info), POINTER(lora_model),
+         POINTER(lora_error)]),
+    "lora_model_get_tensor":
+        (lora_status, [POINTER(lora_model_tensor_info), POINTER(lora_model),
+         c_size_t, POINTER(lora_error)]),
+    "lora_binding_create_options_init":
+        (None, [POINTER(lora_binding_create_options), c_size_t]),
+    "lora_binding_create":
+        (lora_status, [POINTER(POINTER(lora_binding)), POINTER(lora_model),
+         POINTER(lora_adapter), POINTER(lora_binding_create_options),
+         POINTER(lora_error)]),
+    "lora_binding_retain":
+        (POINTER(lora_binding), [POINTER(lora_binding)]),
+    "lora_binding_destroy":
+        (None, [POINTER(lora_binding)]),
+    "lora_binding_get_info":
+        (lora_status, [POINTER(lora_binding_info), POINTER(lora_binding),
+         POINTER(lora_error)]),
+    "lora_binding_count":
+        (c_size_t, [POINTER(lora_binding), lora_binding_state]),
+    "lora_binding_get_item":
+        (lora_status, [POINTER(lora_binding_item), POINTER(lora_binding),
+         c_size_t, POINTER(lora_error)]),
+    "lora_binding_get_change":
+        (lora_status, [POINTER(lora_binding_change), POINTER(lora_binding),
+         c_size_t, c_size_t, POINTER(lora_error)]),
+    "lora_binding_suggest":
+        (lora_status, [POINTER(c_char_p), POINTER(lora_binding), c_size_t,
+         POINTER(lora_error)]),
     "lora_layer_options_init":
         (None, [POINTER(lora_layer_options), c_size_t]),
     "lora_layer_create":

@@ -106,6 +106,21 @@ pub const LORA_LIGHT_DOWN_ZERO: i32 = 2;
 pub const LORA_LIGHT_BOTH_ZERO: i32 = 3;
 pub const LORA_LIGHT_JOINED: i32 = 4;
 pub const LORA_LIGHT_GAUSSIAN: i32 = 5;
+pub const LORA_ORDER_ROWS: i32 = 0;
+pub const LORA_ORDER_GGML: i32 = 1;
+pub const LORA_BINDING_BOUND: i32 = 0;
+pub const LORA_BINDING_HALF: i32 = 1;
+pub const LORA_BINDING_NOWHERE: i32 = 2;
+pub const LORA_BINDING_SHAPE: i32 = 3;
+pub const LORA_BINDING_DTYPE: i32 = 4;
+pub const LORA_BINDING_PARTNER: i32 = 5;
+pub const LORA_BINDING_DAMAGED: i32 = 6;
+pub const LORA_BINDING_UNSUPPORTED: i32 = 7;
+pub const LORA_BINDING_UNKNOWN: i32 = 8;
+pub const LORA_BINDING_LEFT_OUT: i32 = 9;
+pub const LORA_BINDING_RIGHT: i32 = 0;
+pub const LORA_BINDING_WRONG: i32 = 1;
+pub const LORA_BINDING_UNSURE: i32 = 2;
 pub const LORA_LAYER_INPUT_NUMBERS: i32 = 0;
 pub const LORA_LAYER_INPUT_IDS: i32 = 1;
 pub const LORA_LAYER_PLACE_BESIDE: i32 = 0;
@@ -540,6 +555,148 @@ pub struct lora_adapter_extract_options {
     pub split: lora_rank_split,
     pub lokr_factor: i32,
     pub flags: u32,
+}
+
+// lora/model.h
+
+#[repr(C)]
+pub struct lora_model {
+    _data: [u8; 0],
+    _marker: PhantomData<(*mut u8, PhantomPinned)>,
+}
+
+#[repr(C)]
+pub struct lora_binding {
+    _data: [u8; 0],
+    _marker: PhantomData<(*mut u8, PhantomPinned)>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lora_model_options {
+    pub struct_size: usize,
+    pub family: *const c_char,
+    pub flags: u32,
+    pub reserved1: u32,
+}
+
+pub type lora_order = i32;
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lora_model_part {
+    pub target: *const c_char,
+    pub row_begin: i64,
+    pub row_end: i64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lora_model_tensor {
+    pub struct_size: usize,
+    pub name: *const c_char,
+    pub component: *const c_char,
+    pub parts: *const lora_model_part,
+    pub part_count: usize,
+    pub shape: [i64; 8],
+    pub ndim: i32,
+    pub order: lora_order,
+    pub dtype: lora_dtype,
+    pub reserved1: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lora_model_info {
+    pub struct_size: usize,
+    pub path: *const c_char,
+    pub family: *const c_char,
+    pub confidence: f64,
+    pub tensor_count: u64,
+    pub catalogue: u32,
+    pub reserved1: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lora_model_tensor_info {
+    pub struct_size: usize,
+    pub name: *const c_char,
+    pub target: *const c_char,
+    pub component: *const c_char,
+    pub shape: [i64; 8],
+    pub ndim: i32,
+    pub dtype: lora_dtype,
+    pub part_count: u64,
+}
+
+pub type lora_binding_state = i32;
+
+pub type lora_binding_verdict = i32;
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lora_selection {
+    pub pattern: *const c_char,
+    pub factor: f64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lora_binding_create_options {
+    pub struct_size: usize,
+    pub selections: *const lora_selection,
+    pub selection_count: usize,
+    pub strict: u32,
+    pub reserved1: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lora_binding_info {
+    pub struct_size: usize,
+    pub model_family: *const c_char,
+    pub adapter_family: *const c_char,
+    pub adapter_confidence: f64,
+    pub share: f64,
+    pub item_count: u64,
+    pub module_count: u64,
+    pub bound_count: u64,
+    pub verdict: lora_binding_verdict,
+    pub reserved1: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lora_binding_item {
+    pub struct_size: usize,
+    pub name: *const c_char,
+    pub target: *const c_char,
+    pub reason: *const c_char,
+    pub tensor: *const c_char,
+    pub factor: f64,
+    pub module_index: u64,
+    pub tensor_index: u64,
+    pub change_count: u64,
+    pub expected: [i64; 8],
+    pub found: [i64; 8],
+    pub expected_ndim: i32,
+    pub found_ndim: i32,
+    pub state: lora_binding_state,
+    pub status: lora_status,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lora_binding_change {
+    pub struct_size: usize,
+    pub tensor: *const c_char,
+    pub tensor_index: u64,
+    pub row_begin: i64,
+    pub row_end: i64,
+    pub module_row: i64,
+    pub part: lora_part,
+    pub transposed: i32,
 }
 
 // lora/layer.h
@@ -1096,6 +1253,85 @@ extern "C" {
         options: *const lora_adapter_extract_options,
         error: *mut lora_error,
     ) -> lora_status;
+    // lora/model.h
+    pub fn lora_model_options_init(options: *mut lora_model_options, size: usize);
+    pub fn lora_model_tensor_init(tensor: *mut lora_model_tensor, size: usize);
+    pub fn lora_model_open(
+        out: *mut *mut lora_model,
+        context: *mut lora_context,
+        path: *const c_char,
+        options: *const lora_model_options,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_model_family(
+        out: *mut *mut lora_model,
+        context: *mut lora_context,
+        family: *const c_char,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_model_create(
+        out: *mut *mut lora_model,
+        context: *mut lora_context,
+        options: *const lora_model_options,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_model_add(
+        model: *mut lora_model,
+        tensor: *const lora_model_tensor,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_model_seal(model: *mut lora_model, error: *mut lora_error) -> lora_status;
+    pub fn lora_model_retain(model: *mut lora_model) -> *mut lora_model;
+    pub fn lora_model_destroy(model: *mut lora_model);
+    pub fn lora_model_get_info(
+        out: *mut lora_model_info,
+        model: *const lora_model,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_model_get_tensor(
+        out: *mut lora_model_tensor_info,
+        model: *const lora_model,
+        index: usize,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_binding_create_options_init(
+        options: *mut lora_binding_create_options,
+        size: usize,
+    );
+    pub fn lora_binding_create(
+        out: *mut *mut lora_binding,
+        model: *mut lora_model,
+        adapter: *mut lora_adapter,
+        options: *const lora_binding_create_options,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_binding_retain(binding: *mut lora_binding) -> *mut lora_binding;
+    pub fn lora_binding_destroy(binding: *mut lora_binding);
+    pub fn lora_binding_get_info(
+        out: *mut lora_binding_info,
+        binding: *const lora_binding,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_binding_count(binding: *const lora_binding, state: lora_binding_state) -> usize;
+    pub fn lora_binding_get_item(
+        out: *mut lora_binding_item,
+        binding: *const lora_binding,
+        index: usize,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_binding_get_change(
+        out: *mut lora_binding_change,
+        binding: *const lora_binding,
+        item: usize,
+        index: usize,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_binding_suggest(
+        out: *mut *const c_char,
+        binding: *const lora_binding,
+        item: usize,
+        error: *mut lora_error,
+    ) -> lora_status;
     // lora/layer.h
     pub fn lora_layer_options_init(options: *mut lora_layer_options, size: usize);
     pub fn lora_layer_create(
@@ -1312,6 +1548,14 @@ sized! {
     lora_adapter_convert_options,
     lora_lokr_options,
     lora_adapter_extract_options,
+    lora_model_options,
+    lora_model_tensor,
+    lora_model_info,
+    lora_model_tensor_info,
+    lora_binding_create_options,
+    lora_binding_info,
+    lora_binding_item,
+    lora_binding_change,
     lora_layer_options,
     lora_layer_info,
     lora_layer_factor,
@@ -1584,6 +1828,98 @@ layout! {
         split: 116, 4,
         lokr_factor: 120, 4,
         flags: 124, 4,
+    }
+    lora_model_options, 24 {
+        struct_size: 0, 8,
+        family: 8, 8,
+        flags: 16, 4,
+        reserved1: 20, 4,
+    }
+    lora_model_part, 24 {
+        target: 0, 8,
+        row_begin: 8, 8,
+        row_end: 16, 8,
+    }
+    lora_model_tensor, 120 {
+        struct_size: 0, 8,
+        name: 8, 8,
+        component: 16, 8,
+        parts: 24, 8,
+        part_count: 32, 8,
+        shape: 40, 64,
+        ndim: 104, 4,
+        order: 108, 4,
+        dtype: 112, 4,
+        reserved1: 116, 4,
+    }
+    lora_model_info, 48 {
+        struct_size: 0, 8,
+        path: 8, 8,
+        family: 16, 8,
+        confidence: 24, 8,
+        tensor_count: 32, 8,
+        catalogue: 40, 4,
+        reserved1: 44, 4,
+    }
+    lora_model_tensor_info, 112 {
+        struct_size: 0, 8,
+        name: 8, 8,
+        target: 16, 8,
+        component: 24, 8,
+        shape: 32, 64,
+        ndim: 96, 4,
+        dtype: 100, 4,
+        part_count: 104, 8,
+    }
+    lora_selection, 16 {
+        pattern: 0, 8,
+        factor: 8, 8,
+    }
+    lora_binding_create_options, 32 {
+        struct_size: 0, 8,
+        selections: 8, 8,
+        selection_count: 16, 8,
+        strict: 24, 4,
+        reserved1: 28, 4,
+    }
+    lora_binding_info, 72 {
+        struct_size: 0, 8,
+        model_family: 8, 8,
+        adapter_family: 16, 8,
+        adapter_confidence: 24, 8,
+        share: 32, 8,
+        item_count: 40, 8,
+        module_count: 48, 8,
+        bound_count: 56, 8,
+        verdict: 64, 4,
+        reserved1: 68, 4,
+    }
+    lora_binding_item, 216 {
+        struct_size: 0, 8,
+        name: 8, 8,
+        target: 16, 8,
+        reason: 24, 8,
+        tensor: 32, 8,
+        factor: 40, 8,
+        module_index: 48, 8,
+        tensor_index: 56, 8,
+        change_count: 64, 8,
+        expected: 72, 64,
+        found: 136, 64,
+        expected_ndim: 200, 4,
+        found_ndim: 204, 4,
+        state: 208, 4,
+        status: 212, 4,
+    }
+    lora_binding_change, 56 {
+        struct_size: 0, 8,
+        tensor: 8, 8,
+        tensor_index: 16, 8,
+        row_begin: 24, 8,
+        row_end: 32, 8,
+        module_row: 40, 8,
+        part: 48, 4,
+        transposed: 52, 4,
     }
     lora_layer_options, 64 {
         struct_size: 0, 8,
