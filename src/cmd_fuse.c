@@ -135,13 +135,13 @@ static void fuse_fill(lora_model_fuse_options *options,
 }
 
 /* What is not in the model, one line each on stderr. */
-static void fuse_warn(const app_state *app, const lora_report *report)
+static void fuse_warn(app_state *app, const lora_report *report)
 {
     lora_problem problem;
     problem.struct_size = sizeof problem;
     for (size_t i = 0; i < lora_report_problem_count(report); i++) {
         if (lora_report_get_problem(&problem, report, i, NULL) == LORA_OK) {
-            say_warning(app, "%s: %s", problem.subject, problem.message);
+            say_note(app, "%s: %s", problem.subject, problem.message);
         }
     }
 }

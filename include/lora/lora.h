@@ -29,6 +29,8 @@
 
 #include <lora/model.h>
 
+#include <lora/fuse.h>
+
 #include <lora/layer.h>
 
 #include <lora/light.h>

@@ -314,7 +314,8 @@ static lora_status fuse_check(lora__fuse *job,
 {
     const lora_model_fuse_options *o = &job->options;
 
-    if (model->checkpoint == NULL || model->shapeless) {
+    if (model->hosts != NULL || model->checkpoint == NULL ||
+        model->checkpoint->catalogue) {
         return lora__fail(error, LORA_ERROR_STATE, LORA_NO_OFFSET, "model",
                           "no checkpoint: its tensors are in no file");
     }
