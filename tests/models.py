@@ -49,6 +49,12 @@ def layers(width, context, blocks=7):
     return rows
 
 
+def kohya(component, name):
+    """The name of a layer in kohya's adapters, from diffusers'."""
+    prefix = "lora_unet_" if component == "unet" else "lora_te_"
+    return prefix + name.replace(".", "_")
+
+
 class Model:
     """A base and its fine-tune: per layer arrays of float32."""
 
