@@ -65,7 +65,9 @@ LORA_API void lora_model_fuse_options_init(lora_model_fuse_options *options,
  *
  *  A model of one file becomes one file. A model of several (an index of
  *  shards, a folder of diffusers) becomes a folder with files of the same
- *  names. Pickles become safetensors files. Files get their names when all of
+ *  names; one with shard_bytes becomes files beside the path, which ends in
+ *  ".safetensors", or else in the folder that it names, and their index.
+ *  Pickles become safetensors files. Files get their names when all of
  *  them are whole and on the disk: whatever happens, there are those of before
  *  or new ones. An undo file has its name before.
  *

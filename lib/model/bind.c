@@ -127,7 +127,15 @@ static lora_status bind_check_part(const lora__bind *bind,
                           "cannot become");
     }
     for (size_t i = 0; i < found->piece_count; i++) {
-        const lora__part *of = found->pieces[i].hold->part;
+        const lora__holding *hold = found->pieces[i].hold;
+        const lora__part *of = hold->part;
+        const char *stored =
+            bind->model->tensors[hold->tensor].entry->quantised;
+        if (stored != NULL && strcmp(stored, "Q8_0") != 0) {
+            return lora__fail(
+                error, LORA_ERROR_DTYPE, LORA_NO_OFFSET, module->name,
+                "the model has it as %s, which is not written", stored);
+        }
         if (of != NULL && of->rows.transposed && found->piece_count != 1) {
             return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
                               module->name,

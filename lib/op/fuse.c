@@ -120,7 +120,7 @@ static lora_status fuse_open(fuse_work *work, lora_error *error)
     size_t row;
 
     work->entry = tensor->entry;
-    work->key = lora__rounding_key(tensor->name, tensor->name_bytes);
+    work->key = lora__rounding_key(tensor->target) + (uint64_t)tensor->role;
     TRY(lora__checkpoint_hold(&hold, job->model, work->tensor, NULL, error));
     TRY(lora__checkpoint_scale(&work->scale, job->model, work->tensor, error));
     if (!lora__u64_to_size(hold.columns, &work->columns) ||

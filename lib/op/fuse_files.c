@@ -80,19 +80,21 @@ static lora_status files_name_after(const char **out,
     return status;
 }
 
-/* A file beside the one that the path names: "<path less its suffix><after>".
- */
+/* One of several files: "<path less its suffix><after>", or, where the path has
+ * none, "<path>/model<after>". */
 static lora_status files_name_shard(const char **out,
                                     lora__fuse *job,
                                     const char *after,
                                     lora_error *error)
 {
-    size_t bytes = strlen(job->path);
+    const char *path = job->path;
 
-    if (lora__text_ends(job->path, bytes, FUSE_SUFFIX)) {
-        bytes -= sizeof FUSE_SUFFIX - 1;
+    if (job->in_folder) {
+        TRY(lora__folder_join(&path, &job->arena, path, strlen(path),
+                              "model" FUSE_SUFFIX, error));
     }
-    return files_name_after(out, job, job->path, bytes, after, error);
+    return files_name_after(
+        out, job, path, strlen(path) - (sizeof FUSE_SUFFIX - 1), after, error);
 }
 
 /* "<folder>/<component>/<name of the model's file>", the component and a slash
@@ -310,7 +312,7 @@ static lora_status files_plan_made(lora__fuse *job,
         char after[64];
         TRY(files_add(&file, job, of->container, error));
         file->path = path;
-        if (shards > 1) {
+        if (most != 0) {
             snprintf(after, sizeof after, "-%05zu-of-%05zu" FUSE_SUFFIX, s,
                      shards);
             TRY(files_name_shard(&file->path, job, after, error));
@@ -322,8 +324,8 @@ static lora_status files_plan_made(lora__fuse *job,
         }
         i += some;
     }
-    return shards > 1 ? files_make_index(job, tensors, count, total, error)
-                      : LORA_OK;
+    return most != 0 ? files_make_index(job, tensors, count, total, error)
+                     : LORA_OK;
 }
 
 /* 1 if all is in files that can be kept; *single: in one. */
@@ -343,7 +345,8 @@ static int files_are_kept(const lora__checkpoint *model, int *single)
             only = from;
         }
     }
-    *single &= !lora__shards_is_index(model->files[0].path);
+    *single &= strcmp(model->files[0].path, model->path) == 0 &&
+               !lora__shards_is_index(model->path);
     return kept;
 }
 
@@ -404,7 +407,9 @@ LORA_PRIVATE lora_status lora__fuse_plan_files(lora__fuse *job,
     TRY(lora__arena_zeroed(&memory, &job->arena, model->tensor_count + 1,
                            sizeof *job->places, error));
     job->places = memory;
-    job->in_folder = !single;
+    job->in_folder = !single || (job->options.shard_bytes != 0 &&
+                                 !lora__text_ends(job->path, strlen(job->path),
+                                                  FUSE_SUFFIX));
     if (job->options.shard_bytes != 0 && !single) {
         return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
                           model->path,

@@ -261,11 +261,24 @@ def test_cut(suite):
 
 # Other containers -----------------------------------------------------------
 
+def check_q8_0(data, want, what):
+    """Blocks of 32: d in F16, the largest / 127 before it was rounded, by which
+    the numbers were divided, and these to the nearest whole."""
+    blocks = np.frombuffer(data, np.uint8).reshape(-1, 34)
+    d = blocks[:, :2].copy().view(np.float16).astype(float)
+    q = blocks[:, 2:].view(np.int8).astype(float)
+    want = want.reshape(-1, 32)
+    exact = np.abs(want).max(1, keepdims=True) / 127
+    require(np.abs(d / exact - 1).max() <= 2.0 ** -11 + 1e-6, f"{what}: d")
+    require(np.abs(q - want / exact).max() <= 0.5 + 1e-3, f"{what}: numbers")
+
+
 def test_gguf_file(suite):
-    """Numbers are changed in place; what is quantised stays, and is told of."""
+    """Numbers are changed in place, Q8_0 is quantised once; what has fewer bits
+    stays, and is told of."""
     rng = np.random.default_rng(7)
     layers = {kind: f"{TARGET.replace('.0.attn1', f'.{i}.attn1')}"
-              for i, kind in enumerate(("F32", "F16", "BF16", "Q8_0"))}
+              for i, kind in enumerate(("F32", "F16", "BF16", "Q8_0", "Q4_0"))}
     tensors = {f"{name}.weight": test_gguf.Stored(
         rng.standard_normal((6, 64)), kind, rng)
         for kind, name in layers.items()}
@@ -287,17 +300,19 @@ def test_gguf_file(suite):
     for name, t in tensors.items():
         data = new[at:at + len(t.data)]
         kind = t.kind
+        module = modules.get(name.removesuffix(".weight"))
         if kind in ("F32", "F16", "BF16"):
             got = support.Tensor(kind, t.shape, data)
-            fusing.check(got, *fused(t.values, (
-                modules[name.removesuffix(".weight")], 1.0)), name)
+            fusing.check(got, *fused(t.values, (module, 1.0)), name)
+        elif kind == "Q8_0" and module is not None:
+            check_q8_0(data, fused(t.values, (module, 1.0))[0], name)
         else:
             equal(data, t.data, name)
         at += len(t.data)
         equal(new[at:at + -len(t.data) % 32], bytes(-len(t.data) % 32), "pad")
         at += -len(t.data) % 32
     run = suite.run("fuse", base, adapter, "-o", out, "--force")
-    require(layers["Q8_0"] in run.err, f"no word of Q8_0: {run.err}")
+    require(layers["Q4_0"] in run.err, f"no word of Q4_0: {run.err}")
     fuse(suite, base, [adapter], "--strict", code=support.MISMATCH)
 
 
