@@ -134,15 +134,21 @@ static void fuse_fill(lora_model_fuse_options *options,
                      (app->common.dry_run ? LORA_FUSE_DRY_RUN : 0u);
 }
 
-/* What is not in the model, one line each on stderr. */
+/* What is not in the model: so many lines of it on stderr. */
+#define FUSE_LINES 8
 static void fuse_warn(app_state *app, const lora_report *report)
 {
+    size_t count = lora_report_problem_count(report);
+    size_t shown = count > FUSE_LINES + 1 ? FUSE_LINES : count;
     lora_problem problem;
     problem.struct_size = sizeof problem;
-    for (size_t i = 0; i < lora_report_problem_count(report); i++) {
+    for (size_t i = 0; i < shown; i++) {
         if (lora_report_get_problem(&problem, report, i, NULL) == LORA_OK) {
             say_note(app, "%s: %s", problem.subject, problem.message);
         }
+    }
+    if (shown < count) {
+        say_note(app, "and %zu more, which lora bind names", count - shown);
     }
 }
 
