@@ -103,7 +103,55 @@ LORA_PRIVATE lora_status lora__inflate(unsigned char *out,
     return status;
 }
 
+LORA_PRIVATE lora_status lora__deflate(size_t *out_packed,
+                                       unsigned char *out,
+                                       lora_context *context,
+                                       const void *data,
+                                       size_t bytes,
+                                       lora_error *error)
+{
+    z_stream z;
+
+    *out_packed = 0;
+    if (bytes == 0 || bytes > UINT_MAX) {
+        return LORA_OK;
+    }
+    memset(&z, 0, sizeof z);
+    z.zalloc = inflate_alloc;
+    z.zfree = inflate_free;
+    z.opaque = context;
+    z.next_in = (Bytef *)(uintptr_t)data;
+    z.avail_in = (uInt)bytes;
+    z.next_out = out;
+    z.avail_out = (uInt)bytes - 1;
+    if (deflateInit2(&z, Z_BEST_SPEED, Z_DEFLATED, -MAX_WBITS, MAX_MEM_LEVEL,
+                     Z_DEFAULT_STRATEGY) != Z_OK) {
+        return lora__fail_memory(error, INFLATE_CHUNK);
+    }
+    if (deflate(&z, Z_FINISH) == Z_STREAM_END) {
+        *out_packed = bytes - 1 - z.avail_out;
+    }
+    deflateEnd(&z);
+    return LORA_OK;
+}
+
 #else
+
+LORA_PRIVATE lora_status lora__deflate(size_t *out_packed,
+                                       unsigned char *out,
+                                       lora_context *context,
+                                       const void *data,
+                                       size_t bytes,
+                                       lora_error *error)
+{
+    (void)out;
+    (void)context;
+    (void)data;
+    (void)bytes;
+    (void)error;
+    *out_packed = 0;
+    return LORA_OK;
+}
 
 LORA_PRIVATE lora_status lora__inflate(unsigned char *out,
                                        size_t bytes,

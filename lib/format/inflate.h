@@ -1,4 +1,5 @@
-/* Unpacking what was deflated, through zlib where the build has it. */
+/* Deflating, and unpacking what was deflated, through zlib where the build has
+ * it. */
 #ifndef LORA__FORMAT_INFLATE_H
 #define LORA__FORMAT_INFLATE_H
 
@@ -15,6 +16,15 @@ LORA_PRIVATE lora_status lora__inflate(unsigned char *out,
                                        uint64_t offset,
                                        uint64_t packed,
                                        const char *path,
+                                       lora_error *error);
+
+/* Pack quickly, into less than `bytes` bytes. *out_packed is 0 where they do
+ * not become less, or there is no zlib. */
+LORA_PRIVATE lora_status lora__deflate(size_t *out_packed,
+                                       unsigned char *out,
+                                       lora_context *context,
+                                       const void *data,
+                                       size_t bytes,
                                        lora_error *error);
 
 #endif
