@@ -361,6 +361,14 @@ static lora_status context_cancelled(lora_error *error)
                       "cancelled");
 }
 
+/* 1 if there is something to tell: progress to the host, or that it cancelled.
+ */
+static int context_tells(const lora_context *c, const char *stage)
+{
+    return context_is_cancelled(c) ||
+           (stage != NULL && c->settings.progress != NULL);
+}
+
 /* Tell progress, with the lock held. */
 static lora_status context_tell(const lora_context *c,
                                 const char *stage,
@@ -407,14 +415,15 @@ lora__log(lora_context *c, lora_log_level level, const char *format, ...)
     }
 }
 
-/* What the jobs of one call share; `failed` may be read without the lock. */
+/* What the jobs of one call share; `failed` may be read without the lock, and
+ * `done` is counted with it where somebody is told. */
 typedef struct context_jobs {
     lora_context *context;
     const char *stage;
     lora__job_fn fn;
     void *arg;
     size_t count;
-    size_t done;
+    uint64_t done;   /* atomic */
     uint32_t failed; /* atomic */
     size_t failed_index;
     lora_error error; /* of failed_index */
@@ -444,11 +453,16 @@ static void context_run_job(void *arg, size_t index, uint32_t worker)
     }
     lora_error_init(&error, sizeof error);
     status = jobs->fn(jobs->arg, index, worker, &error);
+    if (status == LORA_OK && !context_tells(jobs->context, jobs->stage)) {
+        lora__atomic_add_u64(&jobs->done, 1);
+        return;
+    }
     lora__mutex_lock(&jobs->context->talk);
     if (status == LORA_OK) {
-        jobs->done++;
-        status = context_tell(jobs->context, jobs->stage, jobs->done,
-                              jobs->count, &error);
+        const uint64_t done = lora__atomic_add_u64(&jobs->done, 1);
+
+        status =
+            context_tell(jobs->context, jobs->stage, done, jobs->count, &error);
     }
     if (status != LORA_OK) {
         context_job_failed(jobs, index, status, &error);

@@ -50,6 +50,16 @@
 #define LORA__NEON 0
 #endif
 
+/* Tell the processor that a loop waits for another thread. */
+#if (defined(__GNUC__) || defined(__clang__)) &&                               \
+    (defined(__x86_64__) || defined(__i386__))
+#define LORA__PAUSE() __builtin_ia32_pause()
+#elif (defined(__GNUC__) || defined(__clang__)) && defined(__aarch64__)
+#define LORA__PAUSE() __asm__ volatile("isb" ::: "memory")
+#else
+#define LORA__PAUSE() ((void)0)
+#endif
+
 #define LORA__COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
 #endif

@@ -47,4 +47,10 @@ LORA_PRIVATE int
 lora__thread_start(lora__thread *thread, void (*entry)(void *), void *arg);
 LORA_PRIVATE void lora__thread_join(lora__thread *thread);
 
+/* Processors that there are; 1 if that is not known. */
+LORA_PRIVATE uint32_t lora__thread_processors(void);
+
+/* What a thread does while it looks at the same number again and again. */
+LORA_PRIVATE void lora__thread_pause(void);
+
 #endif

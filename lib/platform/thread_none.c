@@ -61,6 +61,15 @@ LORA_PRIVATE void lora__thread_join(lora__thread *thread)
     (void)thread;
 }
 
+LORA_PRIVATE uint32_t lora__thread_processors(void)
+{
+    return 1;
+}
+
+LORA_PRIVATE void lora__thread_pause(void)
+{
+}
+
 #else
 
 /* A translation unit must not be empty. */

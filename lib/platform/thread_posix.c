@@ -9,6 +9,7 @@
 
 #include <pthread.h>
 #include <string.h>
+#include <unistd.h>
 
 _Static_assert(sizeof(pthread_mutex_t) <= sizeof(lora__mutex), "mutex size");
 _Static_assert(sizeof(pthread_cond_t) <= sizeof(lora__condition), "cond size");
@@ -84,6 +85,22 @@ LORA_PRIVATE void lora__thread_join(lora__thread *thread)
 
     memcpy(&id, thread->storage.bytes, sizeof id);
     pthread_join(id, NULL);
+}
+
+LORA_PRIVATE uint32_t lora__thread_processors(void)
+{
+#ifdef _SC_NPROCESSORS_ONLN
+    const int64_t count = sysconf(_SC_NPROCESSORS_ONLN);
+
+    return count < 1 ? 1 : count > UINT32_MAX ? UINT32_MAX : (uint32_t)count;
+#else
+    return 1;
+#endif
+}
+
+LORA_PRIVATE void lora__thread_pause(void)
+{
+    LORA__PAUSE();
 }
 
 #else

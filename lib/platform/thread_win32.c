@@ -87,6 +87,19 @@ LORA_PRIVATE void lora__thread_join(lora__thread *thread)
     CloseHandle((HANDLE)handle);
 }
 
+LORA_PRIVATE uint32_t lora__thread_processors(void)
+{
+    SYSTEM_INFO info;
+
+    GetSystemInfo(&info);
+    return info.dwNumberOfProcessors;
+}
+
+LORA_PRIVATE void lora__thread_pause(void)
+{
+    YieldProcessor();
+}
+
 #else
 
 /* A translation unit must not be empty. */

@@ -527,6 +527,46 @@ static void test_pool(void **state)
     assert_int_equal(h.misused, 0);
 }
 
+/* Calls of few tasks close after one another, as a layer makes them, and some
+ * that come late: threads look for a call, sleep, or come when it is over. */
+static void test_pool_small_calls(void **state)
+{
+    static crowd c;
+    heap h;
+    const lora_allocator hooks = heap_hooks(&h);
+
+    (void)state;
+    if (!lora_feature_supported("threads")) {
+        skip();
+    }
+    heap_init(&h);
+    for (uint32_t threads = 2; threads <= 4; threads++) {
+        int expected[4] = {0, 0, 0, 0};
+        lora_executor executor;
+        lora__pool *pool;
+
+        assert_int_equal(lora__pool_create(&pool, &hooks, threads, NULL),
+                         LORA_OK);
+        executor = lora__pool_executor(pool);
+        memset(&c, 0, sizeof c);
+        c.workers = threads;
+        for (size_t call = 0; call < 3000; call++) {
+            const size_t count = 1 + call % COUNT(expected);
+
+            executor.parallel_for(executor.user, crowd_task, &c, count);
+            for (size_t i = 0; i < count; i++) {
+                assert_int_equal(c.ran[i], ++expected[i]);
+            }
+            for (volatile int i = 0; call % 100 == 0 && i < 200000; i++) {
+            }
+        }
+        assert_int_equal(c.clashes, 0);
+        lora__pool_destroy(pool);
+        assert_int_equal(h.live, 0);
+    }
+    assert_int_equal(h.misused, 0);
+}
+
 /* ---- atomics and errors ------------------------------------------------ */
 
 static uint32_t shared32;
@@ -613,6 +653,7 @@ int main(void)
         cmocka_unit_test(test_jobs_serial),
         cmocka_unit_test(test_jobs_at_once),
         cmocka_unit_test(test_pool),
+        cmocka_unit_test(test_pool_small_calls),
         cmocka_unit_test(test_atomics),
         cmocka_unit_test(test_errors),
     };
