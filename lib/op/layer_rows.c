@@ -24,7 +24,7 @@
  * the multiplications of a block, how many blocks there are for 64 rows at
  * most, and what their columns are a multiple of. */
 #define LAYER_ROWS_MANY ((size_t)256)
-#define LAYER_ROWS_WORK ((size_t)1 << 20)
+#define LAYER_ROWS_WORK ((size_t)1 << 19)
 #define LAYER_ROWS_PIECES ((size_t)4)
 #define LAYER_ROWS_COLS 48
 
