@@ -264,7 +264,8 @@ static lora_status adapter_group(lora_adapter *adapter, lora_error *error)
 }
 
 /* The same role twice means two spellings of one thing: which one would be
- * applied is anybody's guess. */
+ * applied is anybody's guess. Numbered pieces are not, whose kind sees whether
+ * all are there. */
 static lora_status adapter_check_roles(lora__opening *opening,
                                        lora__module *module)
 {
@@ -272,13 +273,14 @@ static lora_status adapter_check_roles(lora__opening *opening,
 
     for (size_t i = 0; i < module->member_count; i++) {
         lora__role role = module->members[i].role;
+        const lora__entry *entry =
+            &opening->adapter->container->entries[module->members[i].entry];
         if ((seen & LORA__ROLE_BIT(role)) == 0) {
             seen |= LORA__ROLE_BIT(role);
-        } else {
+        } else if (lora__name_piece(entry->name, entry->name_bytes) < 0) {
             return lora__module_reject(
                 opening, module, LORA_ERROR_KEY, "duplicate_module",
-                "%s is there twice, in two spellings or in pieces",
-                lora__role_name(role));
+                "%s is there twice, in two spellings", lora__role_name(role));
         }
     }
     return LORA_OK;

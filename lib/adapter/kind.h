@@ -63,6 +63,13 @@ enum {
     LORA__MAX_BLOCKS = LORA__BLOCK_SPARSE + 3
 };
 
+/* Rows that begin where those before end, in grains of so many. */
+enum { LORA__MAX_GRAINS = 8 };
+typedef struct lora__grain {
+    size_t end;
+    size_t rows;
+} lora__grain;
+
 /* How the norms of DoRA are made. */
 typedef struct lora__dora {
     int32_t peft;    /* 1: PEFT's rule, else LyCORIS' */
@@ -99,7 +106,10 @@ typedef struct lora__rows {
                                       * NULL */
     size_t grain;                    /* rows of the base that go together, 1 at
                                       * least; set by `prepare` */
-    unsigned char *base_rows;        /* [base_begin, base_end), in dtype */
+    lora__grain grains[LORA__MAX_GRAINS]; /* where they are not the same for all
+                                           * rows; `grain` is then the most */
+    size_t grain_count;                   /* 0: they are */
+    unsigned char *base_rows;             /* [base_begin, base_end), in dtype */
     size_t base_bytes;
     size_t base_begin;
     size_t base_end;
@@ -382,6 +392,13 @@ LORA_PRIVATE lora_status lora__rows_want(lora__rows *state,
                                          size_t begin,
                                          size_t end,
                                          lora_error *error);
+
+/* The grain that a row is in: its rows, and the place among `grains` of those
+ * like it. */
+LORA_PRIVATE size_t lora__rows_grain(size_t *out_begin,
+                                     size_t *out_end,
+                                     const lora__rows *state,
+                                     size_t row);
 
 /* The rows of a module with DoRA; see kinds/dora.c. */
 LORA_PRIVATE lora_status lora__dora_prepare(lora__rows *state,

@@ -338,15 +338,37 @@ LORA_PRIVATE lora_status lora__rows_create_factors(lora__rows *out,
     return lora__rows_create_how(out, adapter, module, &how, error);
 }
 
+LORA_PRIVATE size_t lora__rows_grain(size_t *out_begin,
+                                     size_t *out_end,
+                                     const lora__rows *state,
+                                     size_t row)
+{
+    const lora__grain same = {state->rows, state->grain};
+    const lora__grain *grains = state->grain_count == 0 ? &same : state->grains;
+    size_t begin = 0;
+    size_t place = 0;
+
+    while (row >= grains[place].end) {
+        begin = grains[place++].end;
+    }
+    begin += (row - begin) / grains[place].rows * grains[place].rows;
+    *out_begin = begin;
+    *out_end = grains[place].end - begin > grains[place].rows
+                   ? begin + grains[place].rows
+                   : grains[place].end;
+    return place;
+}
+
 /* The base's rows that go with those. */
 static lora_status
 rows_bring(lora__rows *state, size_t begin, size_t end, lora_error *error)
 {
-    size_t first = begin / state->grain * state->grain;
-    size_t last = (end - 1) / state->grain * state->grain;
+    size_t first;
+    size_t last;
+    size_t unused;
 
-    last =
-        state->rows - last > state->grain ? last + state->grain : state->rows;
+    (void)lora__rows_grain(&first, &unused, state, begin);
+    (void)lora__rows_grain(&unused, &last, state, end - 1);
     return first >= state->base_begin && last <= state->base_end
                ? LORA_OK
                : lora__rows_want(state, first, last, error);

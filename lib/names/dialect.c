@@ -230,7 +230,8 @@ static int dialect_match_raw(lora__suffix_match *out,
     return 0;
 }
 
-/* ".oft_blocks.<number>": one piece of a split layer. */
+/* ".oft_blocks.<number>": blocks of some rows, as kohya's trainer of Flux has
+ * them. */
 static int
 dialect_match_piece(lora__suffix_match *out, const char *key, size_t bytes)
 {
@@ -249,6 +250,7 @@ dialect_match_piece(lora__suffix_match *out, const char *key, size_t bytes)
     }
     out->suffix = suffix;
     out->module_bytes = end - 1 - suffix->bytes;
+    out->piece_bytes = bytes - (end - 1);
     return 1;
 }
 
@@ -521,6 +523,24 @@ lora__dialect_published(const lora__dialect *dialect)
     return dialect == &dialect_table[LORA__DIALECT_PEFT_RAW]
                ? &dialect_table[LORA__DIALECT_PEFT]
                : dialect;
+}
+
+LORA_PRIVATE int32_t lora__name_piece(const char *key, size_t bytes)
+{
+    lora__suffix_match match;
+    int32_t number = 0;
+
+    if (!lora__suffix_find(&match, key, bytes) || match.piece_bytes == 0) {
+        return -1;
+    }
+    key += bytes - match.piece_bytes + 1;
+    if (match.piece_bytes > 4 || (key[0] == '0' && match.piece_bytes > 2)) {
+        return INT32_MAX;
+    }
+    for (size_t i = 0; i + 1 < match.piece_bytes; i++) {
+        number = number * 10 + (key[i] - '0');
+    }
+    return number;
 }
 
 static int dialect_is_peft_magnitude(const lora__suffix *suffix)

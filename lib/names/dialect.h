@@ -50,6 +50,8 @@ typedef struct lora__suffix_match {
     size_t module_bytes; /* what precedes it; at least 1 */
     const char *adapter; /* PEFT adapter name inside it, or NULL */
     size_t adapter_bytes;
+    size_t
+        piece_bytes; /* behind it, of the number of a piece; 0: there is none */
 } lora__suffix_match;
 
 /* The longest suffix that the key ends with; 0 if none. */

@@ -206,6 +206,11 @@ LORA_PRIVATE int lora__name_has_peft_magnitude(const char *key, size_t bytes);
 /* 1 for a dialect that writes them so. */
 LORA_PRIVATE int lora__dialect_has_peft_magnitude(const lora__dialect *dialect);
 
+/* The number behind a key whose tensor is one of several of its role, each for
+ * some rows, as of ".oft_blocks.2"; -1: it has none, INT32_MAX: it is none that
+ * a list has. */
+LORA_PRIVATE int32_t lora__name_piece(const char *key, size_t bytes);
+
 LORA_PRIVATE const char *lora__family_id(const lora__family *family);
 LORA_PRIVATE const lora__family *lora__family_find(const char *id);
 LORA_PRIVATE size_t lora__family_count(void);

@@ -342,16 +342,20 @@ write_suffix(lora__buffer *out, const lora__dialect *dialect, const char *text)
     lora__buffer_puts(out, last);
 }
 
-/* The suffix of a role: the one that was read, or the dialect's own. */
-static const char *write_choose_suffix(const lora__spelling *spelling,
+/* The suffix of a role: the one that was read, or the dialect's own. *piece is
+ * the number that was read behind it. */
+static const char *write_choose_suffix(const char **piece,
+                                       const lora__spelling *spelling,
                                        lora__styles styles)
 {
+    const char *key = spelling->key;
     lora__suffix_match match;
 
-    if (spelling->key != NULL &&
-        lora__suffix_find(&match, spelling->key, strlen(spelling->key)) &&
+    *piece = "";
+    if (key != NULL && lora__suffix_find(&match, key, strlen(key)) &&
         match.adapter == NULL && (match.suffix->styles & styles) != 0 &&
         (match.suffix->styles & LORA__STYLE_ALIAS) == 0) {
+        *piece = key + strlen(key) - match.piece_bytes;
         return match.suffix->text;
     }
     return lora__suffix_text(spelling->role, styles);
@@ -366,6 +370,7 @@ LORA_PRIVATE lora_status lora__names_write(struct lora__buffer *out,
     size_t bytes = strlen(target);
     lora__styles styles = dialect->styles;
     const char *suffix;
+    const char *piece;
 
     if (spelling->role == LORA__ROLE_TOKEN) {
         lora__buffer_puts(out, target);
@@ -380,7 +385,7 @@ LORA_PRIVATE lora_status lora__names_write(struct lora__buffer *out,
         lora__component_take(&target, &bytes, '.') >= LORA__COMPONENT_TE) {
         styles = dialect->te_styles;
     }
-    suffix = write_choose_suffix(spelling, styles);
+    suffix = write_choose_suffix(&piece, spelling, styles);
     if (suffix == NULL && spelling->stored_dialect == dialect) {
         suffix = lora__suffix_text(spelling->role, 0); /* it was read here */
     }
@@ -389,5 +394,6 @@ LORA_PRIVATE lora_status lora__names_write(struct lora__buffer *out,
     }
     TRY(lora__names_write_module(out, dialect, spelling, error));
     write_suffix(out, dialect, suffix);
+    lora__buffer_puts(out, piece);
     return lora__buffer_status(out, error);
 }

@@ -74,27 +74,39 @@ LORA_PRIVATE void lora__emit_spelling(lora__spelling *out,
     out->role = role;
 }
 
-LORA_PRIVATE lora_status lora__emit_spell(lora__emit *emit,
-                                          const lora__module *module,
-                                          lora__role role,
-                                          lora_error *error)
+/* The name of a role, of which the module has a tensor `key`, or none. */
+static lora_status emit_spell_as(lora__emit *emit,
+                                 const lora__module *module,
+                                 lora__role role,
+                                 const char *key,
+                                 lora_error *error)
 {
     const lora__dialect *dialect = lora__emit_dialect(emit, module);
-    const lora__member *member = lora__module_find(module, role);
     lora__spelling spelling;
     int mends = module->broken && emit->dialect != NULL; /* it was asked for */
     lora__row_set rows; /* whoever calls this has seen to them */
 
     lora__buffer_clear(&emit->name);
-    if (member != NULL && dialect == module->dialect && !mends) {
-        lora__buffer_puts(&emit->name,
-                          emit->source->container->entries[member->entry].name);
+    if (key != NULL && dialect == module->dialect && !mends) {
+        lora__buffer_puts(&emit->name, key);
     } else {
         lora__emit_spelling(&spelling, module, emit->family, mends, role);
+        spelling.key = dialect == module->dialect ? key : NULL;
         spelling.rows = &rows;
         TRY(lora__names_write(&emit->name, dialect, &spelling, error));
     }
     return lora__buffer_status(&emit->name, error);
+}
+
+LORA_PRIVATE lora_status lora__emit_spell(lora__emit *emit,
+                                          const lora__module *module,
+                                          lora__role role,
+                                          lora_error *error)
+{
+    const lora__entry *entry = lora__module_entry(emit->source, module, role);
+
+    return emit_spell_as(emit, module, role, entry == NULL ? NULL : entry->name,
+                         error);
 }
 
 LORA_PRIVATE lora_status lora__emit_spell_new(lora__emit *emit,
@@ -308,7 +320,8 @@ LORA_PRIVATE lora_status lora__emit_respelt(lora__emit *emit,
     if (there->role == LORA__ROLE_UNKNOWN) {
         return LORA_OK;
     }
-    TRY(lora__emit_spell(emit, module, there->role, error));
+    TRY(emit_spell_as(emit, module, there->role,
+                      emit->source->container->entries[index].name, error));
     if (there->plus == 0.0) {
         return lora__emit_entry(emit, emit->name.data, index, factor, dtype,
                                 there->ndim, there->shape, error);

@@ -362,6 +362,78 @@ static void tables_answer(void **state)
                      LORA__LAYER_NORM);
 }
 
+/* Numbers behind a name, and no other ones. */
+static void pieces_are_told(void **state)
+{
+    static const struct {
+        const char *key;
+        int32_t piece;
+    } rows[] = {
+        {"oft_unet_a.oft_blocks", -1},
+        {"oft_unet_a.oft_blocks.", -1},
+        {"oft_unet_a.oft_blocks.x", -1},
+        {".oft_blocks.1", -1},
+        {"oft_unet_a.lora_up.weight.1", -1},
+        {"oft_unet_a.alpha", -1},
+        {"", -1},
+        {"oft_unet_a.oft_blocks.0", 0},
+        {"oft_unet_a.oft_blocks.3", 3},
+        {"oft_unet_a.oft_blocks.10", 10},
+        {"oft_unet_a.oft_blocks.999", 999},
+        {"oft_unet_a.oft_blocks.00", INT32_MAX},
+        {"oft_unet_a.oft_blocks.01", INT32_MAX},
+        {"oft_unet_a.oft_blocks.1000", INT32_MAX},
+        {"oft_unet_a.oft_blocks.4294967296", INT32_MAX},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        assert_int_equal(lora__name_piece(rows[i].key, strlen(rows[i].key)),
+                         rows[i].piece);
+    }
+}
+
+/* The number is written where the dialect keeps the name, and with it only. */
+static void pieces_are_kept(void **state)
+{
+    static const struct {
+        const char *dialect;
+        const char *key;
+        const char *want;
+    } rows[] = {
+        {"kohya-oft", "oft_unet_conv_in.oft_blocks.2",
+         "oft_unet_conv_in.oft_blocks.2"},
+        {"kohya-oft", "oft_unet_conv_in.oft_blocks",
+         "oft_unet_conv_in.oft_blocks"},
+        {"kohya-oft", NULL, "oft_unet_conv_in.oft_blocks"},
+        {"lycoris-kohya", NULL, "lora_unet_conv_in.oft_blocks"},
+    };
+    static file f;
+    lora__buffer out;
+
+    (void)state;
+    file_open(&f);
+    lora__buffer_init(&out, f.context);
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        lora__spelling spelling = {0};
+
+        spelling.target = "unet.conv_in";
+        spelling.stored = "oft_unet_conv_in";
+        spelling.family = lora__family_find("sd15");
+        spelling.stored_dialect = lora__dialect_find("kohya-oft");
+        spelling.key = rows[i].key;
+        spelling.role = LORA__ROLE_OFT_BLOCKS;
+        lora__buffer_clear(&out);
+        assert_int_equal(lora__names_write(&out,
+                                           lora__dialect_find(rows[i].dialect),
+                                           &spelling, NULL),
+                         LORA_OK);
+        assert_string_equal(out.data, rows[i].want);
+    }
+    lora__buffer_destroy(&out);
+    file_close(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -369,6 +441,8 @@ int main(void)
         cmocka_unit_test(stored_names_are_kept),
         cmocka_unit_test(every_target_comes_back),
         cmocka_unit_test(tables_answer),
+        cmocka_unit_test(pieces_are_told),
+        cmocka_unit_test(pieces_are_kept),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -6,6 +6,46 @@
 
 #include <string.h>
 
+LORA_PRIVATE size_t lora__kind_count_of(const lora__module *module,
+                                        lora__role role)
+{
+    size_t count = 0;
+
+    for (size_t i = 0; i < module->member_count; i++) {
+        count += module->members[i].role == role;
+    }
+    return count;
+}
+
+LORA_PRIVATE int lora__kind_usable(lora__opening *opening,
+                                   lora__module *module,
+                                   const lora__entry *entry,
+                                   lora__role role,
+                                   int32_t ndim)
+{
+    if (!lora__dtype_is_float(entry->dtype)) {
+        (void)lora__module_reject(opening, module, LORA_ERROR_DTYPE, "dtype",
+                                  "%s is %s: floating point is needed",
+                                  lora__role_name(role),
+                                  lora_dtype_name(entry->dtype));
+        return 0;
+    }
+    if (entry->ndim < ndim) {
+        (void)lora__module_reject(opening, module, LORA_ERROR_SHAPE, "shape",
+                                  "%s has %d dimensions: at least %d belong",
+                                  lora__role_name(role), (int)entry->ndim,
+                                  (int)ndim);
+        return 0;
+    }
+    if (entry->elements == 0) {
+        (void)lora__module_reject(opening, module, LORA_ERROR_SHAPE,
+                                  "rank_zero", "%s is empty",
+                                  lora__role_name(role));
+        return 0;
+    }
+    return 1;
+}
+
 LORA_PRIVATE const lora__entry *lora__kind_optional(lora__opening *opening,
                                                     lora__module *module,
                                                     lora__role role,
@@ -14,30 +54,10 @@ LORA_PRIVATE const lora__entry *lora__kind_optional(lora__opening *opening,
     const lora__entry *entry =
         lora__module_entry(opening->adapter, module, role);
 
-    if (entry == NULL) {
-        return NULL;
-    }
-    if (!lora__dtype_is_float(entry->dtype)) {
-        (void)lora__module_reject(opening, module, LORA_ERROR_DTYPE, "dtype",
-                                  "%s is %s: floating point is needed",
-                                  lora__role_name(role),
-                                  lora_dtype_name(entry->dtype));
-        return NULL;
-    }
-    if (entry->ndim < ndim) {
-        (void)lora__module_reject(opening, module, LORA_ERROR_SHAPE, "shape",
-                                  "%s has %d dimensions: at least %d belong",
-                                  lora__role_name(role), (int)entry->ndim,
-                                  (int)ndim);
-        return NULL;
-    }
-    if (entry->elements == 0) {
-        (void)lora__module_reject(opening, module, LORA_ERROR_SHAPE,
-                                  "rank_zero", "%s is empty",
-                                  lora__role_name(role));
-        return NULL;
-    }
-    return entry;
+    return entry != NULL &&
+                   lora__kind_usable(opening, module, entry, role, ndim)
+               ? entry
+               : NULL;
 }
 
 LORA_PRIVATE const lora__entry *lora__kind_require(lora__opening *opening,

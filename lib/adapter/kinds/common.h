@@ -10,6 +10,10 @@ static inline int kind_has(const lora__module *module, lora__role role)
     return lora__module_find(module, role) != NULL;
 }
 
+/* How many tensors of the module have the role. */
+LORA_PRIVATE size_t lora__kind_count_of(const lora__module *module,
+                                        lora__role role);
+
 /* The tensor of a role that the kind cannot do without; NULL, and the module
  * rejected, where it is missing, is no float, or has fewer than `ndim` or
  * empty dimensions. */
@@ -23,6 +27,14 @@ LORA_PRIVATE const lora__entry *lora__kind_optional(lora__opening *opening,
                                                     lora__module *module,
                                                     lora__role role,
                                                     int32_t ndim);
+
+/* 1 if one of several tensors of a role is fit as those are, or else 0, and the
+ * module rejected. */
+LORA_PRIVATE int lora__kind_usable(lora__opening *opening,
+                                   lora__module *module,
+                                   const lora__entry *entry,
+                                   lora__role role,
+                                   int32_t ndim);
 
 /* Set shape to [rows, cols, spatial...] with the spatial dimensions of
  * `spatial` (from its third), bring it to the number of dimensions that the

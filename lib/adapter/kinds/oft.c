@@ -4,6 +4,10 @@
  *   kohya, LyCORIS   rows: W' = f o (R^T W), oft_blocks B [nb, b, b],
  *                    Q = B - B^T, R = (I + Q) (I - Q)^-1; the old oft_diag
  *                    holds R itself
+ *   kohya's of Flux  the same of each piece of the rows, with blocks and a norm
+ *                    of its own: oft_blocks.0 of q, .1 of k, .2 of v, and of a
+ *                    single block .3 of the MLP; the numbers of their forward,
+ *                    as their merge puts the pieces side by side
  *   LyCORIS' BOFT    rows: W' = f o (R_M ... R_1 W), B [M, nb, b, b]
  *   PEFT             inputs: W' = W R^T, oft_R the upper triangles of Q
  *                    [nb, b (b - 1) / 2], R = (I - Q) (I + Q)^-1, or a series
@@ -101,23 +105,51 @@ static int64_t oft_kind_side(int64_t numbers)
     return side;
 }
 
-/* Of a module that was parsed. */
-static lora__rotations oft_kind_blocks(const lora_adapter *adapter,
-                                       const lora__module *module)
+/* The blocks of a number; those that have none are the first, and only. */
+static const lora__entry *oft_kind_piece(const lora_adapter *adapter,
+                                         const lora__module *module,
+                                         lora__role role,
+                                         size_t number)
+{
+    for (size_t i = 0; i < module->member_count; i++) {
+        const lora__member *member = &module->members[i];
+        const lora__entry *entry = &adapter->container->entries[member->entry];
+        int32_t piece;
+
+        if (member->role != role) {
+            continue;
+        }
+        piece = lora__name_piece(entry->name, entry->name_bytes);
+        if ((piece < 0 ? 0 : (size_t)piece) == number) {
+            return entry;
+        }
+    }
+    return NULL;
+}
+
+/* Of a module that was parsed: its pieces, and how many there are. */
+static size_t oft_kind_blocks(lora__rotations out[LORA__MAX_GRAINS],
+                              const lora_adapter *adapter,
+                              const lora__module *module)
 {
     const size_t place = oft_kind_place(module);
-    lora__rotations b;
-    const int64_t *shape;
+    const lora__role role = oft_roles[place].blocks;
+    const size_t count = lora__kind_count_of(module, role);
 
-    b.role = oft_roles[place].blocks;
-    b.entry = lora__module_entry(adapter, module, b.role);
-    b.inputs = oft_roles[place].inputs;
-    shape = b.entry->shape;
-    b.stages = b.entry->ndim == 4 ? (size_t)*shape++ : 1;
-    b.count = (size_t)shape[0];
-    b.side = (size_t)(b.role == LORA__ROLE_OFT_R ? oft_kind_side(shape[1])
-                                                 : shape[1]);
-    return b;
+    for (size_t i = 0; i < count; i++) {
+        lora__rotations *b = &out[i];
+        const int64_t *shape;
+
+        b->role = role;
+        b->entry = oft_kind_piece(adapter, module, role, i);
+        b->inputs = oft_roles[place].inputs;
+        shape = b->entry->shape;
+        b->stages = b->entry->ndim == 4 ? (size_t)*shape++ : 1;
+        b->count = (size_t)shape[0];
+        b->side = (size_t)(role == LORA__ROLE_OFT_R ? oft_kind_side(shape[1])
+                                                    : shape[1]);
+    }
+    return count;
 }
 
 /* ---- checks ------------------------------------------------------------ */
@@ -148,7 +180,7 @@ static lora_status oft_kind_butterfly(lora__opening *opening,
  * row, which are known where they are turned. */
 static lora_status oft_kind_beside(lora__opening *opening,
                                    lora__module *module,
-                                   const lora__entry *blocks,
+                                   int64_t rows,
                                    size_t place)
 {
     static const lora__role roles[] = {LORA__ROLE_RESCALE, LORA__ROLE_BOFT_S,
@@ -167,9 +199,7 @@ static lora_status oft_kind_beside(lora__opening *opening,
         }
         if (entry != NULL && !oft_roles[place].inputs) {
             TRY(lora__kind_agree(opening, module, "rows of blocks and a vector",
-                                 blocks->shape[blocks->ndim - 3] *
-                                     blocks->shape[blocks->ndim - 1],
-                                 (int64_t)entry->elements));
+                                 rows, (int64_t)entry->elements));
         }
     }
     for (size_t i = place + 1; i < LORA__COUNT(oft_roles); i++) {
@@ -219,31 +249,73 @@ static lora_status oft_kind_check_sides(lora__opening *opening,
                              : LORA_OK;
 }
 
+/* The pieces, counted from 0, are all there, and have as many blocks each:
+ * their trainer has one number for all. *out_rows: those of the weight that
+ * blocks of rows are for. */
+static lora_status oft_kind_check_pieces(lora__opening *opening,
+                                         lora__module *module,
+                                         int64_t *out_rows,
+                                         lora__role role,
+                                         int32_t ndim)
+{
+    const size_t count = lora__kind_count_of(module, role);
+    const lora__entry *first = NULL;
+
+    *out_rows = 0;
+    if (count > LORA__MAX_GRAINS) {
+        return lora__module_reject(
+            opening, module, LORA_ERROR_UNSUPPORTED, "unsupported",
+            "%s is in more than %d pieces", lora__role_name(role),
+            (int)LORA__MAX_GRAINS);
+    }
+    for (size_t i = 0; i < count && module->status == LORA_OK; i++) {
+        const lora__entry *entry =
+            oft_kind_piece(opening->adapter, module, role, i);
+        if (entry == NULL) {
+            return lora__module_reject(
+                opening, module, LORA_ERROR_KEY, "incomplete",
+                "of %llu tensors %s none is number %llu",
+                (unsigned long long)count, lora__role_name(role),
+                (unsigned long long)i);
+        }
+        if (!lora__kind_usable(opening, module, entry, role, ndim)) {
+            return LORA_OK;
+        }
+        first = i == 0 ? entry : first;
+        TRY(lora__kind_agree(opening, module, "dimensions of blocks",
+                             entry->ndim, count > 1 ? 3 : ndim));
+        if (module->status == LORA_OK) {
+            TRY(oft_kind_check_sides(opening, module, entry));
+            TRY(lora__kind_agree(opening, module, "blocks of two pieces",
+                                 first->shape[0], entry->shape[0]));
+            *out_rows += entry->shape[entry->ndim - 1] *
+                         entry->shape[entry->ndim < 3 ? 0 : entry->ndim - 3];
+        }
+    }
+    return LORA_OK;
+}
+
 static lora_status oft_kind_parse(lora__opening *opening, lora__module *module)
 {
     const size_t place = oft_kind_place(module);
     int butterfly = oft_kind_is_butterfly(opening->adapter, module);
-    int32_t ndim = oft_roles[place].ndim + butterfly;
-    const lora__entry *blocks =
-        lora__kind_require(opening, module, oft_roles[place].blocks, ndim);
+    int64_t rows;
 
-    if (blocks == NULL) {
+    TRY(oft_kind_check_pieces(opening, module, &rows, oft_roles[place].blocks,
+                              oft_roles[place].ndim + butterfly));
+    if (module->status != LORA_OK) {
         return LORA_OK;
     }
-    module->dtype = blocks->dtype;
+    module->dtype =
+        oft_kind_piece(opening->adapter, module, oft_roles[place].blocks, 0)
+            ->dtype;
     module->scale = 1.0;
     module->changes = LORA_PART_WEIGHT;
     if (kind_has(module, LORA__ROLE_DIFF_BIAS)) {
         module->changes |= LORA_PART_BIAS;
     }
     module->needs = module->changes; /* its shape is not in the file */
-    TRY(lora__kind_agree(opening, module, "dimensions of blocks", blocks->ndim,
-                         ndim));
-    if (module->status != LORA_OK) {
-        return LORA_OK;
-    }
-    TRY(oft_kind_check_sides(opening, module, blocks));
-    TRY(oft_kind_beside(opening, module, blocks, place));
+    TRY(oft_kind_beside(opening, module, rows, place));
     module->lacks = oft_kind_lacks(opening->adapter, module);
     return LORA_OK;
 }
@@ -251,7 +323,8 @@ static lora_status oft_kind_parse(lora__opening *opening, lora__module *module)
 /* ---- numbers ----------------------------------------------------------- */
 
 /* FACTORS are of rows, or what is added to the bias. CHANGE is that of one
- * grain of rows, PLACE says which. IN and OUT are one block's rows or columns.
+ * grain of rows, PLACE says the first of them. IN and OUT are one block's rows
+ * or columns.
  */
 enum {
     OFT_BLOCK_FACTORS = LORA__BLOCK_ROTATIONS + 1,
@@ -270,16 +343,31 @@ static lora_status oft_kind_check(const lora__rows *state,
                                   const lora_adapter *adapter,
                                   const lora__module *module,
                                   const lora__rotations *blocks,
+                                  size_t piece_count,
                                   lora_error *error)
 {
     const lora__peft_oft *peft =
         lora__config_oft(adapter->config, module->target);
     size_t numbers = blocks->inputs ? state->cols : state->rows;
     size_t count = blocks->count;
+    size_t rows = 0;
 
     if (state->base->ndim < 2) {
         return lora__fail(error, LORA_ERROR_SHAPE, LORA_NO_OFFSET, module->name,
                           "the base's weight is a vector");
+    }
+    if (piece_count > 1) {
+        for (size_t i = 0; i < piece_count; i++) {
+            rows += blocks[i].count * blocks[i].side;
+        }
+        return rows == numbers
+                   ? LORA_OK
+                   : lora__fail(
+                         error, LORA_ERROR_SHAPE, LORA_NO_OFFSET, module->name,
+                         "%llu pieces with blocks for %llu rows, and "
+                         "%llu rows of the base",
+                         (unsigned long long)piece_count,
+                         (unsigned long long)rows, (unsigned long long)numbers);
     }
     if (blocks->role == LORA__ROLE_OFT_R && peft != NULL && peft->shared &&
         count == 1) {
@@ -321,22 +409,33 @@ static lora_status oft_kind_load_factors(lora__rows *state,
                            error);
 }
 
-/* Blocks of scratch that rows are turned in. */
+/* Blocks of scratch that rows are turned in, the largest of all pieces. */
 static lora_status oft_kind_room(lora__rows *state,
                                  const lora__rotations *blocks,
+                                 size_t piece_count,
                                  lora_error *error)
 {
-    size_t numbers = blocks->side * (blocks->inputs ? OFT_LINES : state->cols);
+    size_t side = 0;
+    size_t begin = 0;
+    size_t numbers;
 
-    state->rank = blocks->side;
+    for (size_t i = 0; i < piece_count; i++) {
+        side = blocks[i].side > side ? blocks[i].side : side;
+        begin += blocks[i].count * blocks[i].side;
+        state->grains[i].end = begin;
+        state->grains[i].rows = blocks[i].side;
+    }
+    state->grain_count = piece_count > 1 ? piece_count : 0;
+    state->rank = side;
     state->sizes[0] = blocks->stages;
     state->sizes[1] = blocks->count;
+    numbers = side * (blocks->inputs ? OFT_LINES : state->cols);
     TRY(lora__rows_block(state, OFT_BLOCK_IN, numbers, error));
     TRY(lora__rows_block(state, OFT_BLOCK_OUT, numbers, error));
     if (blocks->inputs) {
         return LORA_OK;
     }
-    state->grain = blocks->side << (blocks->stages - 1);
+    state->grain = side << (blocks->stages - 1);
     TRY(lora__rows_block(state, OFT_BLOCK_CHANGE, state->grain * state->cols,
                          error));
     TRY(lora__rows_block(state, OFT_BLOCK_PLACE, sizeof(size_t), error));
@@ -373,25 +472,28 @@ static lora_status oft_kind_prepare(lora__rows *state,
                                     const lora__module *module,
                                     lora_error *error)
 {
-    const lora__rotations blocks = oft_kind_blocks(adapter, module);
+    lora__rotations blocks[LORA__MAX_GRAINS];
+    const size_t count = oft_kind_blocks(blocks, adapter, module);
 
     if (state->part == LORA_PART_BIAS) {
         return oft_kind_load_factors(state, adapter, module,
                                      LORA__ROLE_DIFF_BIAS, error);
     }
-    TRY(oft_kind_refuse(state, adapter, module, &blocks, error));
-    TRY(oft_kind_check(state, adapter, module, &blocks, error));
+    TRY(oft_kind_refuse(state, adapter, module, blocks, error));
+    TRY(oft_kind_check(state, adapter, module, blocks, count, error));
     TRY(oft_kind_load_factors(state, adapter, module,
                               oft_roles[oft_kind_place(module)].factors,
                               error));
-    TRY(oft_kind_room(state, &blocks, error));
-    return lora__rotations_load(state, adapter, module, &blocks, error);
+    TRY(oft_kind_room(state, blocks, count, error));
+    return lora__rotations_load(state, adapter, module, blocks, count, error);
 }
 
 /* What is turned at once: lines of `cols` numbers, of which those of a block
  * are turned, or a line of as many rows. */
 typedef struct oft_pass {
     const lora__rows *state;
+    size_t side;
+    const unsigned char *turns; /* of the first stage */
     size_t lines;
     size_t unit;   /* numbers that go together: 1, or those of a row */
     size_t step;   /* bytes from line to line */
@@ -420,16 +522,16 @@ oft_kind_move(const oft_pass *pass, size_t stage, size_t block, int back)
     const lora__rows *state = pass->state;
     const size_t apart = (size_t)1 << stage;
     const size_t bytes = pass->unit * lora__rows_size(state);
-    const size_t half = state->rank / 2;
+    const size_t half = pass->side / 2;
     const size_t begin =
-        block / apart * apart * state->rank + block % apart * half;
+        block / apart * apart * pass->side + block % apart * half;
 
     for (size_t i = 0; i < 2 * pass->lines; i++) {
         size_t second = i % 2;
-        size_t count = second ? state->rank - half : half;
+        size_t count = second ? pass->side - half : half;
         size_t from =
             i / 2 * pass->step + (begin + second * apart * half) * bytes;
-        size_t to = (i / 2 * state->rank + second * half) * bytes;
+        size_t to = (i / 2 * pass->side + second * half) * bytes;
         unsigned char *change = pass->change + from;
         if (back) {
             const unsigned char *out = state->blocks[OFT_BLOCK_OUT];
@@ -446,14 +548,13 @@ oft_kind_move(const oft_pass *pass, size_t stage, size_t block, int back)
 static void oft_kind_pass(const oft_pass *pass, int inputs)
 {
     const lora__rows *state = pass->state;
-    const size_t side = state->rank;
+    const size_t side = pass->side;
     const size_t square = side * side * lora__rows_size(state);
     void *in = state->blocks[OFT_BLOCK_IN];
     void *out = state->blocks[OFT_BLOCK_OUT];
 
     for (size_t i = 0; i < state->sizes[0]; i++) {
-        const unsigned char *turns = state->blocks[LORA__BLOCK_ROTATIONS];
-        turns += i * state->sizes[1] * square;
+        const unsigned char *turns = pass->turns + i * state->sizes[1] * square;
         for (size_t n = 0; n < pass->count; n++) {
             const unsigned char *turn =
                 turns + (pass->shared ? 0 : (pass->first + n) * square);
@@ -492,6 +593,32 @@ static void oft_kind_finish(const lora__rows *state,
     }
 }
 
+/* Grain [begin, end), which is of blocks of a piece. */
+static void
+oft_kind_grain(const lora__rows *state, size_t place, size_t begin, size_t end)
+{
+    const size_t size = lora__rows_size(state);
+    oft_pass pass = {state, 0, NULL, 1, state->cols, 0, 0, 0, 0, NULL, NULL};
+    size_t first = 0; /* row of the piece */
+
+    pass.side = state->rank;
+    pass.turns = state->blocks[LORA__BLOCK_ROTATIONS];
+    if (state->grain_count != 0) {
+        for (size_t i = 0; i < place; i++) {
+            const size_t rows = state->grains[i].end - first;
+            pass.turns += rows * state->grains[i].rows * size;
+            first = state->grains[i].end;
+        }
+        pass.side = state->grains[place].rows;
+    }
+    pass.count = (end - begin) / pass.side;
+    pass.first = (begin - first) / pass.side;
+    pass.change = state->blocks[OFT_BLOCK_CHANGE];
+    pass.base = lora__rows_base(state, begin);
+    memset(pass.change, 0, (end - begin) * state->cols * size);
+    oft_kind_pass(&pass, 0);
+}
+
 /* Rows are turned a grain at a time, which is kept: others of it may come next.
  */
 static void oft_kind_rows_rows(const lora__rows *state,
@@ -500,23 +627,19 @@ static void oft_kind_rows_rows(const lora__rows *state,
                                unsigned char *out)
 {
     const size_t step = state->cols * lora__rows_size(state);
-    unsigned char *change = state->blocks[OFT_BLOCK_CHANGE];
-    size_t *place = state->blocks[OFT_BLOCK_PLACE];
+    const unsigned char *change = state->blocks[OFT_BLOCK_CHANGE];
+    size_t *kept = state->blocks[OFT_BLOCK_PLACE];
 
     for (size_t i = begin; i < end; i++) {
-        size_t grain = i / state->grain;
-        if (*place != grain) {
-            oft_pass pass = {state, 1, state->cols, 0, 0, 0, 0, NULL, NULL};
-            pass.count = state->grain / state->rank;
-            pass.first = grain * pass.count;
-            pass.change = change;
-            pass.base = lora__rows_base(state, grain * state->grain);
-            memset(change, 0, state->grain * step);
-            oft_kind_pass(&pass, 0);
-            *place = grain;
+        size_t first;
+        size_t last;
+        size_t place = lora__rows_grain(&first, &last, state, i);
+        if (*kept != first) {
+            oft_kind_grain(state, place, first, last);
+            *kept = first;
         }
         oft_kind_finish(state, i, out + (i - begin) * step,
-                        change + i % state->grain * step);
+                        change + (i - first) * step);
     }
 }
 
@@ -527,8 +650,10 @@ static void oft_kind_rows_inputs(const lora__rows *state,
                                  unsigned char *out)
 {
     const size_t step = state->cols * lora__rows_size(state);
-    oft_pass pass = {state, 0, 1, 0, 0, 0, 0, NULL, NULL};
+    oft_pass pass = {state, 0, NULL, 0, 1, 0, 0, 0, 0, NULL, NULL};
 
+    pass.side = state->rank;
+    pass.turns = state->blocks[LORA__BLOCK_ROTATIONS];
     pass.step = step;
     pass.count = state->cols / state->rank;
     pass.shared = state->sizes[1] == 1;
@@ -575,6 +700,9 @@ static const char *oft_kind_misread(const lora_adapter *adapter,
     const int from = lora__rotations_are_kohyas(adapter, module);
     const int to = strcmp(lora__dialect_id(dialect), "kohya-oft") == 0;
 
+    if (lora__kind_count_of(module, LORA__ROLE_OFT_BLOCKS) > 1) {
+        return "its blocks are in pieces";
+    }
     if (!kind_has(module, LORA__ROLE_OFT_BLOCKS) || from == to) {
         return NULL;
     }

@@ -25,6 +25,7 @@ LORA_PRIVATE int lora__rotations_are_kohyas(const lora_adapter *adapter,
         lora__container_metadata(adapter->container, "ss_network_module");
 
     return strcmp(lora__dialect_id(module->dialect), "kohya-oft") == 0 ||
+           lora__kind_count_of(module, LORA__ROLE_OFT_BLOCKS) > 1 ||
            (trainer != NULL && (strcmp(trainer, "networks.oft") == 0 ||
                                 strcmp(trainer, "networks.oft_flux") == 0));
 }
@@ -32,7 +33,7 @@ LORA_PRIVATE int lora__rotations_are_kohyas(const lora_adapter *adapter,
 /* Whose norm is limited, and how. */
 typedef enum rotations_limit {
     ROTATIONS_FREE,
-    ROTATIONS_ALL_KOHYA, /* that of all blocks together */
+    ROTATIONS_ALL_KOHYA, /* that of all blocks of a piece together */
     ROTATIONS_ALL_LYCORIS,
     ROTATIONS_EACH
 } rotations_limit;
@@ -220,9 +221,11 @@ static lora_status rotations_turn(double *scratch,
                : lora__cayley(scratch, work, skew, side, state->context, error);
 }
 
+/* The rotations of a piece, from number `at` of theirs. */
 static lora_status rotations_all(lora__rows *state,
                                  const lora__module *module,
                                  const rotations_rule *rule,
+                                 size_t at,
                                  double *scratch,
                                  lora_error *error)
 {
@@ -245,7 +248,7 @@ static lora_status rotations_all(lora__rows *state,
         for (size_t i = 0; i < square; i++) {
             sum += scratch[i] - scratch[i]; /* 0, or NaN */
             lora__rows_set(state, state->blocks[LORA__BLOCK_ROTATIONS],
-                           n * square + i, strength * scratch[i]);
+                           at + n * square + i, strength * scratch[i]);
         }
         if (sum != 0.0) {
             return lora__fail(
@@ -257,36 +260,74 @@ static lora_status rotations_all(lora__rows *state,
     return LORA_OK;
 }
 
-LORA_PRIVATE lora_status lora__rotations_load(lora__rows *state,
-                                              const lora_adapter *adapter,
-                                              const lora__module *module,
-                                              const lora__rotations *r,
-                                              lora_error *error)
+static lora_status rotations_rule_make(rotations_rule *out,
+                                       const lora_adapter *adapter,
+                                       const lora__module *module,
+                                       const lora__rotations *r,
+                                       lora_error *error)
 {
-    rotations_rule rule = {r,  0.5, 0, 0.0, ROTATIONS_FREE,
-                           0.0}; /* PEFT's BOFT */
+    const rotations_rule pefts_boft = {r, 0.5, 0, 0.0, ROTATIONS_FREE, 0.0};
+
+    *out = pefts_boft;
+    if (r->role == LORA__ROLE_OFT_R) {
+        return rotations_rule_peft(
+            out, module, lora__config_oft(adapter->config, module->target),
+            error);
+    }
+    if (r->role == LORA__ROLE_OFT_BLOCKS) {
+        rotations_rule_rows(out, adapter, module);
+    }
+    return LORA_OK;
+}
+
+static lora_status rotations_load_piece(lora__rows *state,
+                                        const lora_adapter *adapter,
+                                        const lora__module *module,
+                                        const lora__rotations *r,
+                                        size_t at,
+                                        lora_error *error)
+{
+    const size_t entry = (size_t)(r->entry - adapter->container->entries);
+    rotations_rule rule;
     lora__block scratch;
-    size_t count;
     lora_status status;
 
-    if (r->role == LORA__ROLE_OFT_R) {
-        TRY(rotations_rule_peft(
-            &rule, module, lora__config_oft(adapter->config, module->target),
-            error));
-    } else if (r->role == LORA__ROLE_OFT_BLOCKS) {
-        rotations_rule_rows(&rule, adapter, module);
-    }
-    if (!lora__mul_size(r->side, r->side, &count) ||
-        !lora__mul_size(count, r->stages * r->count, &count)) {
-        return lora__fail_memory(error, UINT64_MAX);
-    }
-    TRY(lora__rows_load(state, LORA__BLOCK_ROTATIONS_RAW, adapter,
-                        lora__module_find(module, r->role)->entry, error));
-    TRY(lora__rows_block(state, LORA__BLOCK_ROTATIONS, count, error));
+    TRY(rotations_rule_make(&rule, adapter, module, r, error));
+    TRY(lora__rows_load(state, LORA__BLOCK_ROTATIONS_RAW, adapter, entry,
+                        error));
     TRY(lora__block_create(&scratch, 4 * r->side, r->side, state->context,
                            error));
-    status = rotations_all(state, module, &rule, scratch.at, error);
+    status = rotations_all(state, module, &rule, at, scratch.at, error);
     lora__block_destroy(&scratch, state->context);
     lora__rows_drop(state, LORA__BLOCK_ROTATIONS_RAW);
     return status;
+}
+
+LORA_PRIVATE lora_status lora__rotations_load(lora__rows *state,
+                                              const lora_adapter *adapter,
+                                              const lora__module *module,
+                                              const lora__rotations *pieces,
+                                              size_t piece_count,
+                                              lora_error *error)
+{
+    size_t begins[LORA__MAX_GRAINS];
+    size_t count = 0;
+
+    INVARIANT(piece_count <= LORA__MAX_GRAINS, error);
+    for (size_t i = 0; i < piece_count; i++) {
+        const lora__rotations *r = &pieces[i];
+        size_t numbers;
+        begins[i] = count;
+        if (!lora__mul_size(r->side, r->side, &numbers) ||
+            !lora__mul_size(numbers, r->stages * r->count, &numbers) ||
+            !lora__add_size(count, numbers, &count)) {
+            return lora__fail_memory(error, UINT64_MAX);
+        }
+    }
+    TRY(lora__rows_block(state, LORA__BLOCK_ROTATIONS, count, error));
+    for (size_t i = 0; i < piece_count; i++) {
+        TRY(rotations_load_piece(state, adapter, module, &pieces[i], begins[i],
+                                 error));
+    }
+    return LORA_OK;
 }
