@@ -156,7 +156,8 @@ typedef struct lora__respelling {
     int32_t ndim;    /* -1: those it has */
     int64_t shape[LORA_MAX_DIMS];
     double plus;     /* added to each number */
-    lora__role mark; /* a flag that is 1 goes with it; UNKNOWN: none */
+    lora__role mark; /* a flag goes with it; UNKNOWN: none */
+    int32_t marked;  /* what that is, 0 or 1 */
 } lora__respelling;
 
 /* A set of roles. */

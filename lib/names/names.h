@@ -245,4 +245,12 @@ LORA_PRIVATE int lora__family_shape(int64_t out_shape[2],
                                     const lora__family *family,
                                     const char *target);
 
+/* 1 if the layer of a canonical target is known to have no bias. */
+LORA_PRIVATE int lora__family_lacks_bias(const lora__family *family,
+                                         const char *target);
+
+/* The same of whichever families the file may be of. */
+LORA_PRIVATE int lora__names_lack_bias(const lora__names *names,
+                                       const char *target);
+
 #endif

@@ -1,5 +1,5 @@
-/* Sizes of layers, where a family tells them by the place of the layer: the
- * transformer blocks in the UNets of Stable Diffusion 1, 2 and XL.
+/* What a family tells of a layer by its place. Sizes: of the transformer blocks
+ * in the UNets of Stable Diffusion 1, 2 and XL. And which layers have no bias.
  */
 #include "names/family.h"
 
@@ -73,4 +73,68 @@ LORA_PRIVATE int lora__family_shape(int64_t out_shape[2],
     return strstr(rest, ".attn1.") != NULL || strstr(rest, ".attn2.") != NULL ||
            lora__text_ends(rest, bytes, ".proj_in") ||
            lora__text_ends(rest, bytes, ".proj_out");
+}
+
+/* The linear layers that have none, of the families that have any such. */
+static const struct {
+    lora__family_set families;
+    const char *targets;
+} shape_without_bias[] = {
+    {LORA__FAMILIES_UNET, "unet.*.attn?.to_?"},
+    {LORA__FAMILY_SDXL | LORA__FAMILIES_SD3, "text_encoder*.text_projection"},
+    {LORA__FAMILY_FLUX | LORA__FAMILIES_SD3,
+     "text_encoder*.encoder.block.*.SelfAttention.?"},
+    {LORA__FAMILY_FLUX | LORA__FAMILIES_SD3,
+     "text_encoder*.encoder.block.*.DenseReluDense.w*"},
+    {LORA__FAMILY_LUMINA2, "transformer.*.attn.to_*"},
+    {LORA__FAMILY_LUMINA2, "transformer.*.feed_forward.linear_?"},
+    {LORA__FAMILY_AURAFLOW, "transformer.context_embedder"},
+    {LORA__FAMILY_AURAFLOW, "transformer.*_transformer_blocks.*"},
+    {LORA__FAMILY_AURAFLOW, "transformer.norm_out.linear"},
+    {LORA__FAMILY_AURAFLOW, "transformer.proj_out"},
+};
+
+LORA_PRIVATE int lora__family_lacks_bias(const lora__family *family,
+                                         const char *target)
+{
+    if (lora__family_layer(family, target) != LORA__LAYER_LINEAR) {
+        return 0;
+    }
+    for (size_t i = 0; i < LORA__COUNT(shape_without_bias); i++) {
+        if ((shape_without_bias[i].families & family->bit) != 0 &&
+            lora__text_matches(shape_without_bias[i].targets, target)) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* 1 if the file may be of a family. */
+static int shape_is_guess(const lora__names *names, const lora__family *family)
+{
+    int found = names->family == family;
+
+    for (size_t i = 0; i < names->alternative_count; i++) {
+        found |= names->alternatives[i] == family;
+    }
+    return found;
+}
+
+LORA_PRIVATE int lora__names_lack_bias(const lora__names *names,
+                                       const char *target)
+{
+    lora__place place;
+    lora__family_set known =
+        lora__family_match_target(&place, NULL, LORA__FAMILY_ALL, target);
+    size_t guessed = 0;
+    size_t lacking = 0;
+
+    for (size_t i = 0; i < lora__family_count(); i++) {
+        const lora__family *family = lora__family_at(i);
+        if ((known & family->bit) != 0 && shape_is_guess(names, family)) {
+            guessed++;
+            lacking += (size_t)lora__family_lacks_bias(family, target);
+        }
+    }
+    return guessed != 0 && lacking == guessed;
 }

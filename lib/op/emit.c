@@ -293,18 +293,18 @@ static lora_status emit_plus(lora__emit *emit,
 /* A flag, as torch has integers. */
 static lora_status emit_mark(lora__emit *emit,
                              const lora__module *module,
-                             lora__role role,
+                             const lora__respelling *there,
                              lora_error *error)
 {
     unsigned char *data;
 
-    TRY(lora__emit_spell(emit, module, role, error));
+    TRY(lora__emit_spell(emit, module, there->mark, error));
     data = lora__alloc(emit->source->context, 8, LORA__ALIGN_NUMERIC);
     if (data == NULL) {
         return lora__fail_memory(error, 8);
     }
     memset(data, 0, 8);
-    data[0] = 1;
+    data[0] = (unsigned char)there->marked;
     return lora__builder_adopt(emit->builder, emit->name.data, LORA_DTYPE_I64,
                                0, NULL, data, error);
 }
@@ -333,7 +333,7 @@ LORA_PRIVATE lora_status lora__emit_respelt(lora__emit *emit,
     }
     return there->mark == LORA__ROLE_UNKNOWN
                ? LORA_OK
-               : emit_mark(emit, module, there->mark, error);
+               : emit_mark(emit, module, there, error);
 }
 
 LORA_PRIVATE lora_dtype lora__emit_alpha_dtype(lora_dtype wanted, double alpha)

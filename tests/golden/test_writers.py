@@ -90,7 +90,8 @@ def why_not(case, dialect):
         return None if kind.startswith("(") and not case.has(".dora_scale") \
             else no + "it has no name"
     if case.kind == "ia3" and dialect.startswith("peft"):
-        return None if case.case["params"]["options"].get("train_on_input") \
+        return None if not scales_outputs(case) or \
+            re.search(r"[._]to_[qkv]$", case.target) \
             else no + "it scales outputs"
     holds = case.has(".lora_down.weight") and not case.has(".lora_mid.weight")
     if dialect.startswith("peft"):
@@ -112,6 +113,8 @@ def run_delta(suite, case, path, what):
               *(["--base", case.base] if case.base else []))
     got = {name.endswith(".bias"): t.array()
            for name, t in support.read_file(out)[0].items()}
+    if case.kind == "ia3" and what.startswith("peft") and scales_outputs(case):
+        got.pop(True, None)  # the layer has none, but the case's base may
     for part in ("weight", "bias"):
         want = case.change(part)
         if want is None:
@@ -170,16 +173,20 @@ def check_tensors(case, got, dialect):
     require(all(n.endswith(".alpha") for n in left), f"further: {list(left)}")
 
 
+def scales_outputs(case):
+    return not case.case["params"]["options"].get("train_on_input")
+
+
 def check_ia3(case, got):
-    """l = 1 + w, [1, in], in F32."""
+    """l = 1 + w, [1, in] or [out, 1], in F32."""
     (name, there), = got.items()
     require(re.search(r"\.ia3_l(\.default)?$", name), name)
     w = case.own[".weight"].array()
     equal(there.dtype, "F32", "type")
     close(there.array(), (1 + w).reshape(there.shape),
           2.0**-24 * (1 + np.abs(w)).reshape(there.shape), "ia3_l")
-    equal(there.shape, (1, w.size) if case.info["type"] == "lin" else
-          (1, w.size, 1, 1), "shape")
+    equal(there.shape, (1, w.size, 1, 1) if case.info["type"] != "lin" else
+          (w.size, 1) if scales_outputs(case) else (1, w.size), "shape")
 
 
 def test_held(suite, case, dialect):
@@ -205,7 +212,8 @@ def test_held(suite, case, dialect):
         home = {n[len(case.prefix):]: t
                 for n, t in support.read_file(back)[0].items()}
         equal(set(home), {".weight", ".on_input"}, "back: names")
-        equal(float(home[".on_input"].array()), 1.0, "back: on_input")
+        equal(float(home[".on_input"].array()), float(not scales_outputs(case)),
+              "back: on_input")
         close(home[".weight"].array(), w, 2.0**-24 * (1 + np.abs(w)), "back")
     elif not case.has(".scalar") and not (whole and dialect in OTHERS):
         home, _ = support.read_file(back)
@@ -319,7 +327,8 @@ def test_folder(suite, case):
         *peft_folder(suite, case.path))
     equal(config["peft_type"], case.kind.upper(), "type")
     if case.kind == "ia3":
-        equal(config["feedforward_modules"], [path], "feedforward")
+        equal(config["feedforward_modules"],
+              [] if scales_outputs(case) else [path], "feedforward")
         return
     shapes, scale = peft_layer(config, path, shape)
     equal({name: t.shape for name, t in tensors.items()}, shapes, "layer")

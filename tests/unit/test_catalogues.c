@@ -22,32 +22,37 @@
  * hashes of "<target>\t<layer>\t<default>\t<kohya's name>" over these lines,
  * layer as in layer_names, default 0 or 1: independent of the order. Buffers,
  * which nobody adapts, are no rows here; SD 3.5 has the text encoders of SD 3.
+ * bare: lines of linear layers without a bias; bare_digest: the sum of the
+ * hashes of their targets.
  */
 static const struct {
     const char *family;
     size_t rows;
     size_t defaults;
     uint64_t digest;
+    size_t bare;
+    uint64_t bare_digest;
 } families[] = {
-    {"sd15", 490, 264, 0x8D7864F590CB7C60u},
-    {"sd21", 578, 330, 0x8FB29EA50471D322u},
-    {"sdxl", 1409, 986, 0x39E82C1C41ADE786u},
-    {"flux1_dev", 974, 734, 0x53E8DF1022309182u},
-    {"chroma", 590, 418, 0x31A9EA485052C317u},
-    {"sd3_medium", 920, 765, 0xA5671A649C9DD136u},
-    {"sd35_medium", 1094, 817, 0xE2D4A08A07552A07u},
-    {"sd35_large", 1268, 961, 0x21B875D22E1BADF0u},
-    {"lumina2", 425, 240, 0x64F6F3B188102915u},
-    {"auraflow", 328, 0, 0x09EEB2D181B1632Du},
-    {"wan21_t2v_14b", 648, 0, 0x3B868E3776ED6BF1u},
-    {"wan21_i2v_14b", 772, 0, 0x7572CECBCE3CDE17u},
-    {"hunyuan_video", 712, 0, 0x63E24FA8AF405268u},
-    {"ltx_video", 428, 0, 0x9114EBAB28D639D8u},
-    {"stable_cascade_prior", 839, 0, 0xF3E74718573DBAFEu},
-    {"pixart_sigma", 316, 0, 0x5E32308E07ECE72Fu},
-    {"hunyuan_dit", 773, 0, 0x1C569084428A4177u},
-    {"cogvideox_5b", 512, 0, 0xC2BDB7BCA7D97011u},
-    {"qwen_image", 1087, 0, 0x047BBA43B8D3EC04u},
+    {"sd15", 490, 264, 0x8D7864F590CB7C60u, 96, 0x919BF29DA4ED7808u},
+    {"sd21", 578, 330, 0x8FB29EA50471D322u, 96, 0x919BF29DA4ED7808u},
+    {"sdxl", 1409, 986, 0x39E82C1C41ADE786u, 421, 0xD579581A674E3E7Du},
+    {"flux1_dev", 974, 734, 0x53E8DF1022309182u, 168, 0x4621CE6977F59000u},
+    {"chroma", 590, 418, 0x31A9EA485052C317u, 0, 0x0000000000000000u},
+    {"sd3_medium", 920, 765, 0xA5671A649C9DD136u, 170, 0xC5CC288C43B81679u},
+    {"sd35_medium", 1094, 817, 0xE2D4A08A07552A07u, 170, 0xC5CC288C43B81679u},
+    {"sd35_large", 1268, 961, 0x21B875D22E1BADF0u, 170, 0xC5CC288C43B81679u},
+    {"lumina2", 425, 240, 0x64F6F3B188102915u, 210, 0xEBF25ED2A4654EA7u},
+    {"auraflow", 328, 0, 0x09EEB2D181B1632Du, 323, 0x1B308F7A78180E36u},
+    {"wan21_t2v_14b", 648, 0, 0x3B868E3776ED6BF1u, 0, 0x0000000000000000u},
+    {"wan21_i2v_14b", 772, 0, 0x7572CECBCE3CDE17u, 0, 0x0000000000000000u},
+    {"hunyuan_video", 712, 0, 0x63E24FA8AF405268u, 0, 0x0000000000000000u},
+    {"ltx_video", 428, 0, 0x9114EBAB28D639D8u, 0, 0x0000000000000000u},
+    {"stable_cascade_prior", 839, 0, 0xF3E74718573DBAFEu, 0,
+     0x0000000000000000u},
+    {"pixart_sigma", 316, 0, 0x5E32308E07ECE72Fu, 0, 0x0000000000000000u},
+    {"hunyuan_dit", 773, 0, 0x1C569084428A4177u, 0, 0x0000000000000000u},
+    {"cogvideox_5b", 512, 0, 0xC2BDB7BCA7D97011u, 0, 0x0000000000000000u},
+    {"qwen_image", 1087, 0, 0x047BBA43B8D3EC04u, 0, 0x0000000000000000u},
 };
 
 static const char *const layer_names[] = {
@@ -141,6 +146,8 @@ static void rules_have_the_digest(void **state)
         const lora__family *family = lora__family_find(families[f].family);
         size_t defaults = 0;
         uint64_t digest = 0;
+        size_t bare = 0;
+        uint64_t bare_digest = 0;
         row r;
 
         assert_non_null(family);
@@ -149,9 +156,15 @@ static void rules_have_the_digest(void **state)
             assert_true(i < families[f].rows);
             defaults += (size_t)r.is_default;
             digest += row_digest(&r);
+            if (lora__family_lacks_bias(family, r.target)) {
+                bare++;
+                bare_digest += hash_text(0xCBF29CE484222325u, r.target);
+            }
         }
         assert_int_equal(defaults, families[f].defaults);
         assert_true(digest == families[f].digest);
+        assert_int_equal(bare, families[f].bare);
+        assert_true(bare_digest == families[f].bare_digest);
     }
     lora_context_destroy(context);
 }
@@ -391,6 +404,9 @@ static void check_family(size_t f)
         assert_int_equal(r.layer, rows[where].layer);
         assert_int_equal(r.is_default, rows[where].is_default);
         assert_int_equal(lora__family_layer(family, r.target), r.layer);
+        assert_int_equal(lora__family_lacks_bias(family, r.target),
+                         r.layer == LORA__LAYER_LINEAR &&
+                             !rows[where].has_bias);
     }
     for (size_t i = 0; i < count; i++) {
         if (!rows[i].seen) {

@@ -373,9 +373,29 @@ static int ia3_kind_extent(lora__extent *out,
 
 /* ---- dialects ---------------------------------------------------------- */
 
-/* LyCORIS' w [in] is PEFT's 1 + w [1, in]; of a convolution both are [1, in, 1,
- * 1]. What scales rows is another thing in each, as PEFT scales the bias with
- * them. */
+/* Why PEFT's and LyCORIS' are not the same; NULL: they are. PEFT scales the
+ * bias with the outputs, LyCORIS does not: where there is none, that is one
+ * thing. */
+static const char *ia3_kind_unlike(const lora_adapter *adapter,
+                                   const lora__module *module,
+                                   ia3_side side)
+{
+    if (side == IA3_NOT_TOLD) {
+        return "whether it scales inputs is not told";
+    }
+    if (lora__config_transposed(adapter->config, module->target)) {
+        return "its weight is stored [in, out]";
+    }
+    return side == IA3_INPUTS ||
+                   lora__names_lack_bias(&adapter->names, module->target)
+               ? NULL
+               : "it scales outputs, PEFT's with their bias and LyCORIS' "
+                 "without it, and the layer is not known to have none (with "
+                 "the base, --as full and --as lora have both)";
+}
+
+/* LyCORIS' w [n] is PEFT's 1 + w, of inputs [1, n], of outputs [n, 1]; of a
+ * convolution both are [1, n, 1, 1]. */
 static lora_status ia3_kind_respell(lora__respelling *out,
                                     const lora_adapter *adapter,
                                     const lora__module *module,
@@ -386,6 +406,7 @@ static lora_status ia3_kind_respell(lora__respelling *out,
     const lora__entry *entry = lora__module_entry(adapter, module, role);
     int to_peft = lora__dialect_has_role(to, LORA__ROLE_IA3);
     ia3_side side;
+    const char *why;
 
     if (to_peft == kind_has(module, LORA__ROLE_IA3) ||
         (!to_peft && !lora__dialect_has_role(to, LORA__ROLE_ON_INPUT))) {
@@ -396,22 +417,22 @@ static lora_status ia3_kind_respell(lora__respelling *out,
         return LORA_OK;
     }
     side = ia3_kind_stored_side(adapter, module);
-    if (side != IA3_INPUTS ||
-        lora__config_transposed(adapter->config, module->target)) {
-        return lora__respell_refuse(
-            module, to,
-            side != IA3_NOT_TOLD ? "it scales outputs, PEFT's with their bias "
-                                   "and LyCORIS' without it"
-                                 : "whether it scales inputs is not told",
-            error);
+    why = ia3_kind_unlike(adapter, module, side);
+    if (why != NULL) {
+        return lora__respell_refuse(module, to, why, error);
     }
     out->role = to_peft ? LORA__ROLE_IA3 : LORA__ROLE_WEIGHT;
     out->mark = to_peft ? LORA__ROLE_UNKNOWN : LORA__ROLE_ON_INPUT;
+    out->marked = side == IA3_INPUTS;
     out->plus = to_peft ? 1.0 : -1.0;
     if (entry->ndim <= 2) {
         out->ndim = to_peft ? 2 : 1;
-        out->shape[0] = to_peft ? 1 : (int64_t)entry->elements;
-        out->shape[1] = (int64_t)entry->elements;
+        out->shape[0] = (int64_t)entry->elements;
+        out->shape[1] = 1;
+        if (to_peft && side == IA3_INPUTS) {
+            out->shape[0] = 1;
+            out->shape[1] = (int64_t)entry->elements;
+        }
     }
     return LORA_OK;
 }
