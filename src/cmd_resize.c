@@ -30,7 +30,7 @@ static const opt_spec resize_options[] = {
     {"keep-core", 0, OPT_FLAG, NULL, "keep the cores of Tucker modules",
      offsetof(resize_settings, keep_core), 0, 0, 0},
     {"base", 0, OPT_TEXT, "BASE",
-     "the model, to tell the errors of weights with DoRA",
+     "the model, for kinds that change its weights",
      offsetof(resize_settings, base), 0, 0, 0},
     {NULL, 0, OPT_FLAG, NULL, NULL, 0, 0, 0, 0},
 };

@@ -83,7 +83,8 @@ lora_adapter_convert_options_init(lora_adapter_convert_options *options,
  *  its rank, T-LoRA too; others, whose change has no factors, one of full rank,
  *  an identity beside the change. With one they are cut as by
  *  lora_adapter_resize(). A bias that changes with the base's gets a bias
- *  change.
+ *  change. LORA_RANK_SIZE is of the file with the names and at the strength
+ * that the adapter has.
  *
  *  With kind "full" every module whose weight changes becomes a full difference
  *  of that, and of its bias where that changes: of any kind, with `base` of

@@ -78,8 +78,8 @@ typedef struct lora_adapter_resize_options {
     lora_rank_counting counting;
     lora_rank_split split; /* not of modules that keep a core */
     uint32_t keep_core;    /* 1: modules that have one (Tucker) keep it */
-    const char *base; /* the model, a file or folder, to measure DoRA by; NULL:
-                       * not */
+    const char *base; /* the model, a file or folder, for kinds that depend on
+                       * it, and to measure DoRA by; NULL: none */
 } lora_adapter_resize_options;
 
 /** See lora_adapter_open_options_init(). @since 0.1 */
@@ -100,8 +100,13 @@ lora_adapter_resize_options_init(lora_adapter_resize_options *options,
  * SVDs of its two matrices; LoHa by its factors or, where these have more terms
  * than half of its rows or columns and the rule needs the first values only, by
  * its dense change, within 1.01 of the best error. The report has the values
- * that were found then. Modules without factors, learned tokens and unknown
- * tensors pass through.
+ * that were found then. Biases, norms, full differences, learned tokens and
+ * unknown tensors pass through.
+ *
+ *  GLoRA, T-LoRA, (IA)^3, OFT and BOFT become pairs with `base`, which has the
+ *  weights that they change, and are refused without it: GLoRA and T-LoRA by
+ *  their factors, others by the dense change, of which every thread has one in
+ *  memory. A bias that changes with the base's gets a bias change.
  *
  *  Of DoRA the change inside is cut, and the magnitudes are kept bit by bit:
  *  they fix the norms of the rows, or inputs, of the result too. Singular

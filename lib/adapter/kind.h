@@ -197,6 +197,9 @@ struct lora__kind {
     /* 1: the weight's columns are what a layer gives, as an embedding's. */
     int32_t columns;
 
+    /* 1: its tensors are a weight, or all of a change: no rank to lower. */
+    int32_t is_whole;
+
     /* How well the module's roles and shapes fit: 0 not at all; the highest
      * wins. */
     int (*claim)(const lora_adapter *adapter, const lora__module *module);

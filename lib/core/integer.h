@@ -32,6 +32,22 @@ static inline int lora__mul_size(size_t a, size_t b, size_t *out)
     return a == 0 || *out / a == b;
 }
 
+/* Elements of the dimensions [first, ndim) of a shape, which are not negative:
+ * with `first` 1 the columns of a weight, with 2 those of a kernel. SIZE_MAX,
+ * for which there is no memory, stands for all that is more than that. */
+static inline size_t
+lora__shape_count(const int64_t *shape, int32_t first, int32_t ndim)
+{
+    size_t count = 1;
+    int fits = 1;
+
+    for (int32_t i = first; i < ndim; i++) {
+        fits &= (uint64_t)shape[i] <= SIZE_MAX &&
+                lora__mul_size(count, (size_t)shape[i], &count);
+    }
+    return fits ? count : SIZE_MAX;
+}
+
 static inline int lora__u64_to_size(uint64_t a, size_t *out)
 {
     *out = (size_t)a;

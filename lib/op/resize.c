@@ -72,10 +72,7 @@ static lora_status resize_plan(lora__resize *job, lora_error *error)
         }
         TRY(resize_check_factors(job, m, error));
         rank = module->kind->factor_rank(adapter, module);
-        count = 1;
-        for (int32_t i = 1; i < module->ndim && count < rank; i++) {
-            count *= (size_t)module->shape[i];
-        }
+        count = lora__shape_count(module->shape, 1, module->ndim);
         count = count < rank ? count : rank;
         count =
             count < (size_t)module->shape[0] ? count : (size_t)module->shape[0];
@@ -156,6 +153,7 @@ static lora_status resize_round_all(lora__resize *job, lora_error *error)
     for (size_t m = 0; m < job->adapter->module_count; m++) {
         others |= !job->results[m].left_out && !job->exact &&
                   lora__resize_applies(&job->adapter->modules[m]) &&
+                  !lora__resize_is_based(job, m) &&
                   !job->adapter->modules[m].kind->is_pair;
     }
     if (!others || job->options.dtype == LORA_DTYPE_NONE) {
@@ -270,6 +268,31 @@ static lora_status resize_run(lora_adapter **out,
     return status;
 }
 
+/* Of spectra of its own, which are complete where the rule is for the whole
+ * file. */
+static lora_status resize_alone(lora_adapter **out,
+                                lora_report **out_report,
+                                lora__resize *job,
+                                const lora_adapter *adapter,
+                                const lora_rank_rule *rule,
+                                const lora_adapter_resize_options *options,
+                                lora_error *error)
+{
+    lora_spectra spectra;
+    lora_status status;
+
+    TRY(lora__spectra_begin(&spectra, adapter, error));
+    status = rule->kind == LORA_RANK_SIZE
+                 ? lora__spectra_complete(&spectra, error)
+                 : LORA_OK;
+    if (status == LORA_OK) {
+        status =
+            resize_run(out, out_report, job, &spectra, rule, options, error);
+    }
+    lora__spectra_end(&spectra);
+    return status;
+}
+
 LORA_PRIVATE lora_status
 lora__resize_to_pairs(lora_adapter **out,
                       lora_report **out_report,
@@ -281,20 +304,15 @@ lora__resize_to_pairs(lora_adapter **out,
                       lora_error *error)
 {
     static const lora_rank_rule any = {.kind = LORA_RANK_FIXED, .rank = 1};
-    lora_spectra spectra;
     lora__resize job;
-    lora_status status;
 
     memset(&job, 0, sizeof job);
     job.pairs = 1;
     job.exact = rule == NULL;
     job.base = base;
     job.named = named;
-    TRY(lora__spectra_begin(&spectra, adapter, error));
-    status = resize_run(out, out_report, &job, &spectra,
+    return resize_alone(out, out_report, &job, adapter,
                         rule == NULL ? &any : rule, options, error);
-    lora__spectra_end(&spectra);
-    return status;
 }
 
 LORA_API lora_status
@@ -305,9 +323,7 @@ lora_adapter_resize(lora_adapter **out,
                     const lora_adapter_resize_options *options,
                     lora_error *error)
 {
-    lora_spectra spectra;
     lora__resize job;
-    lora_status status;
 
     lora__error_begin(error);
     CHECK_ARG(out != NULL, error);
@@ -318,16 +334,7 @@ lora_adapter_resize(lora_adapter **out,
     CHECK_ARG(adapter != NULL, error);
     CHECK_ARG(rule != NULL, error);
     memset(&job, 0, sizeof job);
-    TRY(lora__spectra_begin(&spectra, adapter, error));
-    status = rule->kind == LORA_RANK_SIZE
-                 ? lora__spectra_complete(&spectra, error)
-                 : LORA_OK;
-    if (status == LORA_OK) {
-        status =
-            resize_run(out, out_report, &job, &spectra, rule, options, error);
-    }
-    lora__spectra_end(&spectra);
-    return status;
+    return resize_alone(out, out_report, &job, adapter, rule, options, error);
 }
 
 LORA_API lora_status

@@ -29,8 +29,10 @@ typedef struct lora__resize_result {
     int32_t ndim;  /* not 0: the base told the shape, which the module's may
                     * not be */
     int64_t shape[LORA_MAX_DIMS];
-    void *bias; /* [rows], of a module whose bias changes with the base's */
+    int has_bias; /* its bias changes with the base's */
+    void *bias;   /* [rows] */
     size_t bias_bytes;
+    lora__spectrum spectrum; /* of what depends on the base, for a size */
 } lora__resize_result;
 
 typedef struct lora__resize {
@@ -154,6 +156,14 @@ LORA_PRIVATE lora_status lora__resize_dense(lora__resize *job,
                                             size_t index,
                                             lora_error *error);
 
+/* All singular values of a dense change, into room for as many as its shorter
+ * side has. */
+LORA_PRIVATE lora_status lora__resize_dense_spectrum(lora__spectrum *out,
+                                                     double *sigma,
+                                                     const lora__resize *job,
+                                                     size_t index,
+                                                     lora_error *error);
+
 /* The shape of a module's change. */
 static inline const int64_t *
 lora__resize_shape(int32_t *out_ndim, const lora__resize *job, size_t index)
@@ -167,12 +177,38 @@ lora__resize_shape(int32_t *out_ndim, const lora__resize *job, size_t index)
 
 /* ---- with the base; resize_based.c ------------------------------------- */
 
-/* 1 for a module that becomes a pair, and whose change depends on the base. */
+/* 1 for a module that becomes a pair, and whose change depends on the base: of
+ * a resize those that have nothing else to cut. */
 static inline int lora__resize_is_based(const lora__resize *job, size_t index)
 {
-    return job->pairs &&
-           (job->adapter->modules[index].needs & LORA_PART_WEIGHT) != 0;
+    const lora__module *module = &job->adapter->modules[index];
+
+    return (module->needs & LORA_PART_WEIGHT) != 0 &&
+           (job->pairs ||
+            (module->kind->factors == NULL && !module->kind->is_whole));
 }
+
+/* 1 for a module that becomes a pair, and is none. */
+static inline int lora__resize_is_remade(const lora__resize *job, size_t index)
+{
+    return lora__resize_is_based(job, index) ||
+           (job->pairs && !job->adapter->modules[index].kind->is_pair);
+}
+
+/* The values that a size of the file is chosen by. */
+static inline const lora__spectrum *
+lora__resize_spectrum(const lora__resize *job, size_t index)
+{
+    return lora__resize_is_based(job, index)
+               ? &job->results[index].spectrum
+               : &job->spectra->layers[index].spectrum;
+}
+
+/* Find those of such a module, which are all kept in the report, into
+ * `spectrum` of its result. */
+LORA_PRIVATE lora_status lora__resize_based_spectrum(lora__resize *job,
+                                                     size_t index,
+                                                     lora_error *error);
 
 /* Rows of a module's weight change, of DoRA that of the change inside unless it
  * becomes a pair, with the base's tensors, which the state points to, where it

@@ -39,27 +39,19 @@ LORA_PRIVATE lora_status lora__resize_rows(lora__rows *out,
 /* ---- planning ---------------------------------------------------------- */
 
 /* What a pair has no place for. */
-static lora_status based_check(const lora__resize *job,
-                               const lora__module *module,
-                               lora_error *error)
+static lora_status based_check(const lora__module *module, lora_error *error)
 {
     const char *beside = module->padded   ? "a weight with zeros put to it"
                          : module->sparse ? "a sparse residual"
                          : module->kind->columns ? "an embedding"
                                                  : NULL;
 
-    if (beside != NULL) {
-        return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
-                          module->name, "%s%s of %s cannot become a pair",
-                          module->kind->id, module->dora ? " with DoRA" : "",
-                          beside);
-    }
-    return job->rule->kind != LORA_RANK_SIZE
+    return beside == NULL
                ? LORA_OK
                : lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
-                            module->name,
-                            "a size of the file is for modules with factors: "
-                            "convert to LoRA first");
+                            module->name, "%s%s of %s cannot become a pair",
+                            module->kind->id, module->dora ? " with DoRA" : "",
+                            beside);
 }
 
 LORA_PRIVATE lora__role lora__resize_bias_role(const lora__resize *job,
@@ -91,10 +83,10 @@ based_plan(lora__resize *job, size_t index, lora_error *error)
     lora__found_base found;
     lora__rows_how how;
     size_t rows;
-    size_t cols = 1;
+    size_t cols;
     void *memory;
 
-    TRY(based_check(job, module, error));
+    TRY(based_check(module, error));
     TRY(lora__base_how(&how, &found, job->base, module, LORA_PART_WEIGHT,
                        error));
     TRY(lora__rows_plan(result->shape, &result->ndim, module, &how, error));
@@ -102,16 +94,15 @@ based_plan(lora__resize *job, size_t index, lora_error *error)
         return lora__fail(error, LORA_ERROR_SHAPE, LORA_NO_OFFSET, module->name,
                           "the base's weight is a vector, which has no pair");
     }
-    if (based_has_bias(module, &how) &&
+    result->has_bias = based_has_bias(module, &how);
+    if (result->has_bias &&
         lora__resize_bias_role(job, module) == LORA__ROLE_UNKNOWN) {
         return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
                           module->name,
                           "the change of its bias has no name in this dialect");
     }
     rows = (size_t)result->shape[0];
-    for (int32_t i = 1; i < result->ndim; i++) {
-        cols *= (size_t)result->shape[i];
-    }
+    cols = lora__shape_count(result->shape, 1, result->ndim);
     numbers->sigma_count = rows < cols ? rows : cols;
     TRY(lora__arena_zeroed(&memory, &job->report->arena, numbers->sigma_count,
                            sizeof(double), error));
@@ -308,6 +299,23 @@ done:
 
 /* ---- a module ---------------------------------------------------------- */
 
+/* 1 if nothing tells the change but the change itself. */
+static int based_is_dense(const lora__module *module)
+{
+    return module->dora || module->kind->based_factors == NULL;
+}
+
+/* 1 if the rule, within the cap, keeps all that so many terms make, and writes
+ * no more. */
+static int based_keeps_all(const lora__resize *job, size_t index, size_t rank)
+{
+    const lora_rank_rule *rule = lora__resize_rule(job, index);
+    size_t cap = (size_t)job->options.max_rank;
+
+    return rule->kind == LORA_RANK_FIXED && (size_t)rule->rank >= rank &&
+           (cap == 0 || cap >= rank) && !job->options.pad;
+}
+
 /* The factors that the kind has, all of them or by the rule; not all, where
  * they are more than a change can have. */
 static lora_status based_factors(lora__resize *job,
@@ -316,7 +324,6 @@ static lora_status based_factors(lora__resize *job,
                                  lora_error *error)
 {
     const lora__module *module = &job->adapter->modules[index];
-    const lora_rank_rule *rule = lora__resize_rule(job, index);
     lora__factors f;
     lora__spectra_work work;
     lora__found_base found;
@@ -334,8 +341,7 @@ static lora_status based_factors(lora__resize *job,
         lora__rows_destroy(state);
         return status;
     }
-    if (job->exact || (!many && rule->kind == LORA_RANK_FIXED &&
-                       (size_t)rule->rank >= f.rank)) {
+    if (job->exact || (!many && based_keeps_all(job, index, f.rank))) {
         status = based_exact(job, index, &f, error);
         lora__factors_destroy(&f);
         return status;
@@ -360,10 +366,10 @@ based_bias(lora__resize *job, size_t index, lora_error *error)
     lora_dtype dtype = lora__resize_dtype(job, module, LORA__ROLE_UP);
     lora_status status;
 
-    TRY(lora__base_how(&how, &found, job->base, module, LORA_PART_BIAS, error));
-    if (!based_has_bias(module, &how)) {
+    if (!result->has_bias) {
         return LORA_OK;
     }
+    TRY(lora__base_how(&how, &found, job->base, module, LORA_PART_BIAS, error));
     how.dtype = LORA_DTYPE_F64;
     TRY(lora__rows_create_how(&state, job->adapter, module, &how, error));
     TRY_OR_DONE(
@@ -389,14 +395,43 @@ LORA_PRIVATE lora_status lora__resize_based(lora__resize *job,
     lora_status status;
 
     TRY(based_bias(job, index, error));
-    if (!job->exact && (module->dora || module->kind->based_factors == NULL)) {
+    if (!job->exact && based_is_dense(module)) {
         return lora__resize_dense(job, index, error);
     }
     TRY(lora__resize_rows(&state, &found, job, index, LORA_PART_WEIGHT,
                           LORA_DTYPE_F64, error));
-    status = module->dora || module->kind->based_factors == NULL
-                 ? based_whole(job, index, &state, error)
-                 : based_factors(job, index, &state, error);
+    status = based_is_dense(module) ? based_whole(job, index, &state, error)
+                                    : based_factors(job, index, &state, error);
     lora__rows_destroy(&state);
+    return status;
+}
+
+LORA_PRIVATE lora_status lora__resize_based_spectrum(lora__resize *job,
+                                                     size_t index,
+                                                     lora_error *error)
+{
+    const lora__module *module = &job->adapter->modules[index];
+    lora__spectrum *out = &job->results[index].spectrum;
+    double *sigma = (double *)(uintptr_t)job->report->modules[index].sigma;
+    lora__spectra_work work;
+    lora__factors f;
+    lora__found_base found;
+    lora__rows state;
+    lora_status status;
+
+    if (based_is_dense(module)) {
+        return lora__resize_dense_spectrum(out, sigma, job, index, error);
+    }
+    TRY(lora__resize_rows(&state, &found, job, index, LORA_PART_WEIGHT,
+                          LORA_DTYPE_F64, error));
+    status = module->kind->based_factors(&f, &state, module, error);
+    lora__rows_destroy(&state);
+    if (status == LORA_OK) {
+        status = lora__spectra_take(&work, &f, error);
+    }
+    if (status == LORA_OK) {
+        *out = lora__spectra_read(&work, sigma);
+        lora__spectra_close(&work);
+    }
     return status;
 }

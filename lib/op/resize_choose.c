@@ -3,19 +3,18 @@
 
 /* 1 for what conv_rule is about: k x k convolutions, or with kohya's counting
  * all of them. */
-static int choose_is_conv(const lora__resize *job, const lora__module *module)
+static int choose_is_conv(const lora__resize *job, size_t index)
 {
-    int64_t kernel = 1;
+    const lora__module *module = &job->adapter->modules[index];
+    int32_t ndim;
+    const int64_t *shape = lora__resize_shape(&ndim, job, index);
 
     if (job->options.counting == LORA_COUNT_KOHYA) {
         const lora__entry *down =
             lora__module_entry(job->adapter, module, LORA__ROLE_DOWN);
-        return (down != NULL ? down->ndim : module->ndim) > 2;
+        return (down != NULL ? down->ndim : ndim) > 2;
     }
-    for (int32_t i = 2; i < module->ndim; i++) {
-        kernel *= module->shape[i];
-    }
-    return kernel > 1;
+    return lora__shape_count(shape, 2, ndim) > 1;
 }
 
 /* The rule for a module: the last override that matches, the one for
@@ -31,8 +30,8 @@ LORA_PRIVATE const lora_rank_rule *lora__resize_rule(const lora__resize *job,
             return &o->overrides[i].rule;
         }
     }
-    return o->conv_rule != NULL && choose_is_conv(job, module) ? o->conv_rule
-                                                               : job->rule;
+    return o->conv_rule != NULL && choose_is_conv(job, index) ? o->conv_rule
+                                                              : job->rule;
 }
 
 /* What a rule says, within cap and floor; a layer is never left without any

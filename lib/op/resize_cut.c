@@ -348,7 +348,7 @@ static lora_status cut_pair(lora__resize *job,
     double discarded = 0.0;
     lora_status status;
 
-    if (choice.rank == f->rank && !(job->pairs && !module->kind->is_pair)) {
+    if (choice.rank == f->rank && !lora__resize_is_remade(job, index)) {
         /* it stays what it was */
         TRY(lora__resize_kept_error(&discarded, job, module, f, error));
         lora__resize_numbers(numbers, spectrum->count, choice.rank, discarded);

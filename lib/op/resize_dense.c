@@ -16,10 +16,11 @@
 
 /* A goal that the rule, and cap and floor, can be told by. 0: it looks at all
  * values. */
-static int dense_goal(lora__dense_goal *out,
-                      const lora__resize *job,
-                      const lora_rank_rule *rule)
+static int
+dense_goal(lora__dense_goal *out, const lora__resize *job, size_t index)
 {
+    const lora_rank_rule *rule = lora__resize_rule(job, index);
+
     memset(out, 0, sizeof *out);
     out->rank = (size_t)job->options.min_rank;
     switch (rule->kind) {
@@ -35,6 +36,9 @@ static int dense_goal(lora__dense_goal *out,
     case LORA_RANK_THRESHOLD:
         out->above = rule->value;
         return 1;
+    case LORA_RANK_SIZE:
+        out->rank = job->results[index].planned;
+        return 1;
     default:
         return 0;
     }
@@ -47,17 +51,13 @@ static void dense_sizes(size_t sizes[3], const lora__resize *job, size_t index)
     const int64_t *shape = lora__resize_shape(&ndim, job, index);
 
     sizes[0] = (size_t)shape[0];
-    sizes[1] = 1;
-    for (int32_t i = 1; i < ndim; i++) {
-        sizes[1] *= (size_t)shape[i];
-    }
+    sizes[1] = lora__shape_count(shape, 1, ndim);
     sizes[2] = sizes[0] < sizes[1] ? sizes[0] : sizes[1];
 }
 
 LORA_PRIVATE int lora__resize_is_dense(const lora__resize *job, size_t index)
 {
     const lora__module *module = &job->adapter->modules[index];
-    const lora_rank_rule *rule = lora__resize_rule(job, index);
     size_t rank = module->kind->factor_rank(job->adapter, module);
     lora__dense_goal goal;
     size_t sizes[3];
@@ -65,7 +65,8 @@ LORA_PRIVATE int lora__resize_is_dense(const lora__resize *job, size_t index)
     dense_sizes(sizes, job, index);
     return !module->kind->is_pair && !module->kind->decomposes &&
            sizes[2] >= DENSE_LEAST && rank > sizes[2] / 2 &&
-           dense_goal(&goal, job, rule) && goal.rank < rank;
+           lora__resize_rule(job, index)->kind != LORA_RANK_SIZE &&
+           dense_goal(&goal, job, index) && goal.rank < rank;
 }
 
 /* The squared error of factors, which have the scale in them. */
@@ -160,48 +161,92 @@ done:
     return status;
 }
 
-LORA_PRIVATE lora_status lora__resize_dense(lora__resize *job,
-                                            size_t index,
-                                            lora_error *error)
+/* A module's change, and as much of its decomposition as is wanted. */
+typedef struct dense_work {
+    lora__dense dense;
+    float *values;
+    size_t bytes;
+} dense_work;
+
+static void dense_end(dense_work *work, lora_context *context)
+{
+    lora__dense_destroy(&work->dense, context);
+    lora__free(context, work->values, work->bytes, LORA__ALIGN_NUMERIC);
+}
+
+/* On failure there is something to give back too. */
+static lora_status dense_begin(dense_work *work,
+                               const lora__resize *job,
+                               size_t index,
+                               const lora__dense_goal *goal,
+                               lora_error *error)
 {
     const lora__module *module = &job->adapter->modules[index];
     lora_context *context = job->adapter->context;
     lora__dense_input input;
-    lora__dense_goal goal;
-    lora__dense dense;
     lora__found_base found;
     lora__rows state;
     size_t sizes[3];
     size_t bytes;
-    float *values;
     lora_status status;
 
-    memset(&dense, 0, sizeof dense);
+    memset(work, 0, sizeof *work);
     dense_sizes(sizes, job, index);
-    goal.exact = !dense_goal(&goal, job, lora__resize_rule(job, index));
-    /* the rule looks at all values */
     if (!lora__mul_size(sizes[0], sizes[1], &bytes) ||
-        !lora__mul_size(bytes, sizeof *values, &bytes)) {
+        !lora__mul_size(bytes, sizeof *work->values, &bytes)) {
         return lora__fail_memory(error, UINT64_MAX);
     }
-    values = lora__alloc(context, bytes, LORA__ALIGN_NUMERIC);
-    if (values == NULL) {
+    work->values = lora__alloc(context, bytes, LORA__ALIGN_NUMERIC);
+    if (work->values == NULL) {
         return lora__fail_memory(error, bytes);
     }
-    TRY_OR_DONE(lora__resize_rows(&state, &found, job, index, LORA_PART_WEIGHT,
-                                  LORA_DTYPE_F32, error));
-    status = lora__rows_read(&state, module, 0, state.rows, values, error);
+    work->bytes = bytes;
+    TRY(lora__resize_rows(&state, &found, job, index, LORA_PART_WEIGHT,
+                          LORA_DTYPE_F32, error));
+    status =
+        lora__rows_read(&state, module, 0, state.rows, work->values, error);
     lora__rows_destroy(&state);
-    if (status != LORA_OK) {
-        goto done;
-    }
     input.rows = sizes[0];
     input.cols = sizes[1];
-    input.values = values;
-    TRY_OR_DONE(lora__dense_create(&dense, context, &input, &goal, error));
-    status = dense_cut(job, index, &dense, values, error);
-done:
-    lora__dense_destroy(&dense, context);
-    lora__free(context, values, bytes, LORA__ALIGN_NUMERIC);
+    input.values = work->values;
+    return status == LORA_OK
+               ? lora__dense_create(&work->dense, context, &input, goal, error)
+               : status;
+}
+
+LORA_PRIVATE lora_status lora__resize_dense(lora__resize *job,
+                                            size_t index,
+                                            lora_error *error)
+{
+    lora__dense_goal goal;
+    dense_work work;
+    lora_status status;
+
+    goal.exact = !dense_goal(&goal, job, index); /* all values */
+    status = dense_begin(&work, job, index, &goal, error);
+    if (status == LORA_OK) {
+        status = dense_cut(job, index, &work.dense, work.values, error);
+    }
+    dense_end(&work, job->adapter->context);
+    return status;
+}
+
+LORA_PRIVATE lora_status lora__resize_dense_spectrum(lora__spectrum *out,
+                                                     double *sigma,
+                                                     const lora__resize *job,
+                                                     size_t index,
+                                                     lora_error *error)
+{
+    const lora__dense_goal goal = {.exact = 1};
+    dense_work work;
+    lora_status status = dense_begin(&work, job, index, &goal, error);
+
+    if (status == LORA_OK) {
+        memcpy(sigma, work.dense.sigma, work.dense.count * sizeof *sigma);
+        out->sigma = sigma;
+        out->count = out->full = work.dense.count;
+        out->scale = 1.0;
+    }
+    dense_end(&work, job->adapter->context);
     return status;
 }

@@ -17,7 +17,7 @@ typedef struct dora_job {
 static int dora_applies(const lora__resize *job, size_t index)
 {
     return job->adapter->modules[index].dora && !job->pairs &&
-           !job->results[index].left_out;
+           !lora__resize_is_based(job, index) && !job->results[index].left_out;
 }
 
 /* Rows of a module's change W' - W, in F64. */

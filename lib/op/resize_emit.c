@@ -9,7 +9,28 @@
 #include <math.h>
 #include <string.h>
 
-/* A new factor, whose data is given up; or its place alone. */
+/* A new tensor of the name that was spelled, whose data is given up; or its
+ * place alone. */
+static lora_status resize_emit_data(lora__emit *emit,
+                                    const lora__resize *job,
+                                    lora_dtype dtype,
+                                    int32_t ndim,
+                                    const int64_t *shape,
+                                    void **data,
+                                    lora_error *error)
+{
+    void *owned = *data;
+
+    if (job->measures) {
+        return lora__builder_add_made(emit->builder, emit->name.data,
+                                      job->adapter->container, ndim, shape,
+                                      dtype, NULL, NULL, 0, error);
+    }
+    *data = NULL;
+    return lora__builder_adopt(emit->builder, emit->name.data, dtype, ndim,
+                               shape, owned, error);
+}
+
 static lora_status resize_emit_factor(lora__emit *emit,
                                       const lora__resize *job,
                                       const lora__module *module,
@@ -19,19 +40,10 @@ static lora_status resize_emit_factor(lora__emit *emit,
                                       void **data,
                                       lora_error *error)
 {
-    lora_dtype dtype = lora__resize_dtype(job, module, role);
-    void *owned = *data;
-
     TRY(!module->kind->is_pair ? lora__emit_spell_new(emit, module, role, error)
                                : lora__emit_spell(emit, module, role, error));
-    if (job->measures) {
-        return lora__builder_add_made(emit->builder, emit->name.data,
-                                      job->adapter->container, ndim, shape,
-                                      dtype, NULL, NULL, 0, error);
-    }
-    *data = NULL;
-    return lora__builder_adopt(emit->builder, emit->name.data, dtype, ndim,
-                               shape, owned, error);
+    return resize_emit_data(emit, job, lora__resize_dtype(job, module, role),
+                            ndim, shape, data, error);
 }
 
 /* The factor that a new one replaces; NULL: there is none. */
@@ -85,16 +97,13 @@ static lora_status resize_emit_bias(lora__emit *emit,
     lora__resize_result *result = &job->results[index];
     lora_dtype dtype = lora__resize_dtype(job, module, LORA__ROLE_UP);
     int64_t rows = result->shape[lora__resize_is_turned(job, index)];
-    void *owned = result->bias;
 
-    if (owned == NULL) {
+    if (!result->has_bias) {
         return LORA_OK;
     }
     TRY(lora__emit_spell(emit, module, lora__resize_bias_role(job, module),
                          error));
-    result->bias = NULL;
-    return lora__builder_adopt(emit->builder, emit->name.data, dtype, 1, &rows,
-                               owned, error);
+    return resize_emit_data(emit, job, dtype, 1, &rows, &result->bias, error);
 }
 
 /* A module with new factors: they replace up and down, or what a kind has
@@ -170,7 +179,8 @@ static int resize_keeps(const lora__resize *job, size_t index, lora__role role)
 {
     return role == LORA__ROLE_UP_BIAS || role == LORA__ROLE_DIFF_BIAS ||
            (role == LORA__ROLE_BIAS && !lora__resize_is_based(job, index)) ||
-           (role == LORA__ROLE_DORA && !job->pairs);
+           (role == LORA__ROLE_DORA && !job->pairs &&
+            !lora__resize_is_based(job, index));
 }
 
 static lora_status resize_emit_module(lora__emit *emit,

@@ -51,20 +51,19 @@ static double
 size_of_direction(const lora__resize *job, size_t index, size_t rank)
 {
     const lora__module *module = &job->adapter->modules[index];
-    double rows = (double)module->shape[0];
-    double cols = (double)module->shape[1];
-    double kernel = 1.0;
+    int32_t ndim;
+    const int64_t *shape = lora__resize_shape(&ndim, job, index);
+    double rows = (double)shape[0];
+    double cols = (double)shape[1];
+    double kernel = (double)lora__shape_count(shape, 2, ndim);
     double core = 0.0;
 
-    for (int32_t i = 2; i < module->ndim; i++) {
-        kernel *= (double)module->shape[i];
-    }
     if (lora__resize_keeps_core(job, index)) {
         core = (2.0 * (double)rank - 1.0) * kernel *
                size_of_number(job, module, LORA__ROLE_MID);
         kernel = 1.0;
     }
-    if (module->transposed) { /* the factors are of the layer */
+    if (lora__resize_is_turned(job, index)) { /* the factors are of the layer */
         double other = rows;
         rows = cols;
         cols = other;
@@ -76,9 +75,7 @@ size_of_direction(const lora__resize *job, size_t index, size_t rank)
 /* 1 for a module whose rank is chosen here. */
 static int size_is_free(const size_plan *plan, size_t index)
 {
-    const lora__decomposed *layer = &plan->job->spectra->layers[index];
-
-    return layer->spectrum.sigma != NULL &&
+    return lora__resize_spectrum(plan->job, index)->sigma != NULL &&
            !plan->job->results[index].left_out &&
            lora__resize_rule(plan->job, index)->kind == LORA_RANK_SIZE;
 }
@@ -90,7 +87,7 @@ static void size_list_steps(size_plan *plan)
 
     plan->count = 0;
     for (size_t m = 0; m < job->adapter->module_count; m++) {
-        const lora__spectrum *s = &job->spectra->layers[m].spectrum;
+        const lora__spectrum *s = lora__resize_spectrum(job, m);
         size_t least;
         size_t most;
         if (!size_is_free(plan, m)) {
@@ -116,7 +113,7 @@ static void size_take(const size_plan *plan, size_t steps)
     lora__resize *job = plan->job;
 
     for (size_t m = 0; m < job->adapter->module_count; m++) {
-        const lora__spectrum *s = &job->spectra->layers[m].spectrum;
+        const lora__spectrum *s = lora__resize_spectrum(job, m);
         size_t most;
         if (size_is_free(plan, m)) {
             lora__resize_range(&job->results[m].planned, &most, job, s);
@@ -137,12 +134,13 @@ static lora_status size_measure(uint64_t *out,
 
     size_take(plan, steps);
     for (size_t m = 0; m < job->adapter->module_count; m++) {
-        const lora__spectrum *s = &job->spectra->layers[m].spectrum;
+        const lora__spectrum *s = lora__resize_spectrum(job, m);
         lora_report_module *numbers = &job->report->modules[m];
         if (s->sigma != NULL && !job->results[m].left_out) {
             size_t rank = lora__resize_choose(job, m, s).rank;
             job->results[m].rank = rank;
-            job->results[m].is_new = (int64_t)rank != numbers->rank_in;
+            job->results[m].is_new = lora__resize_is_remade(job, m) ||
+                                     (int64_t)rank != numbers->rank_in;
             numbers->rank_out = (int64_t)rank;
         }
     }
@@ -188,6 +186,31 @@ static void size_forget(lora__resize *job)
     }
 }
 
+/* A job of lora__run_jobs(): the values of a module that the spectra cannot
+ * have, as they are those of the base too. */
+static lora_status
+size_decompose(void *arg, size_t index, uint32_t worker, lora_error *error)
+{
+    lora__resize *job = arg;
+    lora_error found;
+    lora_status status;
+
+    (void)worker;
+    if (!lora__resize_is_based(job, index) || job->results[index].left_out) {
+        return LORA_OK;
+    }
+    lora_error_init(&found, sizeof found);
+    status = lora__resize_based_spectrum(job, index, &found);
+    if (status == LORA_ERROR_NONFINITE) {
+        return lora__resize_nonfinite(job, index, error);
+    }
+    if (status != LORA_OK) {
+        lora__error_merge(error, &found);
+        lora__error_set_subject(error, job->adapter->modules[index].name);
+    }
+    return status;
+}
+
 LORA_PRIVATE lora_status lora__resize_plan_size(lora__resize *job,
                                                 lora_error *error)
 {
@@ -202,6 +225,8 @@ LORA_PRIVATE lora_status lora__resize_plan_size(lora__resize *job,
             TRY(lora__resize_nonfinite(job, m, error));
         }
     }
+    TRY(lora__run_jobs(job->adapter->context, "decompose", size_decompose, job,
+                       job->adapter->module_count, error));
     size_list_steps(&plan);
     count = plan.count;
     TRY(lora__alloc_zeroed(&memory, job->adapter->context, count,

@@ -353,7 +353,7 @@ def test_refused(suite):
     require("--base" in run.err, run.err)
     run = suite.run("resize", path, "-o", suite.path("out.safetensors"),
                     "--rank", 1, code=FAILED)
-    require("convert" in run.err and KOHYA in run.err, run.err)
+    require("--base" in run.err and KOHYA in run.err, run.err)
 
 
 def test_additive(suite, folder, cases):

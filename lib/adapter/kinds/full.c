@@ -112,6 +112,7 @@ static int full_kind_extent(lora__extent *out,
 
 LORA_PRIVATE const lora__kind lora__kind_full = {
     .id = "full",
+    .is_whole = 1,
     .roles =
         LORA__ROLE_BIT(LORA__ROLE_DIFF) | LORA__ROLE_BIT(LORA__ROLE_DIFF_BIAS),
     .unscaled =
@@ -126,6 +127,7 @@ LORA_PRIVATE const lora__kind lora__kind_full = {
 
 LORA_PRIVATE const lora__kind lora__kind_norm = {
     .id = "norm",
+    .is_whole = 1,
     .roles = LORA__ROLE_BIT(LORA__ROLE_NORM_WEIGHT) |
              LORA__ROLE_BIT(LORA__ROLE_NORM_BIAS),
     .unscaled = LORA__ROLE_BIT(LORA__ROLE_NORM_WEIGHT) |

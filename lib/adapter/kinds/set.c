@@ -76,6 +76,7 @@ static int set_kind_extent(lora__extent *out,
 
 LORA_PRIVATE const lora__kind lora__kind_set = {
     .id = "set",
+    .is_whole = 1,
     .roles = LORA__ROLE_BIT(LORA__ROLE_SET_WEIGHT),
     .claim = set_kind_claim,
     .parse = set_kind_parse,

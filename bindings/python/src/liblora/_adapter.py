@@ -382,8 +382,9 @@ class Adapter:
         split       "up": all of the values into up, none into down
         dtype       of the factors; None keeps them
         skip_bad    leave unusable modules out
-        base        the model, a file or folder: the report's errors of DoRA are
-                    those of the changed weights then
+        base        the model, a file or folder: kinds that change a weight by
+                    what it is become pairs, which are refused without it, and
+                    the report's errors of DoRA are those of the changed weights
         """
         handle = self._handle
         return self._resized(
@@ -418,7 +419,8 @@ class Adapter:
                 rank_prefix: Optional[int] = None,
                 truncate: str = "keep-alpha", base: Any = None,
                 energy: Optional[float] = None, ratio: Optional[float] = None,
-                threshold: Optional[float] = None) -> "Adapter":
+                threshold: Optional[float] = None,
+                size: Optional[int] = None) -> "Adapter":
         """Other names or number types, fewer modules, another strength; else
         the same weight change.
 
@@ -436,7 +438,9 @@ class Adapter:
         base        the model, a file or folder, for kinds that change a weight
                     by what it is
         rank        of these, and of what was one before, at most; None: exact
-        energy, ratio, threshold  instead of it, as resize() has them
+        energy, ratio, threshold, size  instead of it, as resize() has them; a
+                    size is of the file with the names and at the strength that
+                    this has
         rank_prefix of DyLoRA: the first directions to keep
         truncate    what becomes of alpha then: "keep-alpha", "trained-sqrt"
                     or "keep-scale"
@@ -446,7 +450,8 @@ class Adapter:
         weights = _ffi.lora_strength(
             strength, strength if te_strength is None else te_strength)
         rule = _resize.rule_of({"rank": rank, "energy": energy,
-                                "ratio": ratio, "threshold": threshold})
+                                "ratio": ratio, "threshold": threshold,
+                                "size": size})
         out = ctypes.POINTER(_ffi.lora_adapter)()
         report = ctypes.POINTER(_ffi.lora_report)()
         self._context.work(

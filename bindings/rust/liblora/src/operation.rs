@@ -130,7 +130,9 @@ pub struct ResizeOptions {
     pub dtype: Option<Dtype>,
     /// Leave unusable modules out.
     pub skip_bad: bool,
-    /// The model: errors of DoRA are told of the changed weights then.
+    /// The model: kinds that change a weight by what it is become pairs, which
+    /// are refused without it, and errors of DoRA are those of the changed
+    /// weights.
     pub base: Option<PathBuf>,
 }
 
