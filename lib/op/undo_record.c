@@ -118,7 +118,8 @@ LORA_PRIVATE lora__undo_place lora__undo_find_place(const lora__checkpoint *c,
     }
     place.blocks = entry->quantised != NULL;
     place.offset = entry->offset;
-    place.bytes = place.blocks ? lora__gguf_stored_bytes(entry, entry->elements) : entry->bytes;
+    place.bytes = place.blocks ? lora__gguf_stored_bytes(entry, entry->elements)
+                               : entry->bytes;
     return place;
 }
 

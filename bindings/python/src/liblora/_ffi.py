@@ -135,6 +135,12 @@ LORA_LAYER_PLACE_PRODUCT = 2
 LORA_LAYER_PLACE_AFTER = 3
 LORA_LAYER_ADD = 1
 LORA_LAYER_ADD_FACTORS = 2
+LORA_UNDO_RAW = 0
+LORA_UNDO_PREDICT = 1
+LORA_FUSE_OVERWRITE = 1
+LORA_FUSE_STOCHASTIC = 2
+LORA_FUSE_SATURATE = 4
+LORA_FUSE_DRY_RUN = 8
 
 
 lora_status = c_int32
@@ -697,6 +703,22 @@ class lora_binding_change(Structure):
     ]
 
 
+lora_undo_mode = c_int32
+
+
+class lora_model_fuse_options(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("undo", c_char_p),
+        ("seed", c_uint64),
+        ("shard_bytes", c_uint64),
+        ("undo_mode", lora_undo_mode),
+        ("strength_rule", lora_strength_rule),
+        ("dora_rule", lora_dora_rule),
+        ("flags", c_uint32),
+    ]
+
+
 class lora_layer(Structure):
     """Opaque."""
 
@@ -1163,6 +1185,12 @@ FUNCTIONS: dict[str, Any] = {
     "lora_binding_suggest":
         (lora_status, [POINTER(c_char_p), POINTER(lora_binding), c_size_t,
          POINTER(lora_error)]),
+    "lora_model_fuse_options_init":
+        (None, [POINTER(lora_model_fuse_options), c_size_t]),
+    "lora_model_fuse":
+        (lora_status, [POINTER(POINTER(lora_report)), POINTER(lora_model),
+         POINTER(POINTER(lora_binding)), POINTER(lora_strength), c_size_t,
+         c_char_p, POINTER(lora_model_fuse_options), POINTER(lora_error)]),
     "lora_layer_options_init":
         (None, [POINTER(lora_layer_options), c_size_t]),
     "lora_layer_create":

@@ -129,6 +129,12 @@ pub const LORA_LAYER_PLACE_PRODUCT: i32 = 2;
 pub const LORA_LAYER_PLACE_AFTER: i32 = 3;
 pub const LORA_LAYER_ADD: i32 = 1;
 pub const LORA_LAYER_ADD_FACTORS: i32 = 2;
+pub const LORA_UNDO_RAW: i32 = 0;
+pub const LORA_UNDO_PREDICT: i32 = 1;
+pub const LORA_FUSE_OVERWRITE: i32 = 1;
+pub const LORA_FUSE_STOCHASTIC: i32 = 2;
+pub const LORA_FUSE_SATURATE: i32 = 4;
+pub const LORA_FUSE_DRY_RUN: i32 = 8;
 
 // lora/status.h
 
@@ -697,6 +703,23 @@ pub struct lora_binding_change {
     pub module_row: i64,
     pub part: lora_part,
     pub transposed: i32,
+}
+
+// lora/fuse.h
+
+pub type lora_undo_mode = i32;
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lora_model_fuse_options {
+    pub struct_size: usize,
+    pub undo: *const c_char,
+    pub seed: u64,
+    pub shard_bytes: u64,
+    pub undo_mode: lora_undo_mode,
+    pub strength_rule: lora_strength_rule,
+    pub dora_rule: lora_dora_rule,
+    pub flags: u32,
 }
 
 // lora/layer.h
@@ -1332,6 +1355,18 @@ extern "C" {
         item: usize,
         error: *mut lora_error,
     ) -> lora_status;
+    // lora/fuse.h
+    pub fn lora_model_fuse_options_init(options: *mut lora_model_fuse_options, size: usize);
+    pub fn lora_model_fuse(
+        out_report: *mut *mut lora_report,
+        model: *const lora_model,
+        bindings: *const *const lora_binding,
+        strengths: *const lora_strength,
+        binding_count: usize,
+        path: *const c_char,
+        options: *const lora_model_fuse_options,
+        error: *mut lora_error,
+    ) -> lora_status;
     // lora/layer.h
     pub fn lora_layer_options_init(options: *mut lora_layer_options, size: usize);
     pub fn lora_layer_create(
@@ -1556,6 +1591,7 @@ sized! {
     lora_binding_info,
     lora_binding_item,
     lora_binding_change,
+    lora_model_fuse_options,
     lora_layer_options,
     lora_layer_info,
     lora_layer_factor,
@@ -1920,6 +1956,16 @@ layout! {
         module_row: 40, 8,
         part: 48, 4,
         transposed: 52, 4,
+    }
+    lora_model_fuse_options, 48 {
+        struct_size: 0, 8,
+        undo: 8, 8,
+        seed: 16, 8,
+        shard_bytes: 24, 8,
+        undo_mode: 32, 4,
+        strength_rule: 36, 4,
+        dora_rule: 40, 4,
+        flags: 44, 4,
     }
     lora_layer_options, 64 {
         struct_size: 0, 8,
