@@ -152,6 +152,37 @@ static void fuse_warn(app_state *app, const lora_report *report)
     }
 }
 
+/* Whether a failure is about a file that is being written: the output, one of
+ * several that it becomes, or one in it. */
+static int fuse_is_writing(const char *output, const lora_error *error)
+{
+    static const char suffix[] = ".safetensors";
+    size_t bytes = strlen(output);
+    size_t stem = bytes > sizeof suffix - 1 ? bytes - (sizeof suffix - 1) : 0;
+    if (strcmp(output + stem, suffix) == 0) {
+        bytes = stem;
+    }
+    return error->status != LORA_ERROR_TRUNCATED &&
+           strncmp(error->subject, output, bytes) == 0 &&
+           (error->subject[bytes] == '\0' || error->subject[bytes] == '/' ||
+            error->subject[bytes] == '.' || error->subject[bytes] == '-');
+}
+
+static int fuse_failed(app_state *app,
+                       const char *base,
+                       const char *undo,
+                       lora_status status,
+                       const lora_error *error)
+{
+    const char *output = app->common.output;
+    if (undo != NULL && say_is_about(error, undo)) {
+        return say_failure(app, SAY_WRITING, undo, status, error);
+    }
+    return output != NULL && fuse_is_writing(output, error)
+               ? say_failure(app, SAY_WRITING, output, status, error)
+               : say_failure(app, SAY_WORKING, base, status, error);
+}
+
 static int
 fuse_run(app_state *app, int count, char **operands, const void *settings)
 {
@@ -164,6 +195,10 @@ fuse_run(app_state *app, int count, char **operands, const void *settings)
     if (code != 0) {
         return code;
     }
+    if (own->undo != NULL && app->common.output != NULL &&
+        strcmp(own->undo, app->common.output) == 0) {
+        return say_usage(app, "--undo", "is the output");
+    }
     lora_error_init(&error, sizeof error);
     fuse_fill(&options, app, own);
     code = fuse_open(app, &inputs, count, operands, own->strict);
@@ -173,7 +208,7 @@ fuse_run(app_state *app, int count, char **operands, const void *settings)
             inputs.strengths, (size_t)inputs.count, app->common.output,
             &options, &error);
         if (status != LORA_OK) {
-            code = output_say_failure(app, operands[0], status, &error);
+            code = fuse_failed(app, operands[0], own->undo, status, &error);
         }
     }
     if (code == 0) {

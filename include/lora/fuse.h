@@ -77,13 +77,15 @@ LORA_API void lora_model_fuse_options_init(lora_model_fuse_options *options,
  *  @param bindings       of adapters to this model; binding_count of them.
  *  @param strengths      one for each binding; NULL: all 1.
  *  @param binding_count  at least 1.
- *  @param path           UTF-8; may be the model's own with OVERWRITE.
+ *  @param path           UTF-8; may be the model's own with OVERWRITE, and NULL
+ *                        with DRY_RUN.
  *  @param options        NULL for defaults.
  *  @param error          may be NULL.
  *  @return LORA_OK; LORA_ERROR_ARGUMENT (a binding to another model);
  *          LORA_ERROR_STATE (the model is no checkpoint); LORA_ERROR_KEY
  *          (nothing of an adapter is bound: strict bindings refuse more);
- *          LORA_ERROR_RANGE (strength);
+ *          LORA_ERROR_RANGE (strength); LORA_ERROR_NONFINITE, with the
+ *          adapter's tensor;
  *          LORA_ERROR_UNSUPPORTED; LORA_ERROR_OPTION; LORA_ERROR_IO;
  *          LORA_ERROR_MEMORY; LORA_ERROR_CANCELLED; what reading gives.
  *  @threads safe.

@@ -6,6 +6,7 @@
 #include "core/options.h"
 #include "format/gguf.h"
 #include "op/report.h"
+#include "op/values.h"
 
 #include <math.h>
 #include <string.h>
@@ -333,6 +334,40 @@ static lora_status fuse_check(lora__fuse *job,
     return LORA_OK;
 }
 
+/* What is not finite would spoil the model. */
+static lora_status fuse_check_values(const lora__fuse *job,
+                                     const lora_binding *binding,
+                                     lora_error *error)
+{
+    const lora_adapter *adapter = binding->adapter;
+    const size_t count = adapter->container->entry_count;
+    lora__values *values;
+    void *memory;
+    lora_status status;
+
+    TRY(lora__alloc_zeroed(&memory, job->context, count, sizeof *values,
+                           error));
+    values = memory;
+    status = lora__values_scan(values, adapter, error);
+    for (size_t i = 0; i < binding->bind.count && status == LORA_OK; i++) {
+        const lora__bound *item = &binding->bind.items[i];
+        const lora__module *module;
+        if (item->effect_count == 0 ||
+            (binding->factors != NULL &&
+             binding->factors[item->module] == 0.0)) {
+            continue;
+        }
+        module = &adapter->modules[item->module];
+        for (size_t m = 0; m < module->member_count && status == LORA_OK; m++) {
+            size_t entry = module->members[m].entry;
+            status = lora__values_check(
+                &values[entry], &adapter->container->entries[entry], error);
+        }
+    }
+    lora__free(job->context, values, count * sizeof *values, LORA__ALIGN);
+    return status;
+}
+
 static lora_status fuse_prepare(lora__fuse *job,
                                 const lora_binding *const *bindings,
                                 const lora_strength *strengths,
@@ -349,6 +384,7 @@ static lora_status fuse_prepare(lora__fuse *job,
         job->patches[i].bind = &bindings[i]->bind;
         job->patches[i].strength = strengths == NULL ? full : strengths[i];
         job->patches[i].factors = bindings[i]->factors;
+        TRY(fuse_check_values(job, bindings[i], error));
     }
     job->patched.model = job->model;
     job->patched.patches = job->patches;
@@ -411,12 +447,18 @@ LORA_API lora_status lora_model_fuse(lora_report **out_report,
     if (out_report != NULL) {
         *out_report = NULL;
     }
-    CHECK_ARG(model != NULL && path != NULL, error);
+    CHECK_ARG(model != NULL, error);
     CHECK_ARG(bindings != NULL && binding_count > 0, error);
     memset(&job, 0, sizeof job);
     TRY(lora__options_read(&job.options, sizeof job.options,
                            LORA__SIZE_TO(lora_model_fuse_options, flags),
                            options, error));
+    if (path == NULL && (job.options.flags & LORA_FUSE_DRY_RUN) != 0) {
+        path = "out.safetensors";
+    }
+    CHECK_ARG(path != NULL, error);
+    CHECK_ARG(job.options.undo == NULL || strcmp(job.options.undo, path) != 0,
+              error);
     TRY(fuse_check(&job, model, bindings, strengths, binding_count, error));
     job.context = model->context;
     job.model = model->checkpoint;

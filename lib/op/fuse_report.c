@@ -11,6 +11,9 @@ static const char *fuse_item_name(const lora_binding *binding,
                : binding->adapter->container->entries[item->tensor].name;
 }
 
+/* So many items of an adapter are told of where none is in the model. */
+#define FUSE_TOLD 8
+
 /* Nothing of an adapter in a model is never what was meant. */
 static lora_status fuse_refuse(const lora__fuse *job,
                                const lora_binding *binding,
@@ -19,7 +22,17 @@ static lora_status fuse_refuse(const lora__fuse *job,
     const lora_adapter *adapter = binding->adapter;
     const lora__family *of = adapter->names.family;
     const lora__family *in = job->model->family;
+    size_t count = binding->bind.count;
 
+    for (size_t i = 0; i < count && i < FUSE_TOLD; i++) {
+        const lora__bound *item = &binding->bind.items[i];
+        lora__log(job->context, LORA_LOG_ERROR, "%s: %s",
+                  fuse_item_name(binding, item), item->reason);
+    }
+    if (count > FUSE_TOLD) {
+        lora__log(job->context, LORA_LOG_ERROR, "and %llu more",
+                  (unsigned long long)(count - FUSE_TOLD));
+    }
     return lora__fail(
         error, LORA_ERROR_KEY, LORA_NO_OFFSET, adapter->container->path,
         "none of its %llu modules is in the model%s%s%s%s",
