@@ -452,7 +452,7 @@ static void test_full(void **state)
 static void test_convert_refused(void **state)
 {
     static const lora_rank_rule rule = {LORA_RANK_FIXED, 1, 0.0};
-    static const lora_rank_rule size = {LORA_RANK_SIZE, 0, 1e6};
+    static const lora_rank_rule size = {LORA_RANK_SIZE, 0, 100.0};
     static const char *const drop[] = {"lora_unet_i"};
     lora_adapter_convert_options options;
     lora_adapter *adapter;
@@ -473,8 +473,9 @@ static void test_convert_refused(void **state)
     assert_null(out);
     options.base = based_path();
     options.rule = &size;
-    CHECK(LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET, "base_model.model.e",
+    CHECK(LORA_ERROR_RANGE, LORA_NO_OFFSET, "size",
           lora_adapter_convert(&out, adapter, &options, &error));
+    assert_null(out);
     options.rule = &rule;
     options.rank = 1;
     CHECK_ARGUMENT(lora_adapter_convert(&out, adapter, &options, &error));
