@@ -191,14 +191,13 @@ LORA_PRIVATE lora_status lora__base_view(lora__base_tensor *out,
     CHECK_ARG(tensor->ndim >= 1 && tensor->ndim <= LORA_MAX_DIMS, error);
     memset(out, 0, sizeof *out);
     bytes = lora_dtype_bits(tensor->dtype) / 8;
-    out->step = 1;
     for (int32_t i = 0; i < tensor->ndim; i++) {
         CHECK_ARG(tensor->shape[i] > 0, error);
         if (!lora__mul_size(bytes, (size_t)tensor->shape[i], &bytes)) {
             return lora__fail_memory(error, UINT64_MAX);
         }
-        out->step *= i == 0 ? 1 : (size_t)tensor->shape[i];
     }
+    out->step = lora__shape_size(tensor->shape, 1, tensor->ndim);
     if (bytes != tensor->bytes) {
         return lora__fail(error, LORA_ERROR_ARGUMENT, LORA_NO_OFFSET, name,
                           "%llu bytes are not its shape's",

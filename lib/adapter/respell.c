@@ -59,16 +59,13 @@ static void respell_magnitude(lora__respelling *out,
                               const int64_t *shape)
 {
     int matrix = module->ndim == 2 || module->kind->columns;
-    int64_t count = 1;
+    uint64_t count = lora__shape_count(shape, 0, ndim); /* all but one are 1 */
 
-    for (int32_t i = 0; i < ndim; i++) {
-        count *= shape[i]; /* all but one are 1 */
-    }
     for (int32_t i = 0; i < LORA_MAX_DIMS; i++) {
         out->shape[i] = 1;
     }
     out->ndim = peft && matrix ? 1 : module->ndim;
-    out->shape[peft && !matrix ? 1 : 0] = count;
+    out->shape[peft && !matrix ? 1 : 0] = (int64_t)count;
 }
 
 LORA_PRIVATE void lora__respell_shape(lora__respelling *out,

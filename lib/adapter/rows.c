@@ -293,10 +293,7 @@ LORA_PRIVATE lora_status lora__rows_create_how(lora__rows *out,
     out->base = rows_base(module, how);
     out->weight = how->base == NULL ? NULL : how->base->weight;
     out->rows = (size_t)shape[0];
-    out->cols = 1;
-    for (int32_t i = 1; i < ndim; i++) {
-        out->cols *= (size_t)shape[i];
-    }
+    out->cols = lora__shape_size(shape, 1, ndim);
     status = out->has_dora
                  ? lora__dora_prepare(out, adapter, module, how->dora, error)
              : out->own_rows
@@ -676,7 +673,6 @@ LORA_API lora_status lora_adapter_factors(int64_t *out_rows,
                                           lora_error *error)
 {
     const lora__module *module;
-    int64_t cols = 1;
 
     lora__error_begin(error);
     TRY(rows_module(&module, adapter, index, dtype, error));
@@ -684,14 +680,11 @@ LORA_API lora_status lora_adapter_factors(int64_t *out_rows,
     if (up != NULL || down != NULL) {
         TRY(rows_copy_factors(up, down, dtype, adapter, module, error));
     }
-    for (int32_t i = 1; i < module->ndim; i++) {
-        cols *= module->shape[i];
-    }
     if (out_rows != NULL) {
         *out_rows = module->shape[0];
     }
     if (out_cols != NULL) {
-        *out_cols = cols;
+        *out_cols = (int64_t)lora__shape_count(module->shape, 1, module->ndim);
     }
     if (out_rank != NULL) {
         *out_rank = (int64_t)module->kind->factor_rank(adapter, module);

@@ -32,26 +32,34 @@ static inline int lora__mul_size(size_t a, size_t b, size_t *out)
     return a == 0 || *out / a == b;
 }
 
-/* Elements of the dimensions [first, ndim) of a shape, which are not negative:
- * with `first` 1 the columns of a weight, with 2 those of a kernel. SIZE_MAX,
- * for which there is no memory, stands for all that is more than that. */
-static inline size_t
-lora__shape_count(const int64_t *shape, int32_t first, int32_t ndim)
-{
-    size_t count = 1;
-    int fits = 1;
-
-    for (int32_t i = first; i < ndim; i++) {
-        fits &= (uint64_t)shape[i] <= SIZE_MAX &&
-                lora__mul_size(count, (size_t)shape[i], &count);
-    }
-    return fits ? count : SIZE_MAX;
-}
-
 static inline int lora__u64_to_size(uint64_t a, size_t *out)
 {
     *out = (size_t)a;
     return *out == a;
+}
+
+/* Elements of the dimensions [first, ndim) of a shape, which are not negative:
+ * with `first` 1 the columns of a weight, with 2 those of a kernel. The largest
+ * number stands for all that are larger. */
+static inline uint64_t
+lora__shape_count(const int64_t *shape, int32_t first, int32_t ndim)
+{
+    uint64_t count = 1;
+    int fits = 1;
+
+    for (int32_t i = first; i < ndim; i++) {
+        fits &= lora__mul_u64(count, (uint64_t)shape[i], &count);
+    }
+    return fits ? count : UINT64_MAX;
+}
+
+/* The same as a size: SIZE_MAX is one for which there is no memory. */
+static inline size_t
+lora__shape_size(const int64_t *shape, int32_t first, int32_t ndim)
+{
+    uint64_t count = lora__shape_count(shape, first, ndim);
+
+    return count > SIZE_MAX ? SIZE_MAX : (size_t)count;
 }
 
 #endif

@@ -77,14 +77,10 @@ LORA_PRIVATE lora_status lora__checkpoint_hold(lora__holding *out,
     hold.layer = from->layer;
     hold.ndim = entry->ndim;
     memcpy(hold.shape, entry->shape, sizeof hold.shape);
-    /* The product of the others fits: that of all of them does. */
     hold.rows = entry->ndim == 0 ? 1 : (uint64_t)entry->shape[0];
-    hold.columns = 1;
-    for (int32_t d = 1; d < entry->ndim; d++) {
-        if (!lora__mul_u64(hold.columns, (uint64_t)entry->shape[d],
-                           &hold.columns)) {
-            return holding_refuse(c, tensor, "too large", error);
-        }
+    hold.columns = lora__shape_count(entry->shape, 1, entry->ndim);
+    if (hold.columns == UINT64_MAX) {
+        return holding_refuse(c, tensor, "too large", error);
     }
     if (part != NULL) {
         TRY(holding_cut(&hold, c, part, error));

@@ -125,17 +125,6 @@ LORA_PRIVATE lora_status lora__emit_spell_new(lora__emit *emit,
                              &spelling, error);
 }
 
-/* Elements of a shape that was already checked. */
-static size_t emit_elements(int32_t ndim, const int64_t *shape)
-{
-    size_t elements = 1;
-
-    for (int32_t i = 0; i < ndim; i++) {
-        elements *= (size_t)shape[i];
-    }
-    return elements;
-}
-
 /* A finite number that became infinite or NaN did not fit. */
 static lora_status emit_check_overflow(const unsigned char *data,
                                        lora_dtype dtype,
@@ -218,7 +207,7 @@ LORA_PRIVATE lora_status lora__emit_f64(lora__emit *emit,
     void *data;
 
     TRY(lora__emit_encode(&data, emit->source->context, name, dtype, values,
-                          emit_elements(ndim, shape), error));
+                          lora__shape_size(shape, 0, ndim), error));
     return lora__builder_adopt(emit->builder, name, dtype, ndim, shape, data,
                                error);
 }

@@ -10,12 +10,7 @@
 
 LORA_PRIVATE int lora__extract_is_conv(const lora__match *match)
 {
-    for (int32_t i = 2; i < match->base.ndim; i++) {
-        if (match->base.shape[i] > 1) {
-            return 1;
-        }
-    }
-    return 0;
+    return lora__shape_count(match->base.shape, 2, match->base.ndim) > 1;
 }
 
 static int ranks_matches(const lora__extract *job,

@@ -255,10 +255,7 @@ LORA_PRIVATE lora_status lora__gather_add(lora_builder *builder,
     if (plan == NULL) {
         return lora__fail_memory(error, bytes);
     }
-    plan->width = 1;
-    for (int32_t i = 1; i < ndim; i++) {
-        plan->width *= (uint64_t)shape[i];
-    }
+    plan->width = lora__shape_count(shape, 1, ndim);
     plan->plain = plain;
     plan->count = count;
     memcpy(plan->rects, rects, count * sizeof *rects);

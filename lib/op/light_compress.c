@@ -362,18 +362,14 @@ static lora_status light_compress_report(light_compress *job,
  * shorter factors. */
 static int light_compress_takes(light_compress *job, const lora__module *module)
 {
-    int64_t kernel = 1;
-
     if (module->kind->factors == NULL || module->dora || module->transposed ||
         module->lacks != NULL || module->changes != LORA_PART_WEIGHT ||
         module->ndim < 2) {
         return 0;
     }
-    for (int32_t i = 2; i < module->ndim; i++) {
-        kernel *= module->shape[i];
-    }
-    return kernel == 1 && (module->shape[0] > job->light->up_size ||
-                           module->shape[1] > job->light->down_size);
+    return lora__shape_count(module->shape, 2, module->ndim) == 1 &&
+           (module->shape[0] > job->light->up_size ||
+            module->shape[1] > job->light->down_size);
 }
 
 /* The recipe must tell what the file will not: sizes that no family has. */

@@ -77,16 +77,6 @@ typedef struct lokr_job {
     lora_report *report;
 } lokr_job;
 
-static size_t lokr_kernel(const lora__module *module)
-{
-    size_t kernel = 1;
-
-    for (int32_t i = 2; i < module->ndim; i++) {
-        kernel *= (size_t)module->shape[i];
-    }
-    return kernel;
-}
-
 static lora_dtype lokr_dtype(const lokr_job *job, const lora__module *module)
 {
     return job->options.dtype == LORA_DTYPE_NONE ? module->dtype
@@ -225,9 +215,12 @@ lokr_module(void *arg, size_t index, uint32_t worker, lora_error *error)
         return LORA_OK;
     }
     lora__lokr_split(&result->k, rows, (size_t)module->shape[1],
-                     lokr_kernel(module), job->options.factor);
-    bytes = rows * (size_t)module->shape[1] * lokr_kernel(module) *
-            sizeof *values; /* within 63 bits, by the shape of a module */
+                     lora__shape_size(module->shape, 2, module->ndim),
+                     job->options.factor);
+    if (!lora__mul_size(lora__shape_size(module->shape, 0, module->ndim),
+                        sizeof *values, &bytes)) {
+        return lora__fail_memory(error, UINT64_MAX);
+    }
     values = lora__alloc(context, bytes, LORA__ALIGN_NUMERIC);
     if (values == NULL) {
         return lora__fail_memory(error, bytes);

@@ -96,12 +96,8 @@ peft_refuse(const lora__module *module, const char *why, lora_error *error)
  * the configuration says that none has. */
 static int peft_has_kernel(const lora__module *module)
 {
-    for (int32_t i = 2; i < module->ndim; i++) {
-        if (module->shape[i] != 1) {
-            return module->rank > 0;
-        }
-    }
-    return 0;
+    return module->rank > 0 &&
+           lora__shape_count(module->shape, 2, module->ndim) != 1;
 }
 
 static lora_status peft_plan_cores(lora__emit_alpha *alphas,

@@ -72,7 +72,7 @@ static lora_status resize_plan(lora__resize *job, lora_error *error)
         }
         TRY(resize_check_factors(job, m, error));
         rank = module->kind->factor_rank(adapter, module);
-        count = lora__shape_count(module->shape, 1, module->ndim);
+        count = lora__shape_size(module->shape, 1, module->ndim);
         count = count < rank ? count : rank;
         count =
             count < (size_t)module->shape[0] ? count : (size_t)module->shape[0];

@@ -102,7 +102,7 @@ based_plan(lora__resize *job, size_t index, lora_error *error)
                           "the change of its bias has no name in this dialect");
     }
     rows = (size_t)result->shape[0];
-    cols = lora__shape_count(result->shape, 1, result->ndim);
+    cols = lora__shape_size(result->shape, 1, result->ndim);
     numbers->sigma_count = rows < cols ? rows : cols;
     TRY(lora__arena_zeroed(&memory, &job->report->arena, numbers->sigma_count,
                            sizeof(double), error));

@@ -51,7 +51,7 @@ static void dense_sizes(size_t sizes[3], const lora__resize *job, size_t index)
     const int64_t *shape = lora__resize_shape(&ndim, job, index);
 
     sizes[0] = (size_t)shape[0];
-    sizes[1] = lora__shape_count(shape, 1, ndim);
+    sizes[1] = lora__shape_size(shape, 1, ndim);
     sizes[2] = sizes[0] < sizes[1] ? sizes[0] : sizes[1];
 }
 

@@ -499,15 +499,12 @@ LORA_PRIVATE lora_status lora__chain_loha(lora__chain *out,
 {
     lora__link link;
     size_t rows = (size_t)module->shape[0];
-    size_t cols = 1;
+    size_t cols = lora__shape_size(module->shape, 1, module->ndim);
     size_t ranks;
     size_t numbers;
 
     memset(out, 0, sizeof *out);
     memset(&link, 0, sizeof link);
-    for (int32_t i = 1; i < module->ndim; i++) {
-        cols *= (size_t)module->shape[i];
-    }
     link.before = 1;
     link.after = 1;
     link.parts = 1;

@@ -76,17 +76,14 @@ LORA_PRIVATE const lora__entry *lora__kind_require(lora__opening *opening,
 
 LORA_PRIVATE int64_t lora__kind_product(const lora__entry *entry, int32_t first)
 {
-    int64_t product = 1;
+    uint64_t product = lora__shape_count(entry->shape, first, entry->ndim);
 
-    for (int32_t i = first; i < entry->ndim; i++) {
-        product *= entry->shape[i];
-    }
-    return product;
+    return product > INT64_MAX ? INT64_MAX : (int64_t)product;
 }
 
 /* Names tell the class of a layer, shapes do not: trainers store the factors
  * of linear layers as 1 x 1 convolutions and the other way round. */
-static void kind_fit_ndim(lora__module *module, int64_t kernel)
+static void kind_fit_ndim(lora__module *module, uint64_t kernel)
 {
     if (module->layer == LORA__LAYER_LINEAR && kernel == 1) {
         module->ndim = 2;
@@ -104,17 +101,17 @@ LORA_PRIVATE lora_status lora__kind_set_shape(lora__opening *opening,
                                               const lora__entry *spatial)
 {
     uint64_t elements;
-    int64_t kernel = 1;
+    uint64_t kernel;
 
     module->shape[0] = rows;
     module->shape[1] = cols;
     module->ndim = 2;
     for (int32_t i = 2; spatial != NULL && i < spatial->ndim; i++) {
         module->shape[module->ndim++] = spatial->shape[i];
-        kernel *= spatial->shape[i];
     }
+    kernel = lora__shape_count(module->shape, 2, module->ndim);
     if (!lora__mul_u64((uint64_t)rows, (uint64_t)cols, &elements) ||
-        !lora__mul_u64(elements, (uint64_t)kernel, &elements) ||
+        !lora__mul_u64(elements, kernel, &elements) ||
         elements > INT64_MAX / 8) {
         return lora__module_reject(opening, module, LORA_ERROR_SHAPE, "shape",
                                    "the weight would be too large");

@@ -45,11 +45,8 @@ LORA_PRIVATE int lora__dora_is_of_kernels(const lora_adapter *adapter,
 {
     const lora__entry *entry =
         lora__module_entry(adapter, module, LORA__ROLE_DORA);
-    uint64_t cols = 1;
+    uint64_t cols = lora__shape_count(module->shape, 1, module->ndim);
 
-    for (int32_t i = 1; i < module->ndim; i++) {
-        cols *= (uint64_t)module->shape[i];
-    }
     return lora__kind_dora_inputs(
                module, entry,
                lora__name_has_peft_magnitude(entry->name, entry->name_bytes)) &&

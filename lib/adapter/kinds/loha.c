@@ -235,12 +235,9 @@ static size_t loha_kind_factor_rank(const lora_adapter *adapter,
         lora__module_entry(adapter, module, LORA__ROLE_HADA_W1_B);
     const lora__entry *two =
         lora__module_entry(adapter, module, LORA__ROLE_HADA_W2_B);
-    uint64_t most = 1;
+    uint64_t most = lora__shape_count(module->shape, 1, module->ndim);
     uint64_t rank;
 
-    for (int32_t i = 1; i < module->ndim; i++) {
-        most *= (uint64_t)module->shape[i];
-    }
     most =
         most < (uint64_t)module->shape[0] ? most : (uint64_t)module->shape[0];
     return lora__mul_u64((uint64_t)one->shape[0], (uint64_t)two->shape[0],

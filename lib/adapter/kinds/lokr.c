@@ -284,13 +284,10 @@ static lokr_kind_sizes lokr_kind_sizes_of(const lora_adapter *adapter,
     const lora__entry *one =
         lora__module_entry(adapter, module, LORA__ROLE_LOKR_W1);
     lokr_kind_sizes s;
-    size_t cols = 1;
+    size_t cols = lora__shape_size(module->shape, 1, module->ndim);
 
     if (one == NULL) {
         one = lora__module_entry(adapter, module, LORA__ROLE_LOKR_W1_B);
-    }
-    for (int32_t i = 1; i < module->ndim; i++) {
-        cols *= (size_t)module->shape[i];
     }
     s.rows[0] = lokr_kind_rows1(adapter, module);
     s.cols[0] = (size_t)one->shape[1];

@@ -62,7 +62,7 @@ LORA_PRIVATE lora_status lora__sparse_parse(lora__opening *opening,
 {
     const lora__entry *indices;
     const lora__entry *values;
-    int64_t cols = 1;
+    uint64_t cols;
 
     if (!kind_has(module, LORA__ROLE_SPARSE_INDICES) &&
         !kind_has(module, LORA__ROLE_SPARSE_VALUES) &&
@@ -76,9 +76,7 @@ LORA_PRIVATE lora_status lora__sparse_parse(lora__opening *opening,
         return LORA_OK;
     }
     module->sparse = 1;
-    for (int32_t i = 1; i < module->ndim; i++) {
-        cols *= module->shape[i];
-    }
+    cols = lora__shape_count(module->shape, 1, module->ndim);
     if (module->tucker || module->transposed || cols > SPARSE_LIMIT ||
         module->shape[0] > SPARSE_LIMIT) {
         return lora__module_reject(
