@@ -233,6 +233,22 @@ LORA_PRIVATE lora_status lora__base_how(lora__rows_how *how,
     return lora__base_find(found, checkpoint, module, error);
 }
 
+LORA_PRIVATE lora_status lora__base_rows(lora__rows *out,
+                                         lora__found_base *found,
+                                         const lora__checkpoint *checkpoint,
+                                         const lora_adapter *adapter,
+                                         const lora__module *module,
+                                         lora_part part,
+                                         lora_dtype dtype,
+                                         lora_error *error)
+{
+    lora__rows_how how;
+
+    TRY(lora__base_how(&how, found, checkpoint, module, part, error));
+    how.dtype = dtype;
+    return lora__rows_create_how(out, adapter, module, &how, error);
+}
+
 LORA_PRIVATE int lora__base_lacks_bias(const lora__module *module,
                                        lora_part part,
                                        const lora__rows_how *how)

@@ -49,6 +49,17 @@ LORA_PRIVATE lora_status lora__base_how(lora__rows_how *how,
                                         lora_part part,
                                         lora_error *error);
 
+/* Rows of a part of a module's change at strength 1, as numbers of a type, of
+ * that base. They point to `found`. */
+LORA_PRIVATE lora_status lora__base_rows(lora__rows *out,
+                                         lora__found_base *found,
+                                         const lora__checkpoint *checkpoint,
+                                         const lora_adapter *adapter,
+                                         const lora__module *module,
+                                         lora_part part,
+                                         lora_dtype dtype,
+                                         lora_error *error);
+
 /* 1: a part is what a module makes of the base's bias, and there is none. */
 LORA_PRIVATE int lora__base_lacks_bias(const lora__module *module,
                                        lora_part part,

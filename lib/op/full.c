@@ -78,7 +78,7 @@ full_plan_part(full_job *job, size_t index, lora_part part, lora_error *error)
     lora__full_reading window;
 
     memset(&item, 0, sizeof item);
-    TRY(lora__full_how(&how, &found, job->source, index, part, error));
+    TRY(lora__base_how(&how, &found, job->source->base, module, part, error));
     if (lora__base_lacks_bias(module, part, &how)) {
         return LORA_OK; /* it scales the bias, and there is none */
     }

@@ -13,20 +13,6 @@
 /* Rows are computed in blocks of about this size. */
 #define FULL_BLOCK_BYTES ((size_t)1 << 20)
 
-LORA_PRIVATE lora_status lora__full_how(lora__rows_how *how,
-                                        lora__found_base *found,
-                                        const lora__full_source *source,
-                                        size_t module,
-                                        lora_part part,
-                                        lora_error *error)
-{
-    const lora__module *m = &source->adapter->modules[module];
-
-    TRY(lora__base_how(how, found, source->base, m, part, error));
-    how->dtype = LORA_DTYPE_F32;
-    return LORA_OK;
-}
-
 LORA_PRIVATE void lora__full_close(lora__full_reading *window)
 {
     lora_context *context = window->state.context;
@@ -48,15 +34,14 @@ LORA_PRIVATE lora_status lora__full_open(lora__full_reading *window,
     const lora__full_source *source = item->source;
     const lora__module *module = &source->adapter->modules[item->module];
     lora_context *context = source->adapter->context;
-    lora__rows_how how;
     size_t row;
 
     lora__full_close(window);
-    TRY(lora__full_how(&how, &window->found, source, item->module, item->part,
-                       error));
-    how.dtype = item->dtype == LORA_DTYPE_F64 ? LORA_DTYPE_F64 : LORA_DTYPE_F32;
-    TRY(lora__rows_create_how(&window->state, source->adapter, module, &how,
-                              error));
+    TRY(lora__base_rows(&window->state, &window->found, source->base,
+                        source->adapter, module, item->part,
+                        item->dtype == LORA_DTYPE_F64 ? LORA_DTYPE_F64
+                                                      : LORA_DTYPE_F32,
+                        error));
     row = window->state.cols * sizeof(double);
     window->step = row > FULL_BLOCK_BYTES ? 1 : FULL_BLOCK_BYTES / row;
     window->step =

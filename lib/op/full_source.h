@@ -54,14 +54,6 @@ LORA_PRIVATE lora_status lora__full_source_add(lora__container *container,
                                                const lora__full_item *item,
                                                lora_error *error);
 
-/* How the rows of a part are computed; the base's tensors go into `found`. */
-LORA_PRIVATE lora_status lora__full_how(lora__rows_how *how,
-                                        lora__found_base *found,
-                                        const lora__full_source *source,
-                                        size_t module,
-                                        lora_part part,
-                                        lora_error *error);
-
 /* Have rows [begin, end) of an item, at most `step` of them, as numbers and
  * rounded. A zeroed one is none yet. */
 LORA_PRIVATE lora_status lora__full_read(lora__full_reading *window,

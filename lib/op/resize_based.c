@@ -26,14 +26,12 @@ LORA_PRIVATE lora_status lora__resize_rows(lora__rows *out,
                                            lora_error *error)
 {
     lora__module module = job->adapter->modules[index];
-    lora__rows_how how;
 
     if (!lora__resize_is_based(job, index)) {
         module = lora__module_inner(&module);
     }
-    TRY(lora__base_how(&how, found, job->base, &module, part, error));
-    how.dtype = dtype;
-    return lora__rows_create_how(out, job->adapter, &module, &how, error);
+    return lora__base_rows(out, found, job->base, job->adapter, &module, part,
+                           dtype, error);
 }
 
 /* ---- planning ---------------------------------------------------------- */
@@ -360,7 +358,6 @@ based_bias(lora__resize *job, size_t index, lora_error *error)
     const lora__module *module = &job->adapter->modules[index];
     lora__resize_result *result = &job->results[index];
     lora__found_base found;
-    lora__rows_how how;
     lora__rows state;
     lora__block values = {NULL, 0};
     lora_dtype dtype = lora__resize_dtype(job, module, LORA__ROLE_UP);
@@ -369,9 +366,8 @@ based_bias(lora__resize *job, size_t index, lora_error *error)
     if (!result->has_bias) {
         return LORA_OK;
     }
-    TRY(lora__base_how(&how, &found, job->base, module, LORA_PART_BIAS, error));
-    how.dtype = LORA_DTYPE_F64;
-    TRY(lora__rows_create_how(&state, job->adapter, module, &how, error));
+    TRY(lora__resize_rows(&state, &found, job, index, LORA_PART_BIAS,
+                          LORA_DTYPE_F64, error));
     TRY_OR_DONE(
         lora__block_create(&values, 1, state.rows, state.context, error));
     TRY_OR_DONE(

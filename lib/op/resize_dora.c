@@ -6,7 +6,6 @@
 #include "op/resize.h"
 
 #include <math.h>
-#include <string.h>
 
 typedef struct dora_job {
     lora__resize *resize;
@@ -18,25 +17,6 @@ static int dora_applies(const lora__resize *job, size_t index)
 {
     return job->adapter->modules[index].dora && !job->pairs &&
            !lora__resize_is_based(job, index) && !job->results[index].left_out;
-}
-
-/* Rows of a module's change W' - W, in F64. */
-static lora_status dora_open(lora__rows *state,
-                             lora__found_base *found,
-                             const lora_adapter *adapter,
-                             const lora__module *module,
-                             const lora__checkpoint *base,
-                             lora_error *error)
-{
-    lora__rows_how how;
-
-    memset(&how, 0, sizeof how);
-    how.part = LORA_PART_WEIGHT;
-    how.dtype = LORA_DTYPE_F64;
-    how.strength = 1.0;
-    how.base = &found->base;
-    TRY(lora__base_find(found, base, module, error));
-    return lora__rows_create_how(state, adapter, module, &how, error);
 }
 
 /* The row of the report: shares are of the change of the weight. */
@@ -77,10 +57,10 @@ dora_measure(void *arg, size_t index, uint32_t worker, lora_error *error)
     }
     TRY(lora_adapter_find_module(&there, job->result, module->name, error));
     made = &job->result->modules[there];
-    TRY(dora_open(&before, &found[0], resize->adapter, module, resize->base,
-                  error));
-    status =
-        dora_open(&after, &found[1], job->result, made, resize->base, error);
+    TRY(lora__base_rows(&before, &found[0], resize->base, resize->adapter,
+                        module, LORA_PART_WEIGHT, LORA_DTYPE_F64, error));
+    status = lora__base_rows(&after, &found[1], resize->base, job->result, made,
+                             LORA_PART_WEIGHT, LORA_DTYPE_F64, error);
     if (status == LORA_OK) {
         status = lora__resize_difference(&lost, &squares, &before, module,
                                          &after, made, error);
