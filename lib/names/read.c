@@ -499,7 +499,8 @@ static int read_role_holds(const lora__reading *r,
         return module->replaces ||
                (module->roles & ~LORA__READ_ACCESSORIES) != 0;
     case LORA__ROLE_BIAS:
-        return (module->roles & ~LORA__READ_ACCESSORIES) != 0;
+        return module->lone_bias ||
+               (module->roles & ~LORA__READ_ACCESSORIES) != 0;
     default:
         return 1;
     }

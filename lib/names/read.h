@@ -28,7 +28,8 @@ typedef struct lora__read_module {
     int bare;              /* a text encoder, but which one is not said */
     int real;              /* is a module at all */
     int replaces;          /* its scale is a norm's new weight */
-    int broken;            /* spelled as no program does */
+    int lone_bias; /* PEFT may have trained its bias, and nothing else */
+    int broken;    /* spelled as no program does */
     const lora__prefix *prefix;
     lora__component component;
     lora__family_set known;

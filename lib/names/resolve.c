@@ -224,6 +224,15 @@ static int resolve_may_replace(const lora__read_module *module)
            lora__text_ends(module->name, module->bytes, "_norm");
 }
 
+/* 1 for a bias without a weight in the manner of PEFT, which trains those of
+ * all layers if it is told to. Beside a weight it is a layer that is saved
+ * whole. */
+static int resolve_may_be_bias(const lora__read_module *module)
+{
+    return module->roles == LORA__READ_ROLE(LORA__ROLE_BIAS) &&
+           module->prefix->dialect == LORA__DIALECT_PEFT;
+}
+
 LORA_PRIVATE lora_status lora__read_resolve(lora__reading *r,
                                             lora__read_module *module,
                                             lora_error *error)
@@ -251,7 +260,9 @@ LORA_PRIVATE lora_status lora__read_resolve(lora__reading *r,
         head = before - bytes;
     }
     module->replaces = !r->base && resolve_may_replace(module);
-    if (!resolve_is_real(r, module) && !module->replaces) {
+    module->lone_bias = !r->base && resolve_may_be_bias(module);
+    if (!resolve_is_real(r, module) && !module->replaces &&
+        !module->lone_bias) {
         return LORA_OK;
     }
     /* A name that no family knows is its own target, less the prefix. */
@@ -284,6 +295,8 @@ static void resolve_harmonise(lora__reading *r)
     int second = 0; /* a bare text encoder has what only the second one has */
     int ldm = 0;
     int bfl = 0;
+    int peft = 0;
+    int raw = 0;
 
     for (size_t i = 0; i < r->module_count; i++) {
         const lora__read_module *module = &r->modules[i];
@@ -291,6 +304,9 @@ static void resolve_harmonise(lora__reading *r)
         ldm |= module->real && module->dialect == LORA__DIALECT_KOHYA_SDXL;
         bfl |= module->real && !module->replaces &&
                module->dialect == LORA__DIALECT_BFL;
+        peft |= module->real && !module->lone_bias &&
+                module->prefix->dialect == LORA__DIALECT_PEFT;
+        raw |= module->real && module->raw;
         if (module->known != 0 && !module->place.both &&
             module->component < LORA__COMPONENT_TE) {
             r->originals += module->place.original ? 1 : -1;
@@ -311,6 +327,10 @@ static void resolve_harmonise(lora__reading *r)
         }
         if (module->replaces) {
             module->real = bfl && module->dialect == LORA__DIALECT_BFL;
+        }
+        if (module->lone_bias) {
+            module->real = module->real && peft;
+            module->dialect = raw ? LORA__DIALECT_PEFT_RAW : LORA__DIALECT_PEFT;
         }
     }
 }

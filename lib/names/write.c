@@ -324,13 +324,17 @@ lora__names_write_module(struct lora__buffer *out,
     return write_known(out, dialect, spelling, &place, known, error);
 }
 
-/* The suffix; peft-raw puts the adapter's name behind the parameter's. */
-static void
-write_suffix(lora__buffer *out, const lora__dialect *dialect, const char *text)
+/* The suffix; peft-raw puts the adapter's name behind the parameter's, but for
+ * biases, which are those of the layers. */
+static void write_suffix(lora__buffer *out,
+                         const lora__dialect *dialect,
+                         lora__role role,
+                         const char *text)
 {
     const char *last = strrchr(text, '.');
 
-    if ((dialect->flags & LORA__DIALECT_ADAPTER) == 0) {
+    if ((dialect->flags & LORA__DIALECT_ADAPTER) == 0 ||
+        role == LORA__ROLE_BIAS) {
         lora__buffer_puts(out, text);
         return;
     }
@@ -393,7 +397,7 @@ LORA_PRIVATE lora_status lora__names_write(struct lora__buffer *out,
         return write_refuse(dialect, spelling, error);
     }
     TRY(lora__names_write_module(out, dialect, spelling, error));
-    write_suffix(out, dialect, suffix);
+    write_suffix(out, dialect, spelling->role, suffix);
     lora__buffer_puts(out, piece);
     return lora__buffer_status(out, error);
 }

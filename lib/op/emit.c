@@ -91,7 +91,9 @@ static lora_status emit_spell_as(lora__emit *emit,
         lora__buffer_puts(&emit->name, key);
     } else {
         lora__emit_spelling(&spelling, module, emit->family, mends, role);
-        spelling.key = dialect == module->dialect ? key : NULL;
+        /* That of a bias tells whether there is an adapter beside it. */
+        spelling.key =
+            dialect == module->dialect || role == LORA__ROLE_BIAS ? key : NULL;
         spelling.rows = &rows;
         TRY(lora__names_write(&emit->name, dialect, &spelling, error));
     }

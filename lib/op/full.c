@@ -27,11 +27,12 @@ typedef struct full_job {
 
 /* ---- planning ---------------------------------------------------------- */
 
-/* Whether a module becomes a difference: its weight changes, and is none yet.
- */
+/* Whether a module becomes a difference: its weight changes, or it has a bias
+ * in the place of the base's, and is none yet. */
 static int full_applies(const lora__module *module)
 {
-    return (module->changes & LORA_PART_WEIGHT) != 0 &&
+    return ((module->changes & LORA_PART_WEIGHT) != 0 ||
+            lora__module_replaces_bias(module)) &&
            lora__module_find(module, LORA__ROLE_DIFF) == NULL &&
            lora__module_find(module, LORA__ROLE_NORM_WEIGHT) == NULL;
 }
@@ -219,7 +220,8 @@ done:
     return status;
 }
 
-/* A row for each module that became a difference, of its weight. */
+/* A row for each module that became a difference, of its weight, or of its bias
+ * where that is all. */
 static lora_status full_report(full_job *job, lora_error *error)
 {
     lora_report *report = job->report;

@@ -4,7 +4,8 @@ base's.
     b' = b + m (trained - b)    W' = W + m s B A
 
 in numpy float64. In files they are "<module>.base_layer.bias", or without
-".base_layer" from before it had that.
+".base_layer" from before it had that, and of layers that have no LoRA, which
+then are modules of their own.
 """
 
 import pathlib
@@ -111,6 +112,127 @@ def test_dora(suite):
                   files.bias.astype(np.float64) - files.old, 1e-6, "bias")
 
 
+# Layers that have a bias, and no LoRA: a linear one and a norm.
+LINEAR, NORM = "ff.net.2", "norm1"
+
+
+class Alone(Files):
+    """The same, with biases of two more layers."""
+
+    def __init__(self, suite, stem="layer.0.", attention="q_proj"):
+        super().__init__(suite, f"base_model.model.{stem}{attention}")
+        rng = np.random.default_rng(6)
+        base, _ = support.read_file(self.base)
+        self.alone = {}
+        for layer, rows in ((LINEAR, 6), (NORM, 5)):
+            new, old = rng.standard_normal((2, rows)).astype(np.float32)
+            self.alone[f"base_model.model.{stem}{layer}"] = new, old
+            base[f"{stem}{layer}.bias"] = tensor(old)
+            base[f"{stem}{layer}.weight"] = tensor(np.ones((rows, 2)[
+                :2 - (layer == NORM)]))
+            self.tensors[f"base_model.model.{stem}{layer}.bias"] = tensor(new)
+        support.write_file(self.base, base)
+        support.write_file(self.path, self.tensors)
+
+
+def test_alone(suite):
+    files = Alone(suite)
+    rows = suite.json("info", files.path, "--modules")["modules"]
+    equal({row["name"]: row["kind"] for row in rows},
+          {NAME: "lora", **{name: "full" for name in files.alone}}, "modules")
+    equal(suite.json("check", files.path)["problems"][0]["code"],
+          "unknown_base", "problems")
+    for strength in (1.0, 0.5, 0.0, -2.0):
+        got = run(suite, "delta", files.path, "--base", files.base,
+                  "--strength", strength)
+        equal(set(got), {NAME, NAME + ".bias",
+                         *(name + ".bias" for name in files.alone)}, "tensors")
+        for name, (new, old) in files.alone.items():
+            support.close(got[name + ".bias"],
+                          strength * (new.astype(np.float64) - old), 1e-6,
+                          f"{name} at {strength}")
+    got = run(suite, "delta", files.path, "--base", files.base, "--weights")
+    for name, (new, _) in files.alone.items():
+        support.close(got[name + ".bias"], new, 1e-6, f"new {name}")
+
+
+def test_alone_kept(suite):
+    files = Alone(suite)
+    copy = suite.path("copy.safetensors")
+    suite.run("convert", files.path, "-o", copy, "--force")
+    equal({n: t.data for n, t in support.read_file(copy)[0].items()},
+          {n: t.data for n, t in files.tensors.items()}, "copied")
+    for verb, more in (("resize", ("--rank", 1)),
+                       ("convert", ("--as", "lora", "--base", files.base)),
+                       ("convert", ("--dialect", "peft")),
+                       ("convert", ("--dialect", "peft-raw"))):
+        got = run(suite, verb, files.path, *more)
+        for name, (new, _) in files.alone.items():
+            equal(got[name + ".bias"].tolist(), new.tolist(), f"{verb} {more}")
+    # A dump of PEFT's state has them under the same names.
+    raw = {n.replace(".weight", ".default.weight"): t
+           for n, t in files.tensors.items()}
+    support.write_file(files.path, raw)
+    info = suite.json("info", files.path, "--modules")
+    equal((info["dialects"], len(info["modules"])), (["peft-raw"], 3), "raw")
+
+
+def test_alone_full(suite):
+    files = Alone(suite, KNOWN[5:].removesuffix("attn1.to_q"), "attn1.to_q")
+    said = run(suite, "convert", files.path, "--dialect", "kohya", "--drop",
+               files.name, code=FAILED)
+    require("--as full" in said and ".bias" not in said, said)
+    said = run(suite, "convert", files.path, "--as", "full", "--dialect",
+               "kohya", code=FAILED)
+    require("--base" in said, said)
+    got = run(suite, "convert", files.path, "--as", "full", "--base",
+              files.base, "--dialect", "kohya")
+    want = {"lora_unet_" + name.removeprefix("base_model.model.")
+            .replace(".", "_") + ".diff_b": new.astype(np.float64) - old
+            for name, (new, old) in files.alone.items()}
+    equal(set(got), {KOHYA + ".diff", KOHYA + ".diff_b", *want}, "tensors")
+    for name, difference in want.items():
+        support.close(got[name], difference, 1e-6, name)
+
+
+def test_alone_refused(suite):
+    """Biases that do not fit, those of what is no adapter, and those beside a
+    weight: PEFT then has the layer whole, which is no change of its bias."""
+    files = Alone(suite)
+    name = next(iter(files.alone))
+    for bad, code in ((np.ones(7), MISMATCH), (np.ones((6, 1)), MISMATCH),
+                      (np.ones(0), MISMATCH)):
+        support.write_file(files.path, {**files.tensors,
+                                        name + ".bias": tensor(bad)})
+        said = run(suite, "delta", files.path, "--base", files.base, code=code)
+        require(name in said, said)
+    support.write_file(files.path, {
+        **files.tensors, name + ".bias": tensor(np.ones(6, np.int32), "I32")})
+    said = run(suite, "delta", files.path, "--base", files.base, code=MISMATCH)
+    require(name in said and "I32" in said, said)
+    support.write_file(files.path, files.tensors)
+    said = run(suite, "convert", f"{files.path}:0.5", code=FAILED)
+    require("base_model.model" in said, said)
+    for kept, count in (((".bias",), 0), (("lora_A.weight", "lora_B.weight"), 1)):
+        support.write_file(files.path, {
+            n: t for n, t in files.tensors.items() if n.endswith(kept)
+            and "base_layer" not in n})
+        info = suite.json("info", files.path, "--modules", code=None)
+        equal(len(info.get("modules", [])), count, f"of {kept} alone")
+    support.write_file(files.path, {
+        **files.tensors, name + ".weight": tensor(np.ones((6, 2)))})
+    rows = suite.json("info", files.path, "--modules")["modules"]
+    require(name not in {row["name"] for row in rows}, "half a layer is read")
+    # In no other dialect is a bias of that name an adapter's.
+    support.write_file(files.path, {
+        KOHYA + ".lora_down.weight": tensor(files.a),
+        KOHYA + ".lora_up.weight": tensor(files.b),
+        "lora_unet_conv_in.bias": tensor(np.ones(4)),
+        "unet.conv_out.bias": tensor(np.ones(4))})
+    rows = suite.json("info", files.path, "--modules")["modules"]
+    equal([row["name"] for row in rows], [KOHYA], "modules")
+
+
 def test_refused(suite):
     files = Files(suite)
     said = run(suite, "delta", files.path, code=FAILED)
@@ -145,7 +267,9 @@ def test_refused(suite):
 
 def main():
     suite = support.Suite(__doc__.splitlines()[0])
-    for test in (test_change, test_kept, test_full, test_dora, test_refused):
+    for test in (test_change, test_kept, test_full, test_dora, test_refused,
+                 test_alone, test_alone_kept, test_alone_full,
+                 test_alone_refused):
         with suite.case(test.__name__[5:]):
             test(suite)
     return suite.finish()

@@ -2,6 +2,8 @@
  *
  *   diff, w_norm   W' = W + m * diff, in the shape of the weight
  *   diff_b, b_norm b' = b + m * diff_b
+ *   bias           b' = b + m * (bias - b), which PEFT trained of a layer that
+ *                  has no adapter
  *
  * alpha has no meaning here and is ignored. Source: formats.md 5.8.
  */
@@ -15,6 +17,7 @@ static int full_kind_claim(const lora_adapter *adapter,
     (void)adapter;
     return kind_has(module, LORA__ROLE_DIFF)        ? 6
            : kind_has(module, LORA__ROLE_DIFF_BIAS) ? 1
+           : lora__module_replaces_bias(module)     ? 1
                                                     : 0;
 }
 
@@ -57,8 +60,28 @@ static lora_status full_kind_parse_parts(lora__opening *opening,
     return lora__kind_check_bias(opening, module, bias_role);
 }
 
+/* What changes with it is said of all kinds that have such a bias. */
+static lora_status full_kind_parse_bias(lora__opening *opening,
+                                        lora__module *module)
+{
+    const lora__entry *bias =
+        lora__kind_require(opening, module, LORA__ROLE_BIAS, 1);
+
+    if (bias != NULL) {
+        module->scale = 1.0;
+        module->dtype = bias->dtype;
+        module->ndim = 1;
+        module->shape[0] = (int64_t)bias->elements;
+    }
+    return LORA_OK;
+}
+
 static lora_status full_kind_parse(lora__opening *opening, lora__module *module)
 {
+    if (!kind_has(module, LORA__ROLE_DIFF) &&
+        !kind_has(module, LORA__ROLE_DIFF_BIAS)) {
+        return full_kind_parse_bias(opening, module);
+    }
     return full_kind_parse_parts(opening, module, LORA__ROLE_DIFF,
                                  LORA__ROLE_DIFF_BIAS);
 }
