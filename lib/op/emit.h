@@ -25,6 +25,7 @@ typedef struct lora__emit_alpha {
     int32_t transposed; /* the weight is stored [in, out] */
     int32_t is_end;     /* its path ends that of another one */
     int32_t has_bias;   /* of up */
+    int32_t biases;     /* trained beside it: 0 none, 1 its own, 2 others too */
     int32_t has_dora;
     int32_t has_core;                 /* convolutions have */
     int32_t both;                     /* factors of LoKr are cut */

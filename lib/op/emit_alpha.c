@@ -239,6 +239,7 @@ LORA_PRIVATE void lora__alpha_describe(lora__emit_alpha *alpha,
     alpha->rank = rank;
     alpha->transposed = module->transposed;
     alpha->has_bias = lora__module_find(module, LORA__ROLE_UP_BIAS) != NULL;
+    alpha->biases = lora__module_replaces_bias(module);
     alpha->has_dora = lora__module_find(module, LORA__ROLE_DORA) != NULL;
     alpha->has_core = module->tucker;
     alpha->is_feedforward = module->of_inputs > 0;
@@ -267,6 +268,8 @@ static lora_status emit_alpha_collect(emit_alpha_fields *out,
         out->any.transposed |= alphas[i].transposed;
         out->any.has_bias |= alphas[i].has_bias;
         out->any.has_dora |= alphas[i].has_dora;
+        out->any.biases = alphas[i].biases > out->any.biases ? alphas[i].biases
+                                                             : out->any.biases;
         out->any.has_core |= alphas[i].has_core;
         out->any.both |= alphas[i].both;
         if (out->type == NULL || alphas[i].type != out->type) {
@@ -283,6 +286,8 @@ static void emit_alpha_put_scales(lora__buffer *json,
                                   size_t count,
                                   const emit_alpha_fields *f)
 {
+    static const char *const biases[] = {"\"none\"", "\"lora_only\"",
+                                         "\"all\""};
     const char *target = alphas[0].target;
     size_t component = alphas[0].component;
 
@@ -296,7 +301,7 @@ static void emit_alpha_put_scales(lora__buffer *json,
     }
     if (f->type->is_pair) {
         emit_alpha_key(json, target, component, "bias");
-        lora__buffer_puts(json, "\"none\"");
+        lora__buffer_puts(json, biases[f->any.biases]);
     }
     if (f->type->is_kronecker && f->any.factor != 0) {
         emit_alpha_flag(json, &alphas[0], "decompose_both", f->any.both);

@@ -60,7 +60,8 @@ lora__peft_type_of(const lora__module *module)
     uint64_t roles = 0;
 
     for (size_t i = 0; i < module->member_count; i++) {
-        if (!lora__emit_is_scale(module->members[i].role)) {
+        if (!lora__emit_is_scale(module->members[i].role) &&
+            module->members[i].role != LORA__ROLE_BIAS) {
             roles |= LORA__ROLE_BIT(module->members[i].role);
         }
     }

@@ -16,8 +16,16 @@
 
 #define PEFT_PREFIX "base_model.model."
 
+/* 1 for a trained bias of a layer that has no adapter. */
+static int peft_is_bias(const lora__module *module)
+{
+    return module->roles == LORA__ROLE_BIT(LORA__ROLE_BIAS);
+}
+
 static lora_status peft_check(const lora__module *module, lora_error *error)
 {
+    const lora__peft_type *type = lora__peft_type_of(module);
+
     TRY(lora__module_check(module, error));
     if (module->broken ||
         strcmp(lora__dialect_id(module->dialect), "peft") != 0 ||
@@ -25,7 +33,11 @@ static lora_status peft_check(const lora__module *module, lora_error *error)
         return lora__fail(error, LORA_ERROR_KEY, LORA_NO_OFFSET, module->name,
                           "not a name of PEFT: convert to the dialect peft");
     }
-    if (lora__peft_type_of(module) == NULL) {
+    if (peft_is_bias(module)) {
+        return LORA_OK;
+    }
+    if (type == NULL ||
+        (lora__module_replaces_bias(module) && !type->is_pair)) {
         return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
                           module->name, "%s has no place in a PEFT folder yet",
                           module->kind->id);
@@ -97,9 +109,12 @@ static double peft_alpha(const lora__module *module)
                : module->scale * rank;
 }
 
-static lora_status peft_put_config(lora__buffer *json,
-                                   const lora_adapter *adapter,
-                                   lora_error *error)
+/* What is said of the modules that are adapters, `biases` being trained beside
+ * them. */
+static lora_status peft_put_adapters(lora__buffer *json,
+                                     const lora_adapter *adapter,
+                                     int biases,
+                                     lora_error *error)
 {
     size_t count = adapter->module_count;
     lora__emit_alpha *alphas;
@@ -115,11 +130,18 @@ static lora_status peft_put_config(lora__buffer *json,
     alphas = memory;
     for (size_t m = 0; m < count; m++) {
         const lora__module *module = &adapter->modules[m];
-        TRY_OR_DONE(peft_check(module, error));
         alphas[m].target = module->name + strlen(PEFT_PREFIX);
         alphas[m].alpha = peft_alpha(module);
         lora__alpha_describe(&alphas[m], module, module->rank);
     }
+    if (biases && !alphas[0].type->is_pair) {
+        status = lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
+                            adapter->modules[0].name,
+                            "a PEFT folder has trained biases beside LoRA "
+                            "alone");
+        goto done;
+    }
+    alphas[0].biases = biases ? 2 : alphas[0].biases;
     TRY_OR_DONE(peft_check_all(adapter, alphas, error));
     TRY_OR_DONE(lora__peft_plan(alphas, adapter, count, error));
     TRY_OR_DONE(lora__alpha_put_config(json, alphas, count, error));
@@ -127,6 +149,35 @@ static lora_status peft_put_config(lora__buffer *json,
     status = lora__buffer_status(json, error);
 done:
     lora__free(adapter->context, alphas, count * sizeof *alphas, LORA__ALIGN);
+    return status;
+}
+
+static lora_status peft_put_config(lora__buffer *json,
+                                   const lora_adapter *adapter,
+                                   lora_error *error)
+{
+    lora_adapter view = *adapter; /* of the adapters among the modules */
+    size_t count = adapter->module_count;
+    lora__module *modules;
+    void *memory;
+    lora_status status = LORA_OK;
+
+    TRY(lora__alloc_zeroed(&memory, adapter->context, count + 1,
+                           sizeof *modules, error));
+    modules = memory;
+    view.modules = modules;
+    view.module_count = 0;
+    for (size_t m = 0; m < count; m++) {
+        const lora__module *module = &adapter->modules[m];
+        TRY_OR_DONE(peft_check(module, error));
+        if (!peft_is_bias(module)) {
+            modules[view.module_count++] = *module;
+        }
+    }
+    status = peft_put_adapters(json, &view, view.module_count < count, error);
+done:
+    lora__free(adapter->context, modules, (count + 1) * sizeof *modules,
+               LORA__ALIGN);
     return status;
 }
 

@@ -8,6 +8,7 @@ in numpy float64. In files they are "<module>.base_layer.bias", or without
 then are modules of their own.
 """
 
+import json
 import pathlib
 import sys
 
@@ -177,6 +178,34 @@ def test_alone_kept(suite):
     equal((info["dialects"], len(info["modules"])), (["peft-raw"], 3), "raw")
 
 
+def test_folder(suite):
+    """PEFT looks for biases where its configuration says so, and makes adapters
+    of what is among the targets."""
+    for files, said in ((Files(suite), "lora_only"), (Alone(suite), "all")):
+        folder = suite.path(f"folder of {said}")
+        suite.run("convert", files.path, "-o", f"{folder}/")
+        config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
+        equal((config["bias"], config["target_modules"], config["lora_bias"]),
+              (said, ["layer.0.q_proj"], False), "configuration")
+        got, _ = support.read_file(folder / "adapter_model.safetensors")
+        equal({n: t.data for n, t in got.items()},
+              {n: t.data for n, t in files.tensors.items()}, "tensors")
+        want = run(suite, "delta", files.path, "--base", files.base)
+        got = run(suite, "delta", folder, "--base", files.base)
+        equal({n: a.tolist() for n, a in got.items()},
+              {n: a.tolist() for n, a in want.items()}, "changes")
+    # Others of its adapters have no such field.
+    files = Alone(suite)
+    tensors = {n: t for n, t in files.tensors.items() if ".lora_" not in n
+               and "base_layer" not in n}
+    tensors[NAME + ".ia3_l"] = tensor(np.ones((4, 1)))
+    support.write_file(files.path, tensors)
+    folder = suite.path("none")
+    done = suite.run("convert", files.path, "-o", f"{folder}/", code=FAILED)
+    require("LoRA alone" in done.err and NAME in done.err, done.err)
+    require(not folder.exists(), "a folder was left")
+
+
 def test_alone_full(suite):
     files = Alone(suite, KNOWN[5:].removesuffix("attn1.to_q"), "attn1.to_q")
     said = run(suite, "convert", files.path, "--dialect", "kohya", "--drop",
@@ -268,7 +297,7 @@ def test_refused(suite):
 def main():
     suite = support.Suite(__doc__.splitlines()[0])
     for test in (test_change, test_kept, test_full, test_dora, test_refused,
-                 test_alone, test_alone_kept, test_alone_full,
+                 test_alone, test_alone_kept, test_folder, test_alone_full,
                  test_alone_refused):
         with suite.case(test.__name__[5:]):
             test(suite)
