@@ -58,7 +58,9 @@ static void tiles_gemm_edge(const lora__gemm_tile *tile,
 {
     _Alignas(64) char whole[LORA__TILE_ROWS * LORA__TILE_BYTES];
 
-    memset(whole, 0, sizeof whole);
+    if (add) {
+        memset(whole, 0, sizeof whole);
+    }
     for (size_t i = 0; add && i < rows; i++) {
         memcpy(tiles_out(tile, whole, i, tile->cols, 0),
                tiles_at(tile, c, i, ldc, 0), cols * tile->bytes);

@@ -32,10 +32,8 @@
 #define LAYER_ROWS_SHORT 128
 #define LAYER_ROWS_LONG 96
 
-/* Of one that is made in place: its columns at a time, and how many rows are
- * added to it one by one. */
+/* Of one that is made in place: its columns at a time. */
 #define LAYER_ROWS_WIDE 240
-#define LAYER_ROWS_THIN 2
 
 typedef struct layer_rows_job {
     const lora__layer_run *run;
@@ -470,26 +468,6 @@ static int layer_rows_in_place(const layer_rows_gradient *job,
            (!job->swapped || (stage->in >= 48 && job->total < stage->in));
 }
 
-/* to[m, n] = (rows of gradient)^T (rows of in) */
-static void layer_rows_thin(const layer_rows_gradient *job,
-                            float *to,
-                            size_t to_step,
-                            const float *gradient,
-                            const float *in,
-                            size_t m,
-                            size_t n)
-{
-    const lora__kernels *kernels = job->run->layer->kernels;
-
-    for (size_t i = 0; i < m; i++, to += to_step) {
-        memset(to, 0, n * sizeof *to);
-        for (size_t p = 0; p < job->total; p++) {
-            kernels->axpy_f32(to, in + p * job->two.step,
-                              gradient[p * job->one.step + i], n);
-        }
-    }
-}
-
 static void layer_rows_in_place_block(const layer_rows_gradient *job,
                                       void *scratch,
                                       size_t index)
@@ -507,14 +485,10 @@ static void layer_rows_in_place_block(const layer_rows_gradient *job,
     float *to = sink->add ? piece : sink->data + a * sink->cols + b;
     const size_t to_step = sink->add ? n : sink->cols;
 
-    if (job->total <= LAYER_ROWS_THIN) {
-        layer_rows_thin(job, to, to_step, gradient, in, m, n);
-    } else {
-        kernels->turn_f32(turned, job->total, gradient, job->one.step,
-                          job->total, m);
-        kernels->gemm_f32(to, to_step, turned, job->total, in, job->two.step, m,
-                          n, job->total);
-    }
+    kernels->turn_f32(turned, job->total, gradient, job->one.step, job->total,
+                      m);
+    kernels->gemm_f32(to, to_step, turned, job->total, in, job->two.step, m, n,
+                      job->total);
     for (size_t i = 0; i < m; i++) {
         if (sink->add) {
             lora__layer_sink_floats(sink, kernels, piece + i * n, a + i, b, n);
