@@ -158,21 +158,22 @@ LORA_PRIVATE void lora__tiles_gemm(const lora__gemm_tile *tile,
     }
 }
 
-/* Columns of C that stay in the first-level cache while rows of B go by. */
+/* Columns of C that stay in the first-level cache while rows of B go by, and
+ * how many of these, so that the next row of C finds them there. */
 #define TILES_THIN_COLS 1024
+#define TILES_THIN_DEPTH 4
 
-LORA_PRIVATE void
-lora__tiles_gemm_f32(const lora__gemm_tile *tile,
-                     void (*axpy)(float *, const float *, float, size_t),
-                     float *c,
-                     size_t ldc,
-                     const float *a,
-                     size_t lda,
-                     const float *b,
-                     size_t ldb,
-                     size_t m,
-                     size_t n,
-                     size_t k)
+LORA_PRIVATE void lora__tiles_gemm_f32(const lora__gemm_tile *tile,
+                                       lora__gemm_row_fn row,
+                                       float *c,
+                                       size_t ldc,
+                                       const float *a,
+                                       size_t lda,
+                                       const float *b,
+                                       size_t ldb,
+                                       size_t m,
+                                       size_t n,
+                                       size_t k)
 {
     if (m > tile->rows / 2 + 1) {
         lora__tiles_gemm(tile, c, ldc, a, lda, b, ldb, m, n, k);
@@ -184,9 +185,10 @@ lora__tiles_gemm_f32(const lora__gemm_tile *tile,
         for (size_t i = 0; i < m; i++) {
             memset(c + i * ldc + j, 0, cols * sizeof *c);
         }
-        for (size_t p = 0; p < k; p++) {
+        for (size_t p = 0; p < k; p += TILES_THIN_DEPTH) {
             for (size_t i = 0; i < m; i++) {
-                axpy(c + i * ldc + j, b + p * ldb + j, a[i * lda + p], cols);
+                row(c + i * ldc + j, a + i * lda + p, b + p * ldb + j, ldb,
+                    cols, tiles_min(TILES_THIN_DEPTH, k - p));
             }
         }
     }
@@ -300,12 +302,19 @@ static void tiles_dots_strip(const lora__gram_tile *tile,
     for (size_t i = 0; i < m; i += tile->rows) {
         const size_t last = tiles_min(i + tile->rows, m);
 
+        const int few = tile->row != NULL && 2 * (last - i) <= tile->rows;
+
         tiles_take_rows(rows, a, lda * sizeof *a, i, m, tile->rows);
         for (size_t j = 0; j < n; j += tile->cols) {
             const size_t end = tiles_min(j + tile->cols, n);
 
             tiles_take_rows(cols, b, ldb * sizeof *b, j, n, tile->cols);
-            tile->run(sums, rows, cols, k);
+            for (size_t r = i; few && r < last; r++) {
+                tile->row(sums + (r - i) * tile->cols, rows[r - i], cols, k);
+            }
+            if (!few) {
+                tile->run(sums, rows, cols, k);
+            }
             for (size_t r = i; r < last; r++) {
                 const double *row = sums + (r - i) * tile->cols;
                 double *to = c + r * ldc;

@@ -49,7 +49,14 @@ typedef struct lora__gram_tile {
                 const void *const *a,
                 const void *const *b,
                 size_t k);
+
+    /* The same of one row of A, to the same bits; NULL: none. */
+    void (*row)(double *sums, const void *a, const void *const *b, size_t k);
 } lora__gram_tile;
+
+/* out[n] += a[k] * B[k,n], k ascending, by fused multiply-add. */
+typedef void (*lora__gemm_row_fn)(
+    float *out, const float *a, const float *b, size_t ldb, size_t n, size_t k);
 
 /* As lora__kernels.gemm_f64, or gemm_f32, by the tile's type. */
 LORA_PRIVATE void lora__tiles_gemm(const lora__gemm_tile *tile,
@@ -63,20 +70,19 @@ LORA_PRIVATE void lora__tiles_gemm(const lora__gemm_tile *tile,
                                    size_t n,
                                    size_t k);
 
-/* gemm_f32. Rows that fill no more than half of a tile and one are made of rows
- * of B added one by one, by `axpy`: neither is B packed for them then. */
-LORA_PRIVATE void
-lora__tiles_gemm_f32(const lora__gemm_tile *tile,
-                     void (*axpy)(float *, const float *, float, size_t),
-                     float *c,
-                     size_t ldc,
-                     const float *a,
-                     size_t lda,
-                     const float *b,
-                     size_t ldb,
-                     size_t m,
-                     size_t n,
-                     size_t k);
+/* gemm_f32. Rows that fill no more than half of a tile and one are made one by
+ * one, by `row`: neither is B packed for them then. */
+LORA_PRIVATE void lora__tiles_gemm_f32(const lora__gemm_tile *tile,
+                                       lora__gemm_row_fn row,
+                                       float *c,
+                                       size_t ldc,
+                                       const float *a,
+                                       size_t lda,
+                                       const float *b,
+                                       size_t ldb,
+                                       size_t m,
+                                       size_t n,
+                                       size_t k);
 
 /* As turn_f32, by a function that turns four rows. */
 LORA_PRIVATE void lora__tiles_turn(void (*turn4)(float *out,

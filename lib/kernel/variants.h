@@ -74,6 +74,10 @@ LORA__DECLARE_CONVERSIONS(avx2);
 LORA__DECLARE_VECTOR(avx2);
 LORA__DECLARE_GEMM(avx2);
 LORA__DECLARE_GEMM(avx512);
+
+/* A lora__gemm_row_fn, of AVX-512 too. */
+LORA_PRIVATE void lora__avx2_gemm_row_f32(
+    float *out, const float *a, const float *b, size_t ldb, size_t n, size_t k);
 #endif
 
 #if LORA__NEON

@@ -143,7 +143,7 @@ static void neon_gram_tile(double *sums,
 static const lora__gemm_tile neon_gemm_tiles = {sizeof(double), 4, 8,
                                                 neon_gemm_tile, neon_gemm_pack};
 static const lora__gram_tile neon_gram_tiles = {sizeof(double), 4, 4,
-                                                neon_gram_tile};
+                                                neon_gram_tile, NULL};
 
 LORA_PRIVATE void lora__neon_gemm_f64(double *c,
                                       size_t ldc,

@@ -143,10 +143,18 @@ static void neon_dots_tile(double *sums,
     }
 }
 
+static void neon_gemm_row_f32(
+    float *out, const float *a, const float *b, size_t ldb, size_t n, size_t k)
+{
+    for (size_t p = 0; p < k; p++) {
+        lora__neon_axpy_f32(out, b + p * ldb, a[p], n);
+    }
+}
+
 static const lora__gemm_tile neon_f32_tiles = {sizeof(float), 4, 16,
                                                neon_f32_tile, neon_f32_pack};
 static const lora__gram_tile neon_dots_tiles = {sizeof(float), 4, 4,
-                                                neon_dots_tile};
+                                                neon_dots_tile, NULL};
 
 LORA_PRIVATE void lora__neon_gemm_f32(float *c,
                                       size_t ldc,
@@ -158,8 +166,8 @@ LORA_PRIVATE void lora__neon_gemm_f32(float *c,
                                       size_t n,
                                       size_t k)
 {
-    lora__tiles_gemm_f32(&neon_f32_tiles, lora__neon_axpy_f32, c, ldc, a, lda,
-                         b, ldb, m, n, k);
+    lora__tiles_gemm_f32(&neon_f32_tiles, neon_gemm_row_f32, c, ldc, a, lda, b,
+                         ldb, m, n, k);
 }
 
 LORA_PRIVATE void lora__neon_dots_f32(double *c,

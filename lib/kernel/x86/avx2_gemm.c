@@ -145,7 +145,7 @@ AVX2_GEMM static void avx2_gram_tile(double *sums,
 static const lora__gemm_tile avx2_gemm_tiles = {sizeof(double), 4, 12,
                                                 avx2_gemm_tile, avx2_gemm_pack};
 static const lora__gram_tile avx2_gram_tiles = {sizeof(double), 4, 3,
-                                                avx2_gram_tile};
+                                                avx2_gram_tile, NULL};
 
 LORA_PRIVATE void lora__avx2_gemm_f64(double *c,
                                       size_t ldc,

@@ -140,10 +140,46 @@ AVX2_F32 static void avx2_dots_tile(double *sums,
     }
 }
 
+LORA_PRIVATE AVX2_F32 void lora__avx2_gemm_row_f32(
+    float *out, const float *a, const float *b, size_t ldb, size_t n, size_t k)
+{
+    size_t p = 0;
+
+    for (; p + 4 <= k; p += 4, b += 4 * ldb) {
+        const float *b1 = b + ldb;
+        const float *b2 = b1 + ldb;
+        const float *b3 = b2 + ldb;
+        const __m256 a0 = _mm256_set1_ps(a[p]);
+        const __m256 a1 = _mm256_set1_ps(a[p + 1]);
+        const __m256 a2 = _mm256_set1_ps(a[p + 2]);
+        const __m256 a3 = _mm256_set1_ps(a[p + 3]);
+        size_t i = 0;
+
+        for (; i + 8 <= n; i += 8) {
+            __m256 sum = _mm256_loadu_ps(out + i);
+
+            sum = _mm256_fmadd_ps(a0, _mm256_loadu_ps(b + i), sum);
+            sum = _mm256_fmadd_ps(a1, _mm256_loadu_ps(b1 + i), sum);
+            sum = _mm256_fmadd_ps(a2, _mm256_loadu_ps(b2 + i), sum);
+            sum = _mm256_fmadd_ps(a3, _mm256_loadu_ps(b3 + i), sum);
+            _mm256_storeu_ps(out + i, sum);
+        }
+        for (; i < n; i++) {
+            out[i] = fmaf(a[p], b[i], out[i]);
+            out[i] = fmaf(a[p + 1], b1[i], out[i]);
+            out[i] = fmaf(a[p + 2], b2[i], out[i]);
+            out[i] = fmaf(a[p + 3], b3[i], out[i]);
+        }
+    }
+    for (; p < k; p++, b += ldb) {
+        lora__avx2_axpy_f32(out, b, a[p], n);
+    }
+}
+
 static const lora__gemm_tile avx2_f32_tiles = {sizeof(float), 4, 24,
                                                avx2_f32_tile, avx2_f32_pack};
 static const lora__gram_tile avx2_dots_tiles = {sizeof(float), 4, 3,
-                                                avx2_dots_tile};
+                                                avx2_dots_tile, NULL};
 
 LORA_PRIVATE void lora__avx2_gemm_f32(float *c,
                                       size_t ldc,
@@ -155,8 +191,8 @@ LORA_PRIVATE void lora__avx2_gemm_f32(float *c,
                                       size_t n,
                                       size_t k)
 {
-    lora__tiles_gemm_f32(&avx2_f32_tiles, lora__avx2_axpy_f32, c, ldc, a, lda,
-                         b, ldb, m, n, k);
+    lora__tiles_gemm_f32(&avx2_f32_tiles, lora__avx2_gemm_row_f32, c, ldc, a,
+                         lda, b, ldb, m, n, k);
 }
 
 LORA_PRIVATE void lora__avx2_dots_f32(double *c,

@@ -164,10 +164,42 @@ AVX512_F32 static void avx512_dots_tile(double *sums,
     }
 }
 
+/* The same of one row of A. */
+AVX512_F32 static void
+avx512_dots_row(double *sums, const void *a, const void *const *b, size_t k)
+{
+    const float *a0 = a;
+    const float *b_0 = b[0];
+    const float *b_1 = b[1];
+    const float *b_2 = b[2];
+    const float *b_3 = b[3];
+    __m512 s00 = _mm512_setzero_ps();
+    __m512 s01 = s00, s02 = s00, s03 = s00;
+    size_t p = 0;
+
+    for (; p + 16 <= k; p += 16) {
+        const __m512 b0 = _mm512_loadu_ps(b_0 + p);
+        const __m512 b1 = _mm512_loadu_ps(b_1 + p);
+        const __m512 b2 = _mm512_loadu_ps(b_2 + p);
+        const __m512 b3 = _mm512_loadu_ps(b_3 + p);
+        __m512 a_p;
+
+        AVX512_DOTS_STEP(0);
+    }
+    _mm256_storeu_pd(sums, avx512_dots_sums(s00, s01, s02, s03));
+    for (; p < k; p++) {
+        for (size_t i = 0; i < 4; i++) {
+            const float *y = b[i];
+
+            sums[i] = fma((double)a0[p], (double)y[p], sums[i]);
+        }
+    }
+}
+
 static const lora__gemm_tile avx512_f32_tiles = {
     sizeof(float), 8, 48, avx512_f32_tile, avx512_f32_pack};
-static const lora__gram_tile avx512_dots_tiles = {sizeof(float), 4, 4,
-                                                  avx512_dots_tile};
+static const lora__gram_tile avx512_dots_tiles = {
+    sizeof(float), 4, 4, avx512_dots_tile, avx512_dots_row};
 
 LORA_PRIVATE void lora__avx512_gemm_f32(float *c,
                                         size_t ldc,
@@ -179,8 +211,8 @@ LORA_PRIVATE void lora__avx512_gemm_f32(float *c,
                                         size_t n,
                                         size_t k)
 {
-    lora__tiles_gemm_f32(&avx512_f32_tiles, lora__avx2_axpy_f32, c, ldc, a, lda,
-                         b, ldb, m, n, k);
+    lora__tiles_gemm_f32(&avx512_f32_tiles, lora__avx2_gemm_row_f32, c, ldc, a,
+                         lda, b, ldb, m, n, k);
 }
 
 LORA_PRIVATE void lora__avx512_dots_f32(double *c,
