@@ -121,6 +121,13 @@ static void tiles_gemm_pack(const lora__gemm_tile *tile,
 /* Tiles of rows that read B where it is: packing would cost them more. */
 #define TILES_UNPACKED 2
 
+/* The tile for columns from which on `left` are left. */
+static const lora__gemm_tile *tiles_for(const lora__gemm_tile *tile,
+                                        size_t left)
+{
+    return left < tile->cols && tile->narrow != NULL ? tile->narrow : tile;
+}
+
 LORA_PRIVATE void lora__tiles_gemm(const lora__gemm_tile *tile,
                                    void *c,
                                    size_t ldc,
@@ -140,18 +147,18 @@ LORA_PRIVATE void lora__tiles_gemm(const lora__gemm_tile *tile,
     for (size_t p = 0; p < k; p += LORA__GEMM_DEPTH) {
         const size_t depth = tiles_min(LORA__GEMM_DEPTH, k - p);
 
-        for (size_t j = 0; j < n; j += tile->cols) {
-            const size_t cols = tiles_min(tile->cols, n - j);
-
-            const char *strip = tiles_at(tile, b, p, ldb, j);
+        for (size_t j = 0, cols; j < n; j += cols) {
+            const lora__gemm_tile *t = tiles_for(tile, n - j);
+            const char *strip = tiles_at(t, b, p, ldb, j);
             size_t stride = ldb;
 
-            if (m > TILES_UNPACKED * tile->rows || cols < tile->cols) {
-                tiles_gemm_pack(tile, packed, strip, ldb, cols, depth);
+            cols = tiles_min(t->cols, n - j);
+            if (m > TILES_UNPACKED * t->rows || cols < t->cols) {
+                tiles_gemm_pack(t, packed, strip, ldb, cols, depth);
                 strip = packed;
-                stride = tile->cols;
+                stride = t->cols;
             }
-            tiles_gemm_strip(tile, tiles_out(tile, c, 0, ldc, j), ldc,
+            tiles_gemm_strip(t, tiles_out(tile, c, 0, ldc, j), ldc,
                              tiles_at(tile, a, 0, lda, p), lda, strip, stride,
                              m, cols, depth, p != 0);
         }

@@ -37,6 +37,9 @@ typedef struct lora__gemm_tile {
 
     /* Copy B[k,cols], rows ldb apart, to dense rows. */
     void (*pack)(void *out, const void *b, size_t ldb, size_t k);
+
+    /* One of less columns, for those that are left; NULL: none. */
+    const struct lora__gemm_tile *narrow;
 } lora__gemm_tile;
 
 /* sums[rows,cols] = A[rows,k] * B[cols,k]^T: dot products of rows, of doubles

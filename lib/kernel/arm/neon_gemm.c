@@ -140,8 +140,8 @@ static void neon_gram_tile(double *sums,
     }
 }
 
-static const lora__gemm_tile neon_gemm_tiles = {sizeof(double), 4, 8,
-                                                neon_gemm_tile, neon_gemm_pack};
+static const lora__gemm_tile neon_gemm_tiles = {
+    sizeof(double), 4, 8, neon_gemm_tile, neon_gemm_pack, NULL};
 static const lora__gram_tile neon_gram_tiles = {sizeof(double), 4, 4,
                                                 neon_gram_tile, NULL};
 

@@ -151,8 +151,8 @@ static void neon_gemm_row_f32(
     }
 }
 
-static const lora__gemm_tile neon_f32_tiles = {sizeof(float), 4, 16,
-                                               neon_f32_tile, neon_f32_pack};
+static const lora__gemm_tile neon_f32_tiles = {
+    sizeof(float), 4, 16, neon_f32_tile, neon_f32_pack, NULL};
 static const lora__gram_tile neon_dots_tiles = {sizeof(float), 4, 4,
                                                 neon_dots_tile, NULL};
 

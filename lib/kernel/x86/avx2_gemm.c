@@ -142,8 +142,8 @@ AVX2_GEMM static void avx2_gram_tile(double *sums,
     }
 }
 
-static const lora__gemm_tile avx2_gemm_tiles = {sizeof(double), 4, 12,
-                                                avx2_gemm_tile, avx2_gemm_pack};
+static const lora__gemm_tile avx2_gemm_tiles = {
+    sizeof(double), 4, 12, avx2_gemm_tile, avx2_gemm_pack, NULL};
 static const lora__gram_tile avx2_gram_tiles = {sizeof(double), 4, 3,
                                                 avx2_gram_tile, NULL};
 

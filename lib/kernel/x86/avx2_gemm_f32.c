@@ -176,8 +176,8 @@ LORA_PRIVATE AVX2_F32 void lora__avx2_gemm_row_f32(
     }
 }
 
-static const lora__gemm_tile avx2_f32_tiles = {sizeof(float), 4, 24,
-                                               avx2_f32_tile, avx2_f32_pack};
+static const lora__gemm_tile avx2_f32_tiles = {
+    sizeof(float), 4, 24, avx2_f32_tile, avx2_f32_pack, NULL};
 static const lora__gram_tile avx2_dots_tiles = {sizeof(float), 4, 3,
                                                 avx2_dots_tile, NULL};
 

@@ -166,7 +166,7 @@ AVX512_GEMM static void avx512_gram_tile(double *sums,
 }
 
 static const lora__gemm_tile avx512_gemm_tiles = {
-    sizeof(double), 8, 24, avx512_gemm_tile, avx512_gemm_pack};
+    sizeof(double), 8, 24, avx512_gemm_tile, avx512_gemm_pack, NULL};
 static const lora__gram_tile avx512_gram_tiles = {sizeof(double), 4, 4,
                                                   avx512_gram_tile, NULL};
 

@@ -91,6 +91,66 @@ avx512_f32_pack(void *packed, const void *from, size_t ldb, size_t k)
     }
 }
 
+#define AVX512_F32_NARROW_LOAD(i)                                              \
+    __m512 c##i = add ? _mm512_loadu_ps(c + i * ldc) : _mm512_setzero_ps();    \
+    const float *a##i = a[i]
+
+#define AVX512_F32_NARROW_STEP(i)                                              \
+    c##i = _mm512_fmadd_ps(_mm512_set1_ps(a##i[p]), b_p, c##i)
+
+/* C[8,16] = (add ? C : 0) + A[8,k] * B[k,16]. */
+AVX512_F32 static void avx512_f32_narrow(void *out,
+                                         size_t ldc,
+                                         const void *const *a,
+                                         const void *from,
+                                         size_t ldb,
+                                         size_t k,
+                                         int add)
+{
+    float *c = out;
+    const float *b = from;
+    AVX512_F32_NARROW_LOAD(0);
+    AVX512_F32_NARROW_LOAD(1);
+    AVX512_F32_NARROW_LOAD(2);
+    AVX512_F32_NARROW_LOAD(3);
+    AVX512_F32_NARROW_LOAD(4);
+    AVX512_F32_NARROW_LOAD(5);
+    AVX512_F32_NARROW_LOAD(6);
+    AVX512_F32_NARROW_LOAD(7);
+
+    for (size_t p = 0; p < k; p++, b += ldb) {
+        const __m512 b_p = _mm512_loadu_ps(b);
+
+        AVX512_F32_NARROW_STEP(0);
+        AVX512_F32_NARROW_STEP(1);
+        AVX512_F32_NARROW_STEP(2);
+        AVX512_F32_NARROW_STEP(3);
+        AVX512_F32_NARROW_STEP(4);
+        AVX512_F32_NARROW_STEP(5);
+        AVX512_F32_NARROW_STEP(6);
+        AVX512_F32_NARROW_STEP(7);
+    }
+    _mm512_storeu_ps(c, c0);
+    _mm512_storeu_ps(c + ldc, c1);
+    _mm512_storeu_ps(c + 2 * ldc, c2);
+    _mm512_storeu_ps(c + 3 * ldc, c3);
+    _mm512_storeu_ps(c + 4 * ldc, c4);
+    _mm512_storeu_ps(c + 5 * ldc, c5);
+    _mm512_storeu_ps(c + 6 * ldc, c6);
+    _mm512_storeu_ps(c + 7 * ldc, c7);
+}
+
+AVX512_F32 static void
+avx512_f32_narrow_pack(void *packed, const void *from, size_t ldb, size_t k)
+{
+    float *out = packed;
+    const float *b = from;
+
+    for (size_t p = 0; p < k; p++, b += ldb, out += 16) {
+        _mm512_storeu_ps(out, _mm512_loadu_ps(b));
+    }
+}
+
 /* Halves folded together: sixteen partial sums to eight. */
 AVX512_F32 static inline __m256 avx512_dots_fold(__m512 x)
 {
@@ -196,8 +256,11 @@ avx512_dots_row(double *sums, const void *a, const void *const *b, size_t k)
     }
 }
 
+static const lora__gemm_tile avx512_f32_narrow_tiles = {
+    sizeof(float), 8, 16, avx512_f32_narrow, avx512_f32_narrow_pack, NULL};
 static const lora__gemm_tile avx512_f32_tiles = {
-    sizeof(float), 8, 48, avx512_f32_tile, avx512_f32_pack};
+    sizeof(float),           8, 48, avx512_f32_tile, avx512_f32_pack,
+    &avx512_f32_narrow_tiles};
 static const lora__gram_tile avx512_dots_tiles = {
     sizeof(float), 4, 4, avx512_dots_tile, avx512_dots_row};
 
