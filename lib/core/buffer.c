@@ -118,6 +118,18 @@ lora__buffer_printf(lora__buffer *buffer, const char *format, ...)
     }
 }
 
+LORA_PRIVATE void lora__buffer_whole(lora__buffer *buffer, uint32_t value)
+{
+    char text[10];
+    size_t at = sizeof text;
+
+    do {
+        text[--at] = (char)('0' + value % 10);
+        value /= 10;
+    } while (value > 0);
+    lora__buffer_append(buffer, text + at, sizeof text - at);
+}
+
 static void buffer_put_number(lora__buffer *buffer,
                               double value,
                               size_t (*put)(char *out, double value))

@@ -26,7 +26,8 @@ static const struct {
     {"conv_shortcut", LORA__LAYER_CONV1},
 };
 
-static const char *const positional_clip[] = {"k", "v", "q", "out"};
+static const char *const positional_clip[] = {"k_proj", "v_proj", "q_proj",
+                                              "out_proj"};
 #define POSITIONAL_CLIP ((uint32_t)LORA__COUNT(positional_clip))
 #define POSITIONAL_CLIP_LAYERS 23 /* of the larger of the two */
 
@@ -36,11 +37,11 @@ static const struct {
     uint32_t resnets;
     uint32_t shortcuts; /* the first so many resnets have one */
 } positional_blocks[] = {
-    {"down_blocks.0", 2, 2, 0}, {"down_blocks.1", 2, 2, 1},
-    {"down_blocks.2", 2, 2, 1}, {"down_blocks.3", 0, 2, 0},
-    {"up_blocks.0", 0, 3, 3},   {"up_blocks.1", 3, 3, 3},
-    {"up_blocks.2", 3, 3, 3},   {"up_blocks.3", 3, 3, 3},
-    {"mid_block", 1, 2, 0},
+    {"unet.down_blocks.0", 2, 2, 0}, {"unet.down_blocks.1", 2, 2, 1},
+    {"unet.down_blocks.2", 2, 2, 1}, {"unet.down_blocks.3", 0, 2, 0},
+    {"unet.up_blocks.0", 0, 3, 3},   {"unet.up_blocks.1", 3, 3, 3},
+    {"unet.up_blocks.2", 3, 3, 3},   {"unet.up_blocks.3", 3, 3, 3},
+    {"unet.mid_block", 1, 2, 0},
 };
 
 LORA_PRIVATE int
@@ -62,6 +63,20 @@ lora__position_read(lora__position *out, const char *name, size_t bytes)
     return i == bytes;
 }
 
+static void positional_put(lora__buffer *out,
+                           const char *block,
+                           const char *list,
+                           uint32_t index,
+                           const char *within,
+                           const char *name)
+{
+    lora__buffer_puts(out, block);
+    lora__buffer_puts(out, list);
+    lora__buffer_whole(out, index);
+    lora__buffer_puts(out, within);
+    lora__buffer_puts(out, name);
+}
+
 static lora__layer
 positional_put_unet(lora__buffer *out, uint32_t index, int extended)
 {
@@ -70,10 +85,10 @@ positional_put_unet(lora__buffer *out, uint32_t index, int extended)
         uint32_t size = positional_blocks[b].attentions * POSITIONAL_ATTENTION;
 
         if (index < size) {
-            lora__buffer_printf(
-                out, "unet.%s.attentions.%u.transformer_blocks.0.%s", block,
-                (unsigned)(index / POSITIONAL_ATTENTION),
-                positional_attention[index % POSITIONAL_ATTENTION]);
+            positional_put(out, block, ".attentions.",
+                           index / POSITIONAL_ATTENTION,
+                           ".transformer_blocks.0.",
+                           positional_attention[index % POSITIONAL_ATTENTION]);
             return LORA__LAYER_LINEAR;
         }
         index -= size;
@@ -81,8 +96,8 @@ positional_put_unet(lora__buffer *out, uint32_t index, int extended)
              j++) {
             size = j < positional_blocks[b].shortcuts ? 4 : 3;
             if (index < size) {
-                lora__buffer_printf(out, "unet.%s.resnets.%u.%s", block,
-                                    (unsigned)j, positional_resnet[index].name);
+                positional_put(out, block, ".resnets.", j, ".",
+                               positional_resnet[index].name);
                 return positional_resnet[index].layer;
             }
             index -= size;
@@ -103,9 +118,8 @@ LORA_PRIVATE lora__layer lora__position_put(lora__buffer *out,
     if (index >= POSITIONAL_CLIP * POSITIONAL_CLIP_LAYERS) {
         return LORA__LAYER_UNKNOWN;
     }
-    lora__buffer_printf(
-        out, "text_encoder.text_model.encoder.layers.%u.self_attn.%s_proj",
-        (unsigned)(index / POSITIONAL_CLIP),
-        positional_clip[index % POSITIONAL_CLIP]);
+    positional_put(out, "text_encoder.text_model.encoder", ".layers.",
+                   index / POSITIONAL_CLIP, ".self_attn.",
+                   positional_clip[index % POSITIONAL_CLIP]);
     return LORA__LAYER_LINEAR;
 }

@@ -249,14 +249,6 @@ LORA_PRIVATE int lora__rule_holds(const lora__rule_cursor *c, const char *rule)
 
 /* Spelling ----------------------------------------------------------------- */
 
-static void rule_put_number(lora__buffer *out, int value)
-{
-    if (value > 9) {
-        rule_put_number(out, value / 10);
-    }
-    lora__buffer_putc(out, (char)('0' + value % 10));
-}
-
 static void rule_put_hole(lora__buffer *out,
                           const rule_hole *hole,
                           const int16_t numbers[LORA__RULE_NUMBERS],
@@ -272,7 +264,7 @@ static void rule_put_hole(lora__buffer *out,
         value = hole->kind == RULE_HOLE_EITHER ? 0 : numbers[(*used)++];
     }
     if (word == NULL) {
-        rule_put_number(out, value);
+        lora__buffer_whole(out, (uint32_t)value);
         return;
     }
     for (; value > 0; value--) {
