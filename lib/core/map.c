@@ -18,25 +18,36 @@ LORA_PRIVATE void lora__map_destroy(lora__map *map)
     lora__map_init(map, map->context);
 }
 
+static uint64_t map_mix(uint64_t hash, const char *key)
+{
+    uint64_t word;
+
+    memcpy(&word, key, 8);
+    hash = (hash ^ word) * 0x9E3779B97F4A7C15u;
+    return hash ^ (hash >> 29);
+}
+
 /* Keyed with the context's address, which a file's author does not know, so
  * that names cannot be chosen to collide. FNV-1a over eight bytes at a time,
- * then mixed: short ASCII keys that differ in one digit must spread over the
- * low bits. */
+ * the last eight perhaps over some again, then mixed: short ASCII keys that
+ * differ in one digit must spread over the low bits. */
 static uint64_t map_hash(const lora__map *map, const char *key, size_t bytes)
 {
+    const char *const begin = key;
     uint64_t hash = 0xCBF29CE484222325u ^ bytes ^
                     (uint64_t)(uintptr_t)map->context * 0x9E3779B97F4A7C15u;
 
-    while (bytes >= 8) {
-        uint64_t word;
-        memcpy(&word, key, 8);
-        hash = (hash ^ word) * 0x9E3779B97F4A7C15u;
-        hash ^= hash >> 29;
+    while (bytes > 8) {
+        hash = map_mix(hash, key);
         key += 8;
         bytes -= 8;
     }
-    for (size_t i = 0; i < bytes; i++) {
-        hash = (hash ^ (unsigned char)key[i]) * 0x100000001B3u;
+    if (bytes == 8 || key != begin) {
+        hash = map_mix(hash, key + bytes - 8);
+    } else {
+        for (size_t i = 0; i < bytes; i++) {
+            hash = (hash ^ (unsigned char)key[i]) * 0x100000001B3u;
+        }
     }
     hash ^= hash >> 32;
     hash *= 0xD6E8FEB86659FD93u;

@@ -70,8 +70,8 @@ LORA_PRIVATE lora_status lora__out_write(void *theirs,
         return lora__fail(error, LORA_ERROR_ARGUMENT, LORA_NO_OFFSET, NULL,
                           "struct_size of the result is not set");
     }
-    memset(theirs, 0, size);
     memcpy(theirs, ours, shared);
+    memset((unsigned char *)theirs + shared, 0, size - shared);
     memcpy(theirs, &size, sizeof size);
     return LORA_OK;
 }
