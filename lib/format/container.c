@@ -111,15 +111,23 @@ done:
     return status;
 }
 
-LORA_PRIVATE lora_status lora__container_add(lora__entry **out,
-                                             lora__container *container,
-                                             lora_error *error)
+LORA_PRIVATE lora_status lora__container_reserve(lora__container *container,
+                                                 size_t count,
+                                                 lora_error *error)
 {
     void *entries = container->entries;
 
     TRY(lora__grow(&entries, &container->entry_capacity, container->context,
-                   container->entry_count + 1, sizeof **out, error));
+                   count, sizeof *container->entries, error));
     container->entries = entries;
+    return LORA_OK;
+}
+
+LORA_PRIVATE lora_status lora__container_add(lora__entry **out,
+                                             lora__container *container,
+                                             lora_error *error)
+{
+    TRY(lora__container_reserve(container, container->entry_count + 1, error));
     *out = &container->entries[container->entry_count++];
     memset(*out, 0, sizeof **out);
     return LORA_OK;

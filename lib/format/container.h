@@ -95,6 +95,11 @@ LORA_PRIVATE lora_status lora__container_open(lora__container **out,
                                               const char *path,
                                               lora_error *error);
 
+/* Room for so many entries, which may move. */
+LORA_PRIVATE lora_status lora__container_reserve(lora__container *container,
+                                                 size_t count,
+                                                 lora_error *error);
+
 /* One more entry at the end, zeroed. Those that are there may move. */
 LORA_PRIVATE lora_status lora__container_add(lora__entry **out,
                                              lora__container *container,

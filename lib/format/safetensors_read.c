@@ -24,6 +24,9 @@
 /* Header, entry, and the list in it; unknown members may nest further. */
 #define ST_MAX_DEPTH 8
 
+#define ST_USUAL_ENTRY 128 /* bytes of one, with its name */
+#define ST_MAX_GUESS 4096
+
 typedef struct st_parser {
     lora__container *container;
     const lora_limits *limits;
@@ -642,6 +645,15 @@ st_load(st_parser *p, const unsigned char *head, lora_error *error)
     return LORA_OK;
 }
 
+/* Entries that a header of this length is likely to have, so that they need not
+ * move; few enough to cost nothing where it has not. */
+static size_t st_guess_count(const st_parser *p)
+{
+    size_t count = p->header_bytes / ST_USUAL_ENTRY;
+
+    return count < ST_MAX_GUESS ? count : ST_MAX_GUESS;
+}
+
 LORA_PRIVATE lora_status lora__safetensors_read(lora__container *container,
                                                 const unsigned char *head,
                                                 lora_error *error)
@@ -654,6 +666,7 @@ LORA_PRIVATE lora_status lora__safetensors_read(lora__container *container,
     p.container = container;
     p.limits = &lora__context_get(context)->limits;
     TRY_OR_DONE(st_load(&p, head, error));
+    TRY_OR_DONE(lora__container_reserve(container, st_guess_count(&p), error));
     TRY_OR_DONE(st_parse(&p, error));
     st_place_entries(container);
     TRY_OR_DONE(st_index_names(&p, error));

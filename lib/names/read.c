@@ -633,6 +633,7 @@ static lora_status read_names(lora__names *out,
     r.found = found;
     out->keys = answers;
     out->key_count = key_count;
+    TRY_OR_DONE(lora__map_reserve(&r.map, key_count / 2, error));
     TRY_OR_DONE(read_run(&r, out, error));
 
 done:
