@@ -105,6 +105,8 @@ def try_tensors(path, tensors):
                            tensors.items()}, "shapes")
     equal(adapter.dtypes, {name: stored.dtype for name, stored in
                            tensors.items()}, "number types")
+    equal(adapter.headers, [(name, tensors[name].dtype, tensors[name].shape)
+                            for name in adapter.keys()], "headers")
     special = None
     try:
         import ml_dtypes
@@ -136,6 +138,7 @@ def try_tensors(path, tensors):
     equal(liblora.Builder().finish().load(), {}, "nothing to load")
     equal(liblora.Builder().finish().tensors, [], "nothing to list")
     equal(liblora.Builder().finish().shapes, {}, "no shapes")
+    equal(liblora.Builder().finish().headers, [], "no headers")
     adapter.close()
     raises(liblora.StateError, adapter.load)
     same(every[name].tobytes(), stored.data, "arrays outlive the adapter")

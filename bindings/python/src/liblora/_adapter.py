@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import ctypes
 import functools
+import itertools
 import json
 import os
 from typing import (TYPE_CHECKING, Any, Iterable, Mapping, NamedTuple,
@@ -40,12 +41,21 @@ def _rule(option: str, name: str) -> int:
     return rules[name]
 
 
+@functools.lru_cache(maxsize=4096)
+def _form(data: bytes) -> tuple[str, tuple[int, ...], int]:
+    """The number type, shape, and code of the type, by the end of a
+    lora_tensor_info. They are much the same in all tensors of all files."""
+    info = _ffi.lora_tensor_info.from_buffer_copy(
+        bytes(_ffi.lora_tensor_info.shape.offset) + data)
+    return (_arrays.dtype_name(info.dtype), tuple(info.shape[:info.ndim]),
+            info.dtype)
+
+
 class _Table(NamedTuple):
     """The tensors, a column each."""
 
     names: list[str]
-    shapes: list[tuple[int, ...]]
-    dtypes: list[int]
+    forms: list[tuple[str, tuple[int, ...], int]]  # see _form()
     infos: _core.Columns  # the rest, of lora_tensor_info
 
 
@@ -135,14 +145,13 @@ class Adapter:
     @functools.cached_property
     def tensors(self) -> list[dict[str, Any]]:
         """The tensors in the order of the file, as `lora keys --json` has
-        them. Where their modules are of no interest, shapes and dtypes cost
-        less."""
+        them. Where their modules are of no interest, headers cost less."""
         handle, table = self._handle, self._table
         rows = self._context.columns(
             lib.lora_adapter_get_modules, _ffi.lora_module_info,
             self._module_count, handle)
         modules: dict[int, Any] = dict(enumerate(
-            zip(texts(rows["name"]), texts(rows["target"]))))
+            zip(rows.texts("name"), rows.texts("target"))))
         modules[_NO_MODULE] = (None, None)
         addresses = table.infos["role"]
         roles = dict(zip(set(addresses), texts(set(addresses))))
@@ -150,24 +159,29 @@ class Adapter:
             {"name": name, "dtype": dtype, "shape": list(shape),
              "offset": offset, "bytes": size, "module": module,
              "target": target, "role": role}
-            for name, dtype, shape, offset, size, (module, target), role in zip(
-                table.names, self.dtypes.values(), table.shapes,
-                table.infos["offset"], table.infos["bytes"],
+            for (name, dtype, shape), offset, size, (module, target), role
+            in zip(
+                self.headers, table.infos["offset"], table.infos["bytes"],
                 map(modules.__getitem__, table.infos["module_index"]),
                 map(roles.__getitem__, addresses))]
 
     @functools.cached_property
+    def headers(self) -> list[tuple[str, str, tuple[int, ...]]]:
+        """Name, number type and shape of each tensor, in the order of the
+        file."""
+        return [(name, dtype, shape) for name, (dtype, shape, _) in zip(
+            self._table.names, self._table.forms)]
+
+    @functools.cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes of the tensors by name."""
-        return dict(zip(self._table.names, self._table.shapes))
+        return {name: shape for name, _, shape in self.headers}
 
     @functools.cached_property
     def dtypes(self) -> dict[str, str]:
         """The number types of the tensors by name, as safetensors calls
         them."""
-        codes = self._table.dtypes
-        names = {code: _arrays.dtype_name(code) for code in set(codes)}
-        return dict(zip(self._table.names, map(names.__getitem__, codes)))
+        return {name: dtype for name, dtype, _ in self.headers}
 
     def keys(self) -> list[str]:
         """The names of the tensors."""
@@ -179,12 +193,8 @@ class Adapter:
         infos = self._context.columns(
             lib.lora_adapter_get_tensor_infos, _ffi.lora_tensor_info,
             lib.lora_adapter_tensor_count(handle), handle)
-        ndims = infos["ndim"]
-        sizes = zip(*(infos.elements("shape", i)
-                      for i in range(max(ndims, default=0) or 1)))
-        return _Table(texts(infos["name"]),
-                      [shape[:ndim] for shape, ndim in zip(sizes, ndims)],
-                      infos["dtype"], infos)
+        return _Table(infos.texts("name"), list(itertools.starmap(
+            _form, infos.slices("shape", "dtype"))), infos)
 
     @functools.cached_property
     def _tensor_index(self) -> dict[str, int]:
@@ -201,8 +211,8 @@ class Adapter:
         code = _arrays.dtype_code(dtype)
         if not copy:
             return self._lent(index, code)
-        array, memory = _arrays.empty(code or self._table.dtypes[index],
-                                      self._table.shapes[index])
+        _, shape, own = self._table.forms[index]
+        array, memory = _arrays.empty(code or own, shape)
         self._context.call(lib.lora_adapter_read_tensor, memory.address,
                            memory.bytes, self._handle, index, code)
         return array
@@ -216,7 +226,8 @@ class Adapter:
             return {name: self._lent(i, code)
                     for i, name in enumerate(table.names)}
         arrays, places = _arrays.block(
-            [code] * len(table.names) if code else table.dtypes, table.shapes)
+            [code or own for _, _, own in table.forms],
+            [shape for _, shape, _ in table.forms])
         pack = _core.layout(_ffi.lora_tensor_read).pack
         reads = bytearray().join(
             pack(address, size, i, code, 0)
@@ -230,7 +241,7 @@ class Adapter:
         return dict(zip(table.names, arrays))
 
     def _lent(self, index: int, code: int) -> Any:
-        if code not in (0, self._table.dtypes[index]):
+        if code not in (0, self._table.forms[index][2]):
             raise _errors.make(_ffi.LORA_ERROR_ARGUMENT,
                                "a view cannot be converted",
                                self._table.names[index])

@@ -18,8 +18,8 @@ import sys
 import threading
 import time
 import weakref
-from typing import (Any, Callable, Collection, Iterable, Mapping, Optional,
-                    Union)
+from typing import (Any, Callable, Collection, Iterable, Iterator, Mapping,
+                    Optional, Union)
 
 from . import _errors, _ffi, _library
 from ._library import lib
@@ -93,18 +93,26 @@ class Columns:
         self.block = bytearray(ctypes.sizeof(kind) * count)
 
     def __getitem__(self, field: str) -> list[Any]:
-        """What all structs have there, of an array its first element. Texts are
-        addresses, for texts()."""
-        return self.elements(field, 0)
+        """What all structs have there."""
+        return self._column(field).tolist()
 
-    def elements(self, field: str, index: int) -> list[Any]:
-        """What all structs have in an array there."""
-        if not self._count:
-            return []
+    def texts(self, field: str) -> list[str]:
+        """The texts of C that all structs have there."""
+        return _decoded(self._column(field).tobytes(), self._count)
+
+    def slices(self, first: str, last: str) -> Iterator[tuple[bytes]]:
+        """The bytes that all structs have from a field to another."""
+        begin, end = getattr(self._kind, first), getattr(self._kind, last)
+        count = end.offset + end.size - begin.offset
+        rest = ctypes.sizeof(self._kind) - begin.offset - count
+        return struct.iter_unpack(f"{begin.offset}x{count}s{rest}x",
+                                  self.block)
+
+    def _column(self, field: str) -> memoryview:
         code, bytes = _codes(self._kind)[field]
-        first = getattr(self._kind, field).offset // bytes + index
+        first = getattr(self._kind, field).offset // bytes
         step = ctypes.sizeof(self._kind) // bytes
-        return memoryview(self.block).cast(code)[first::step].tolist()
+        return memoryview(self.block).cast(code)[first::step]
 
 
 @functools.lru_cache(maxsize=None)
@@ -115,9 +123,13 @@ def _codes(kind: Any) -> dict[str, tuple[Any, int]]:
 
 def texts(addresses: Collection[int]) -> list[str]:
     """The texts of C at those addresses."""
-    table = struct.pack(f"{len(addresses)}P", *addresses)
+    return _decoded(struct.pack(f"{len(addresses)}P", *addresses),
+                    len(addresses))
+
+
+def _decoded(table: bytes, count: int) -> list[str]:
     strings = ctypes.cast(table, ctypes.POINTER(ctypes.c_char_p))
-    return [string.decode() for string in strings[:len(addresses)]]
+    return list(map(bytes.decode, strings[:count]))
 
 
 def text(value: str) -> bytes:
