@@ -1,7 +1,7 @@
 /* `./dev bench open`, the part in C: open a file so many times, list its
  * tensors, perhaps read them all, and print the seconds of each time.
  *
- *     open list|read|map FILE TIMES
+ *     open list|read|map FILE TIMES THREADS
  *
  * Each time begins with nothing but a context, and ends with nothing.
  */
@@ -124,13 +124,17 @@ once(lora_context *context, const char *mode, const char *path, lora_error *e)
 
 int main(int argc, char **argv)
 {
-    int times = argc == 4 ? atoi(argv[3]) : 0;
+    int times = argc == 5 ? atoi(argv[3]) : 0;
+    lora_context_options options;
     lora_context *context;
     lora_error error;
 
     lora_error_init(&error, sizeof error);
-    if (times < 1 || lora_context_create(&context, NULL, &error) != LORA_OK) {
-        fprintf(stderr, "usage: open list|read|map FILE TIMES\n");
+    lora_context_options_init(&options, sizeof options);
+    options.max_threads = argc == 5 ? (uint32_t)atoi(argv[4]) : 0;
+    if (times < 1 ||
+        lora_context_create(&context, &options, &error) != LORA_OK) {
+        fprintf(stderr, "usage: open list|read|map FILE TIMES THREADS\n");
         return 2;
     }
     for (int i = 0; i < times; i++) {
