@@ -368,8 +368,11 @@ LORA_PRIVATE const lora__prefix *lora__prefix_find(const char *name,
 {
     const lora__prefix *prefix = dialect_prefixes;
 
-    while (!lora__text_begins(name, bytes, prefix->text)) {
-        prefix++; /* the last row fits everything */
+    /* Most differ in their first letter; the last row fits everything. */
+    while (prefix->text[0] != '\0' &&
+           (bytes == 0 || name[0] != prefix->text[0] ||
+            !lora__text_begins(name, bytes, prefix->text))) {
+        prefix++;
     }
     return prefix;
 }
