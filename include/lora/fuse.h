@@ -101,6 +101,63 @@ lora_model_fuse(lora_report **out_report,
                 const lora_model_fuse_options *options,
                 lora_error *error);
 
+typedef struct lora_model_unfuse_options {
+    size_t struct_size;
+    uint32_t flags; /* LORA_FUSE_OVERWRITE, LORA_FUSE_DRY_RUN */
+    uint32_t reserved1;
+} lora_model_unfuse_options;
+
+/** See lora_adapter_open_options_init(). @since 0.1 */
+LORA_API void lora_model_unfuse_options_init(lora_model_unfuse_options *options,
+                                             size_t size);
+
+/** Write the files that a model had before it was fused, bit for bit.
+ *
+ *  Every tensor is checked twice while it is read: it must be the one that
+ *  fusing left, and what it becomes the one that fusing found. Of several
+ *  undo files the last one goes first: a model in another state is refused.
+ *
+ *  A model of one file becomes the file `path`; one of several becomes files
+ *  in the folder `path`, which is made if need be. Files get their names when
+ *  all of them are whole and on the disk.
+ *
+ *  @param out_report     receives what was done; NULL on failure; may be NULL.
+ *                        Destroy with lora_report_destroy().
+ *  @param context        must not be NULL.
+ *  @param fused          UTF-8; the fused model, as for lora_model_open(); must
+ *                        not be NULL.
+ *  @param undo           UTF-8; the undo file; must not be NULL.
+ *  @param path           UTF-8; may be the fused model's own with OVERWRITE;
+ *                        must not be NULL.
+ *  @param bindings       to one model with the tensors of the fused one, of the
+ *                        adapters that were fused, in that order: needed by an
+ *                        undo file of LORA_UNDO_PREDICT. Else NULL.
+ *  @param strengths      one for each binding, as fused; NULL: all 1.
+ *  @param binding_count  0 without bindings.
+ *  @param options        NULL for defaults.
+ *  @param error          may be NULL.
+ *  @return LORA_OK; LORA_ERROR_ARGUMENT; LORA_ERROR_KEY (the model is not in
+ *          the state that the undo file is of: subject is the tensor; or the
+ *          adapters are not those that were fused); LORA_ERROR_FORMAT,
+ *          LORA_ERROR_TRUNCATED, LORA_ERROR_LIMIT, LORA_ERROR_DUPLICATE (a
+ *          damaged undo file, or model); LORA_ERROR_RANGE (strength);
+ *          LORA_ERROR_OPTION; LORA_ERROR_IO; LORA_ERROR_MEMORY;
+ *          LORA_ERROR_CANCELLED; what reading gives.
+ *  @threads safe.
+ *  @since 0.1
+ */
+LORA_API LORA_NODISCARD lora_status
+lora_model_unfuse(lora_report **out_report,
+                  lora_context *context,
+                  const char *fused,
+                  const char *undo,
+                  const char *path,
+                  const lora_binding *const *bindings,
+                  const lora_strength *strengths,
+                  size_t binding_count,
+                  const lora_model_unfuse_options *options,
+                  lora_error *error);
+
 #ifdef __cplusplus
 }
 #endif
