@@ -31,6 +31,8 @@
 
 #include <lora/fuse.h>
 
+#include <lora/plan.h>
+
 #include <lora/layer.h>
 
 #include <lora/light.h>

@@ -48,7 +48,8 @@ static lora_status patcher_open_some(lora__patcher **out,
 
 /* ---- which ------------------------------------------------------------- */
 
-static double patch_strength(const lora__patch *patch, size_t module)
+LORA_PRIVATE double lora__patch_strength(const lora__patch *patch,
+                                         size_t module)
 {
     const lora__module *of = &patch->bind->adapter->modules[module];
 
@@ -77,8 +78,8 @@ patched_count(const lora__patched *patched, size_t patch_count, size_t tensor)
         const lora__effect *const *effects =
             patch_effects(&patched->patches[p], tensor, &count);
         for (size_t i = 0; i < count; i++) {
-            total +=
-                patch_strength(&patched->patches[p], effects[i]->module) != 0.0;
+            total += lora__patch_strength(&patched->patches[p],
+                                          effects[i]->module) != 0.0;
         }
     }
     return total;
@@ -291,7 +292,7 @@ static lora_status step_open(patch_step *step,
     memset(&how, 0, sizeof how);
     how.part = effect->part;
     how.dtype = LORA_DTYPE_F32;
-    how.strength = patch_strength(of, effect->module);
+    how.strength = lora__patch_strength(of, effect->module);
     how.rule = patcher->patched->rule;
     how.dora = patcher->patched->dora;
     how.weights = step->replaces;
@@ -400,7 +401,7 @@ static lora_status patcher_fill(lora__patcher *patcher,
         const lora__effect *const *effects =
             patch_effects(patch, tensor, &count);
         for (size_t i = 0; i < count; i++) {
-            if (patch_strength(patch, effects[i]->module) != 0.0) {
+            if (lora__patch_strength(patch, effects[i]->module) != 0.0) {
                 TRY(step_open(&patcher->steps[patcher->step_count++], patcher,
                               effects[i], p, error));
             }

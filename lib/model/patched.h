@@ -37,6 +37,10 @@ typedef struct lora__patched {
     void *source_user;
 } lora__patched;
 
+/* How strong a module is. */
+LORA_PRIVATE double lora__patch_strength(const lora__patch *patch,
+                                         size_t module);
+
 /* 1 if an adapter changes the tensor; one of strength 0 changes nothing. */
 LORA_PRIVATE int lora__patched_changes(const lora__patched *patched,
                                        size_t tensor);

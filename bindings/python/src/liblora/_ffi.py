@@ -141,6 +141,9 @@ LORA_FUSE_OVERWRITE = 1
 LORA_FUSE_STOCHASTIC = 2
 LORA_FUSE_SATURATE = 4
 LORA_FUSE_DRY_RUN = 8
+LORA_PLAN_STOCHASTIC = 1
+LORA_PLAN_SATURATE = 2
+LORA_PLAN_SAVE_NONE = 4
 
 
 lora_status = c_int32
@@ -719,6 +722,79 @@ class lora_model_fuse_options(Structure):
     ]
 
 
+class lora_model_unfuse_options(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("flags", c_uint32),
+        ("reserved1", c_uint32),
+    ]
+
+
+class lora_plan(Structure):
+    """Opaque."""
+
+
+class lora_plan_options(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("originals", POINTER(lora_model)),
+        ("saved_bytes", c_uint64),
+        ("block_bytes", c_uint64),
+        ("seed", c_uint64),
+        ("strength_rule", lora_strength_rule),
+        ("dora_rule", lora_dora_rule),
+        ("flags", c_uint32),
+        ("reserved1", c_uint32),
+    ]
+
+
+class lora_plan_memory(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("data", c_void_p),
+        ("row_bytes", c_size_t),
+        ("row_step", c_size_t),
+        ("user", c_void_p),
+        ("load", CFUNCTYPE(lora_status, c_void_p, c_size_t, c_size_t, c_size_t,
+         c_void_p)),
+        ("store", CFUNCTYPE(lora_status, c_void_p, c_size_t, c_size_t,
+         c_size_t, c_void_p)),
+        ("decode", CFUNCTYPE(lora_status, c_void_p, c_size_t, c_size_t,
+         c_size_t, c_void_p, POINTER(c_float))),
+        ("encode", CFUNCTYPE(lora_status, c_void_p, c_size_t, c_size_t,
+         c_size_t, POINTER(c_float), c_void_p)),
+        ("original", CFUNCTYPE(lora_status, c_void_p, c_size_t, c_size_t,
+         c_size_t, c_void_p)),
+        ("dtype", lora_dtype),
+        ("reserved1", c_uint32),
+    ]
+
+
+class lora_plan_factors_options(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("up_step", c_size_t),
+        ("down_step", c_size_t),
+        ("dtype", lora_dtype),
+        ("rank", c_int32),
+        ("pad_rank", c_int32),
+        ("reserved1", c_uint32),
+    ]
+
+
+class lora_plan_factors_info(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("rows", c_int64),
+        ("columns", c_int64),
+        ("rank", c_int64),
+        ("exact_rank", c_int64),
+        ("up_bytes", c_uint64),
+        ("down_bytes", c_uint64),
+        ("error", c_double),
+    ]
+
+
 class lora_layer(Structure):
     """Opaque."""
 
@@ -1191,6 +1267,57 @@ FUNCTIONS: dict[str, Any] = {
         (lora_status, [POINTER(POINTER(lora_report)), POINTER(lora_model),
          POINTER(POINTER(lora_binding)), POINTER(lora_strength), c_size_t,
          c_char_p, POINTER(lora_model_fuse_options), POINTER(lora_error)]),
+    "lora_model_unfuse_options_init":
+        (None, [POINTER(lora_model_unfuse_options), c_size_t]),
+    "lora_model_unfuse":
+        (lora_status, [POINTER(POINTER(lora_report)), POINTER(lora_context),
+         c_char_p, c_char_p, c_char_p, POINTER(POINTER(lora_binding)),
+         POINTER(lora_strength), c_size_t, POINTER(lora_model_unfuse_options),
+         POINTER(lora_error)]),
+    "lora_plan_options_init":
+        (None, [POINTER(lora_plan_options), c_size_t]),
+    "lora_plan_memory_init":
+        (None, [POINTER(lora_plan_memory), c_size_t]),
+    "lora_plan_create":
+        (lora_status, [POINTER(POINTER(lora_plan)), POINTER(lora_model),
+         POINTER(lora_plan_options), POINTER(lora_error)]),
+    "lora_plan_destroy":
+        (None, [POINTER(lora_plan)]),
+    "lora_plan_set_memory":
+        (lora_status, [POINTER(lora_plan), c_size_t, POINTER(lora_plan_memory),
+         POINTER(lora_error)]),
+    "lora_plan_add":
+        (lora_status, [POINTER(c_uint64), POINTER(lora_plan),
+         POINTER(lora_binding), POINTER(lora_strength), POINTER(lora_error)]),
+    "lora_plan_remove":
+        (lora_status, [POINTER(lora_plan), c_uint64, POINTER(lora_error)]),
+    "lora_plan_replace":
+        (lora_status, [POINTER(lora_plan), c_uint64, POINTER(lora_binding),
+         POINTER(lora_strength), POINTER(lora_error)]),
+    "lora_plan_set_strength":
+        (lora_status, [POINTER(lora_plan), c_uint64, POINTER(lora_strength),
+         POINTER(lora_error)]),
+    "lora_plan_diff":
+        (lora_status, [POINTER(c_size_t), c_size_t, POINTER(c_size_t),
+         POINTER(lora_plan), POINTER(lora_error)]),
+    "lora_plan_job_count":
+        (lora_status, [POINTER(c_size_t), POINTER(lora_plan),
+         POINTER(lora_error)]),
+    "lora_plan_scratch_bytes":
+        (c_size_t, [POINTER(lora_plan)]),
+    "lora_plan_run_job":
+        (lora_status, [POINTER(lora_plan), c_size_t, c_void_p,
+         POINTER(lora_error)]),
+    "lora_plan_run":
+        (lora_status, [POINTER(lora_plan), POINTER(lora_error)]),
+    "lora_plan_saved_bytes":
+        (c_uint64, [POINTER(lora_plan)]),
+    "lora_plan_factors_options_init":
+        (None, [POINTER(lora_plan_factors_options), c_size_t]),
+    "lora_plan_factors":
+        (lora_status, [POINTER(lora_plan_factors_info), c_void_p, c_size_t,
+         c_void_p, c_size_t, POINTER(c_double), POINTER(lora_plan), c_size_t,
+         POINTER(lora_plan_factors_options), POINTER(lora_error)]),
     "lora_layer_options_init":
         (None, [POINTER(lora_layer_options), c_size_t]),
     "lora_layer_create":

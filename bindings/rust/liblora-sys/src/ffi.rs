@@ -135,6 +135,9 @@ pub const LORA_FUSE_OVERWRITE: i32 = 1;
 pub const LORA_FUSE_STOCHASTIC: i32 = 2;
 pub const LORA_FUSE_SATURATE: i32 = 4;
 pub const LORA_FUSE_DRY_RUN: i32 = 8;
+pub const LORA_PLAN_STOCHASTIC: i32 = 1;
+pub const LORA_PLAN_SATURATE: i32 = 2;
+pub const LORA_PLAN_SAVE_NONE: i32 = 4;
 
 // lora/status.h
 
@@ -720,6 +723,78 @@ pub struct lora_model_fuse_options {
     pub strength_rule: lora_strength_rule,
     pub dora_rule: lora_dora_rule,
     pub flags: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lora_model_unfuse_options {
+    pub struct_size: usize,
+    pub flags: u32,
+    pub reserved1: u32,
+}
+
+// lora/plan.h
+
+#[repr(C)]
+pub struct lora_plan {
+    _data: [u8; 0],
+    _marker: PhantomData<(*mut u8, PhantomPinned)>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lora_plan_options {
+    pub struct_size: usize,
+    pub originals: *mut lora_model,
+    pub saved_bytes: u64,
+    pub block_bytes: u64,
+    pub seed: u64,
+    pub strength_rule: lora_strength_rule,
+    pub dora_rule: lora_dora_rule,
+    pub flags: u32,
+    pub reserved1: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lora_plan_memory {
+    pub struct_size: usize,
+    pub data: *mut c_void,
+    pub row_bytes: usize,
+    pub row_step: usize,
+    pub user: *mut c_void,
+    pub load: Option<unsafe extern "C" fn(*mut c_void, usize, usize, usize, *mut c_void) -> lora_status>,
+    pub store: Option<unsafe extern "C" fn(*mut c_void, usize, usize, usize, *const c_void) -> lora_status>,
+    pub decode: Option<unsafe extern "C" fn(*mut c_void, usize, usize, usize, *const c_void, *mut f32) -> lora_status>,
+    pub encode: Option<unsafe extern "C" fn(*mut c_void, usize, usize, usize, *const f32, *mut c_void) -> lora_status>,
+    pub original: Option<unsafe extern "C" fn(*mut c_void, usize, usize, usize, *mut c_void) -> lora_status>,
+    pub dtype: lora_dtype,
+    pub reserved1: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lora_plan_factors_options {
+    pub struct_size: usize,
+    pub up_step: usize,
+    pub down_step: usize,
+    pub dtype: lora_dtype,
+    pub rank: i32,
+    pub pad_rank: i32,
+    pub reserved1: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lora_plan_factors_info {
+    pub struct_size: usize,
+    pub rows: i64,
+    pub columns: i64,
+    pub rank: i64,
+    pub exact_rank: i64,
+    pub up_bytes: u64,
+    pub down_bytes: u64,
+    pub error: f64,
 }
 
 // lora/layer.h
@@ -1367,6 +1442,90 @@ extern "C" {
         options: *const lora_model_fuse_options,
         error: *mut lora_error,
     ) -> lora_status;
+    pub fn lora_model_unfuse_options_init(options: *mut lora_model_unfuse_options, size: usize);
+    pub fn lora_model_unfuse(
+        out_report: *mut *mut lora_report,
+        context: *mut lora_context,
+        fused: *const c_char,
+        undo: *const c_char,
+        path: *const c_char,
+        bindings: *const *const lora_binding,
+        strengths: *const lora_strength,
+        binding_count: usize,
+        options: *const lora_model_unfuse_options,
+        error: *mut lora_error,
+    ) -> lora_status;
+    // lora/plan.h
+    pub fn lora_plan_options_init(options: *mut lora_plan_options, size: usize);
+    pub fn lora_plan_memory_init(memory: *mut lora_plan_memory, size: usize);
+    pub fn lora_plan_create(
+        out: *mut *mut lora_plan,
+        model: *mut lora_model,
+        options: *const lora_plan_options,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_plan_destroy(plan: *mut lora_plan);
+    pub fn lora_plan_set_memory(
+        plan: *mut lora_plan,
+        tensor: usize,
+        memory: *const lora_plan_memory,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_plan_add(
+        out_id: *mut u64,
+        plan: *mut lora_plan,
+        binding: *mut lora_binding,
+        strength: *const lora_strength,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_plan_remove(plan: *mut lora_plan, id: u64, error: *mut lora_error) -> lora_status;
+    pub fn lora_plan_replace(
+        plan: *mut lora_plan,
+        id: u64,
+        binding: *mut lora_binding,
+        strength: *const lora_strength,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_plan_set_strength(
+        plan: *mut lora_plan,
+        id: u64,
+        strength: *const lora_strength,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_plan_diff(
+        out_tensors: *mut usize,
+        capacity: usize,
+        out_count: *mut usize,
+        plan: *const lora_plan,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_plan_job_count(
+        out_count: *mut usize,
+        plan: *mut lora_plan,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_plan_scratch_bytes(plan: *const lora_plan) -> usize;
+    pub fn lora_plan_run_job(
+        plan: *mut lora_plan,
+        index: usize,
+        scratch: *mut c_void,
+        error: *mut lora_error,
+    ) -> lora_status;
+    pub fn lora_plan_run(plan: *mut lora_plan, error: *mut lora_error) -> lora_status;
+    pub fn lora_plan_saved_bytes(plan: *const lora_plan) -> u64;
+    pub fn lora_plan_factors_options_init(options: *mut lora_plan_factors_options, size: usize);
+    pub fn lora_plan_factors(
+        out: *mut lora_plan_factors_info,
+        up: *mut c_void,
+        up_bytes: usize,
+        down: *mut c_void,
+        down_bytes: usize,
+        scales: *mut f64,
+        plan: *const lora_plan,
+        tensor: usize,
+        options: *const lora_plan_factors_options,
+        error: *mut lora_error,
+    ) -> lora_status;
     // lora/layer.h
     pub fn lora_layer_options_init(options: *mut lora_layer_options, size: usize);
     pub fn lora_layer_create(
@@ -1592,6 +1751,11 @@ sized! {
     lora_binding_item,
     lora_binding_change,
     lora_model_fuse_options,
+    lora_model_unfuse_options,
+    lora_plan_options,
+    lora_plan_memory,
+    lora_plan_factors_options,
+    lora_plan_factors_info,
     lora_layer_options,
     lora_layer_info,
     lora_layer_factor,
@@ -1966,6 +2130,55 @@ layout! {
         strength_rule: 36, 4,
         dora_rule: 40, 4,
         flags: 44, 4,
+    }
+    lora_model_unfuse_options, 16 {
+        struct_size: 0, 8,
+        flags: 8, 4,
+        reserved1: 12, 4,
+    }
+    lora_plan_options, 56 {
+        struct_size: 0, 8,
+        originals: 8, 8,
+        saved_bytes: 16, 8,
+        block_bytes: 24, 8,
+        seed: 32, 8,
+        strength_rule: 40, 4,
+        dora_rule: 44, 4,
+        flags: 48, 4,
+        reserved1: 52, 4,
+    }
+    lora_plan_memory, 88 {
+        struct_size: 0, 8,
+        data: 8, 8,
+        row_bytes: 16, 8,
+        row_step: 24, 8,
+        user: 32, 8,
+        load: 40, 8,
+        store: 48, 8,
+        decode: 56, 8,
+        encode: 64, 8,
+        original: 72, 8,
+        dtype: 80, 4,
+        reserved1: 84, 4,
+    }
+    lora_plan_factors_options, 40 {
+        struct_size: 0, 8,
+        up_step: 8, 8,
+        down_step: 16, 8,
+        dtype: 24, 4,
+        rank: 28, 4,
+        pad_rank: 32, 4,
+        reserved1: 36, 4,
+    }
+    lora_plan_factors_info, 64 {
+        struct_size: 0, 8,
+        rows: 8, 8,
+        columns: 16, 8,
+        rank: 24, 8,
+        exact_rank: 32, 8,
+        up_bytes: 40, 8,
+        down_bytes: 48, 8,
+        error: 56, 8,
     }
     lora_layer_options, 64 {
         struct_size: 0, 8,
