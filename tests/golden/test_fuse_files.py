@@ -8,6 +8,7 @@ this one, and by the packages safetensors and gguf where these are installed.
 import json
 import pathlib
 import pickle
+import re
 import struct
 import sys
 import types
@@ -228,8 +229,8 @@ def test_pipeline(suite):
 
 
 def test_cut(suite):
-    """One file into several, of at most so many bytes of data, and the index;
-    a tensor that is larger has a file of its own."""
+    """One file into several beside each other, of at most so many bytes of
+    data, and their index; a tensor that is larger has a file of its own."""
     model = models.Model(width=16, context=12, blocks=3)
     tensors = {f"{name}.weight": tensor(a, "F16")
                for name, a in model.base.items()}
@@ -240,9 +241,15 @@ def test_cut(suite):
     adapter = fusing.write_adapter(suite.path("adapter.safetensors"), {
         models.kohya("unet", ours): module})
     whole = support.read_file(fuse(suite, base, [adapter]))[0]
+    out = suite.path("cut")
     for size in (1000, 5000, 20000):
-        out = fuse(suite, base, [adapter], "--shard-size", size, out="out")
+        fusing.remove(out)
+        out.mkdir()
+        suite.run("fuse", base, adapter, "-o", out / "model.safetensors",
+                  "--shard-size", size)
         got, where = read_index(out)
+        equal({re.sub(r"\d{5}", "N", file) for file in where.values()},
+              {"model-N-of-N.safetensors"}, "names of files")
         equal({n: t.data for n, t in got.items()},
               {n: t.data for n, t in whole.items()}, "tensors")
         require(len(set(where.values())) > 1, "one file")
@@ -256,6 +263,9 @@ def test_cut(suite):
         least = -(-total // size)
         require(least <= len(set(where.values())) <= 2 * least + 2,
                 f"{len(set(where.values()))} files, {least} would do")
+    out = fuse(suite, base, [adapter], "--shard-size", "1G")
+    equal({n: t.data for n, t in support.read_file(out)[0].items()},
+          {n: t.data for n, t in whole.items()}, "all within one file")
     fuse(suite, base, [adapter], "--shard-size", "0x", code=USAGE)
 
 
@@ -307,7 +317,7 @@ def test_gguf_file(suite):
         elif kind == "Q8_0" and module is not None:
             check_q8_0(data, fused(t.values, (module, 1.0))[0], name)
         else:
-            equal(data, t.data, name)
+            equal(data == t.data, True, f"{name} is as before")
         at += len(t.data)
         equal(new[at:at + -len(t.data) % 32], bytes(-len(t.data) % 32), "pad")
         at += -len(t.data) % 32

@@ -135,16 +135,17 @@ class Family:
                 for row in self.rows if row["kind"] != "param"}, "peft"
 
     def in_kohya(self):
-        """Names of a model are of the authors' weights; of text encoders, of
-        diffusers' layers."""
+        """Names are of the authors' weights, or of diffusers' layers, which are
+        the same in text encoders and where no trainer knows the former."""
         modules = {}
         for row in self.rows:
             if row["kind"] == "param":
                 continue
             original = self.originals[row["original"]]
-            is_original = row["component"] == self.main and not original.turned
-            modules[row["kohya"]] = original.module if is_original else \
-                self.targets[row["component"], row["diffusers"]][1]
+            flat = row["diffusers"].replace(".", "_")
+            modules[row["kohya"]] = original.module if not row[
+                "kohya"].endswith(flat) else self.targets[
+                    row["component"], row["diffusers"]][1]
         return modules, "kohya"
 
     def in_original(self):

@@ -17,6 +17,7 @@ import numpy as np
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import fusing  # noqa: E402
+import models  # noqa: E402
 import support  # noqa: E402
 from fusing import Module  # noqa: E402
 from support import FAILED, equal, require, tensor  # noqa: E402
@@ -39,19 +40,22 @@ class Job:
         names = ["unet.down_blocks.0.attentions.0.transformer_blocks."
                  f"{i}.attn1.to_q" for i in range(LAYERS)]
         weight = rng.standard_normal((SIZE, SIZE))
-        self.base = self.folder / "base.safetensors"
-        support.write_file(self.base, {
-            f"{n}.weight": tensor(np.roll(weight, i, 0), "F16")
-            for i, n in enumerate(names)})
+        tensors = {f"{n}.weight": tensor(np.roll(weight, i, 0), "F16")
+                   for i, n in enumerate(names)}
+        self.base = self.folder / ("base" if shards else "base.safetensors")
+        if shards:
+            self.base.mkdir()
+            models.write_shards(self.base, "model", tensors, 4)
+        else:
+            support.write_file(self.base, tensors)
         module = Module(rng, (SIZE, SIZE), 64)
         self.adapter = fusing.write_adapter(
             self.folder / "adapter.safetensors", {n: module for n in names},
             "peft")
         self.out = self.folder / ("out" if shards else "out.safetensors")
         self.undo = self.folder / "undo" if undo else None
-        self.more = ["--shard-size", str(4 << 20)] if shards else []
-        self.more += ["--undo", str(self.undo)] if undo else []
-        self.kept = {self.base, self.adapter}
+        self.more = ["--undo", str(self.undo)] if undo else []
+        self.kept = {*self.folder.rglob("*"), self.base}
         begun = time.monotonic()
         self.run()
         self.seconds = time.monotonic() - begun
@@ -138,7 +142,7 @@ def check_kills(job):
             code = job.end_after(dice.uniform(0, 1.1 * job.seconds),
                                  signal.SIGKILL, "--threads", threads)
             state = require_old_or_new(job, None, f"exit {code}")
-            early += state is None
+            early += state != job.want
             left = job.files()
             mine = job.temporaries()
             others = {p for p in left - mine if p != job.undo
@@ -228,6 +232,7 @@ def check_full_undo(job):
 def check_changed_input(job):
     """The base is cut while it is read: no half output."""
     old = job.base.read_bytes()
+    job.clear()
     try:
         job.base.write_bytes(old[:-1000])
         run = job.run(code=support.UNREADABLE)
