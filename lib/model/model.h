@@ -39,6 +39,13 @@ struct lora_binding {
     size_t counts[LORA_BINDING_LEFT_OUT + 1]; /* of items, by state */
 };
 
+/* 1 if its tensors are in files. */
+static inline int lora__model_is_of_files(const lora_model *model)
+{
+    return model->checkpoint != NULL && model->hosts == NULL &&
+           !model->checkpoint->catalogue;
+}
+
 /* The name of a tensor, as the model's owner knows it. */
 LORA_PRIVATE const char *lora__model_tensor_name(const lora_model *model,
                                                  size_t tensor);

@@ -9,9 +9,9 @@
 /* Numbers that are rounded at a time. */
 #define ROUNDING_CHUNK 512
 
-LORA_PRIVATE uint64_t lora__rounding_key(const char *target)
+LORA_PRIVATE uint64_t lora__rounding_key(const char *target, int32_t role)
 {
-    uint64_t key = 0xCBF29CE484222325u; /* FNV-1a */
+    uint64_t key = 0xCBF29CE484222325u ^ (uint64_t)role; /* FNV-1a */
 
     for (size_t i = 0; target[i] != '\0'; i++) {
         key = (key ^ (unsigned char)target[i]) * 0x100000001B3u;

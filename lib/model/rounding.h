@@ -12,8 +12,8 @@ typedef struct lora__rounding {
     uint64_t seed;
 } lora__rounding;
 
-/* A number for a tensor, of its target. */
-LORA_PRIVATE uint64_t lora__rounding_key(const char *target);
+/* A number for a tensor, of its target and role. */
+LORA_PRIVATE uint64_t lora__rounding_key(const char *target, int32_t role);
 
 /* Round numbers, which are elements `first` on of the tensor with that key;
  * `in` may be changed. Chance is a function of seed, key and element. DTYPE

@@ -121,7 +121,7 @@ static lora_status fuse_open(fuse_work *work, lora_error *error)
     size_t row;
 
     work->entry = tensor->entry;
-    work->key = lora__rounding_key(tensor->target) + (uint64_t)tensor->role;
+    work->key = lora__rounding_key(tensor->target, (int32_t)tensor->role);
     TRY(lora__checkpoint_hold(&hold, job->model, work->tensor, NULL, error));
     TRY(lora__checkpoint_scale(&work->scale, job->model, work->tensor, error));
     if (!lora__u64_to_size(hold.columns, &work->columns) ||
@@ -315,8 +315,7 @@ static lora_status fuse_check(lora__fuse *job,
 {
     const lora_model_fuse_options *o = &job->options;
 
-    if (model->hosts != NULL || model->checkpoint == NULL ||
-        model->checkpoint->catalogue) {
+    if (!lora__model_is_of_files(model)) {
         return lora__fail(error, LORA_ERROR_STATE, LORA_NO_OFFSET, "model",
                           "no checkpoint: its tensors are in no file");
     }

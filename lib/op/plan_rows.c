@@ -298,7 +298,7 @@ LORA_PRIVATE lora_status lora__plan_write(const lora__plan_work *work,
     }
     TRY(lora__round(to, memory->dtype, work->rows, count * target->columns,
                     &plan->rounding,
-                    lora__rounding_key(of->name, of->name_bytes),
+                    lora__rounding_key(of->target, (int32_t)of->role),
                     (uint64_t)first * target->columns, plan->kernels, error));
     return plan_is_dense(memory)
                ? LORA_OK

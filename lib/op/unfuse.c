@@ -614,7 +614,7 @@ static int unfuse_has_bindings(const lora_binding *const *bindings,
     for (size_t i = 0; i < count; i++) {
         if (bindings == NULL || bindings[i] == NULL ||
             bindings[i]->bind.model != bindings[0]->bind.model ||
-            bindings[i]->model->shapeless) {
+            !lora__model_is_of_files(bindings[i]->model)) {
             return 0;
         }
     }
