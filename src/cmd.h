@@ -7,6 +7,7 @@
 extern const app_verb cmd_info;
 extern const app_verb cmd_keys;
 extern const app_verb cmd_check;
+extern const app_verb cmd_bind;
 extern const app_verb cmd_hash;
 extern const app_verb cmd_meta;
 extern const app_verb cmd_convert;

@@ -257,7 +257,8 @@ typedef int32_t lora_binding_verdict;
 enum {
     LORA_BINDING_RIGHT = 0, /* all is bound, or the families are the same */
     LORA_BINDING_WRONG = 1, /* another family, and not all is bound */
-    LORA_BINDING_UNSURE = 2 /* nothing tells */
+    LORA_BINDING_UNSURE = 2 /* another family, and yet all is bound, as some
+                             * have the same names; or nothing tells */
 };
 
 /** How strongly some modules are applied: a factor for all that fit. Of several
@@ -461,6 +462,22 @@ lora_binding_suggest(const char **out,
                      const lora_binding *binding,
                      size_t item,
                      lora_error *error);
+
+/** All of a binding as one report: every item with what it changes, or why it
+ *  changes nothing. As problems it lists items that are not bound, with their
+ *  state as the code, selections that fit no module ("selection_unused"), and
+ *  that it is the wrong base ("wrong_base"). Nearest names are told of the
+ * first 64 that are not found, unless it is the wrong base.
+ *
+ *  @param out      receives the report; NULL on failure.
+ *  @param binding  must not be NULL.
+ *  @param error    may be NULL.
+ *  @return LORA_OK; LORA_ERROR_ARGUMENT; LORA_ERROR_MEMORY.
+ *  @threads safe.
+ *  @since 0.1
+ */
+LORA_API LORA_NODISCARD lora_status lora_binding_report(
+    lora_report **out, const lora_binding *binding, lora_error *error);
 
 #ifdef __cplusplus
 }

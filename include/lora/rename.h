@@ -90,6 +90,7 @@
 #define lora_binding_get_item LORA__RENAME(LORA_NAMESPACE, lora_binding_get_item)
 #define lora_binding_info LORA__RENAME(LORA_NAMESPACE, lora_binding_info)
 #define lora_binding_item LORA__RENAME(LORA_NAMESPACE, lora_binding_item)
+#define lora_binding_report LORA__RENAME(LORA_NAMESPACE, lora_binding_report)
 #define lora_binding_retain LORA__RENAME(LORA_NAMESPACE, lora_binding_retain)
 #define lora_binding_state LORA__RENAME(LORA_NAMESPACE, lora_binding_state)
 #define lora_binding_suggest LORA__RENAME(LORA_NAMESPACE, lora_binding_suggest)

@@ -81,11 +81,12 @@ static lora_binding_verdict binding_judge(const lora_binding *binding)
     const lora_adapter *adapter = binding->adapter;
     const lora__family *family = binding->bind.model->family;
     const size_t fits = binding_fits(binding);
+    const int other = family != NULL && !binding_may_be(adapter, family);
 
     if (fits != 0 && fits == adapter->module_count) {
-        return LORA_BINDING_RIGHT;
+        return other ? LORA_BINDING_UNSURE : LORA_BINDING_RIGHT;
     }
-    if (family != NULL && !binding_may_be(adapter, family)) {
+    if (other) {
         return LORA_BINDING_WRONG;
     }
     return fits != 0 && family != NULL && adapter->names.family == family

@@ -528,6 +528,68 @@ static void test_suggest(void **state)
     image_free(&im);
 }
 
+/* ---- reports ----------------------------------------------------------- */
+
+/* Findings, in order, as "code subject;". */
+static void assert_problems(const lora_report *report, const char *expected)
+{
+    char text[1024] = "";
+
+    for (size_t i = 0; i < lora_report_problem_count(report); i++) {
+        lora_problem one = {.struct_size = sizeof one};
+        size_t at = strlen(text);
+        assert_int_equal(lora_report_get_problem(&one, report, i, NULL),
+                         LORA_OK);
+        assert_int_equal(one.severity, LORA_SEVERITY_WARNING);
+        assert_true(one.status != LORA_OK && one.message[0] != '\0');
+        snprintf(text + at, sizeof text - at, "%s %s;", one.code, one.subject);
+    }
+    assert_string_equal(text, expected);
+}
+
+static void test_report(void **state)
+{
+    static const lora_selection selections[] = {{"prior", 0.5}, {"conv", 0.25}};
+    lora_model *model = host_model(context, sample_host, COUNT(sample_host));
+    lora_report *report = JUNK(lora_report);
+    lora_adapter *adapter;
+    lora_binding *binding;
+    lora_error error;
+    const char *json;
+    image im;
+
+    (void)state;
+    CHECK_ARGUMENT(lora_binding_report(&report, NULL, &error));
+    assert_null(report);
+    image_wrong(&im);
+    adapter = open_image(context, &im);
+    binding = bind_to(model, adapter, selections, COUNT(selections));
+    CHECK_ARGUMENT(lora_binding_report(NULL, binding, &error));
+    CHECK(LORA_OK, LORA_NO_OFFSET, "",
+          lora_binding_report(&report, binding, &error));
+    assert_problems(report, "selection_unused prior;shape " SAMPLE_K
+                            ";partner " SAMPLE_Q
+                            ";partner lora_unet_mid_block_attentions_0_proj_in;"
+                            "half " UNET "resnets_0_conv2;nowhere " UNET
+                            "resnets_1_conv1;unknown some.thing;");
+    json = lora_report_to_json(report, NULL);
+    assert_non_null(strstr(json, "\"modules\":6,\"bound\":2,"));
+    assert_non_null(strstr(json, "{\"pattern\":\"conv\",\"factor\":0.25,"
+                                 "\"modules\":3}"));
+    assert_non_null(
+        strstr(json, "{\"name\":\"" SAMPLE_K "\",\"target\":\"" SD_K
+                     "\",\"state\":\"shape\",\"factor\":1,\"changes\":[],"));
+    assert_non_null(strstr(json, "\"expected\":[4,6],\"found\":[5,6]}"));
+    /* One digit is another. */
+    assert_non_null(
+        strstr(json, "\"suggestion\":\"" SD "resnets.0.conv1.weight\""));
+    lora_report_destroy(report);
+    lora_binding_destroy(binding);
+    lora_adapter_destroy(adapter);
+    lora_model_destroy(model);
+    image_free(&im);
+}
+
 /* ---- hosts ------------------------------------------------------------- */
 
 static void test_tensors(void **state)
@@ -729,6 +791,7 @@ int main(void)
         cmocka_unit_test(test_bad_selections),
         cmocka_unit_test(test_family),
         cmocka_unit_test(test_suggest),
+        cmocka_unit_test(test_report),
         cmocka_unit_test(test_tensors),
         cmocka_unit_test(test_bad_tensors),
         cmocka_unit_test(test_arguments),

@@ -29,6 +29,7 @@ BASE = {
     "info": ["info", ADAPTER],
     "keys": ["keys", ADAPTER],
     "check": ["check", ADAPTER],
+    "bind": ["bind", ADAPTER, "--family", "sd15"],
     "hash": ["hash", ADAPTER],
     "meta": ["meta", ADAPTER, "--set", "key=value", *OUT],
     "convert": ["convert", ADAPTER, *OUT],

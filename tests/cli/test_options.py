@@ -142,6 +142,10 @@ OWN = {
     ("check", "strict"): (["unknown.safetensors"], ["--strict"]),
     ("check", "base"): ([], ["--base", "sdxl"]),
     ("check", "fix"): (OUT, ["--fix"]),
+    ("bind", "base"): ([], ["--base", BEFORE]),
+    ("bind", "family"): ([], ["--family", "sdxl"]),
+    ("bind", "strict"): (["--family", "flux1_dev"], ["--strict"]),
+    ("bind", "select"): ([], ["--select", "attn.self=0"]),
     ("hash", "all"): ([], ["--all"]),
     ("meta", "set"): ([], ["--set", "other=value"]),
     ("meta", "unset"): ([], ["--unset", "ss_*"]),
@@ -322,6 +326,7 @@ CONFIG = {
     "info": ["info", "peft", "--modules"],
     "keys": ["keys", "peft"],
     "check": ["check", "peft"],
+    "bind": ["bind", "peft", "--family", "sd15"],
     "convert": ["convert", "peft", *OUT, "--dialect", "keep"],
     "resize": ["resize", "peft", *OUT, "--rank", "1", "--json"],
     "delta": ["delta", "peft", *OUT],
@@ -345,7 +350,8 @@ def option_pair(verb, name):
     if name == "config":
         base = CONFIG[verb]
         missing = ["--config", "nowhere.json"]
-        return base, base + (missing if verb in ("keys", "check", "convert", "light")
+        return base, base + (missing if verb in ("keys", "check", "bind", "convert",
+                                                 "light")
                              else ["--config", "config.json"])
     if name == "force":
         return None

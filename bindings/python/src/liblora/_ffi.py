@@ -1261,6 +1261,9 @@ FUNCTIONS: dict[str, Any] = {
     "lora_binding_suggest":
         (lora_status, [POINTER(c_char_p), POINTER(lora_binding), c_size_t,
          POINTER(lora_error)]),
+    "lora_binding_report":
+        (lora_status, [POINTER(POINTER(lora_report)), POINTER(lora_binding),
+         POINTER(lora_error)]),
     "lora_model_fuse_options_init":
         (None, [POINTER(lora_model_fuse_options), c_size_t]),
     "lora_model_fuse":

@@ -1430,6 +1430,11 @@ extern "C" {
         item: usize,
         error: *mut lora_error,
     ) -> lora_status;
+    pub fn lora_binding_report(
+        out: *mut *mut lora_report,
+        binding: *const lora_binding,
+        error: *mut lora_error,
+    ) -> lora_status;
     // lora/fuse.h
     pub fn lora_model_fuse_options_init(options: *mut lora_model_fuse_options, size: usize);
     pub fn lora_model_fuse(
