@@ -110,17 +110,24 @@ static const char *binding_item_name(const lora_binding *binding, size_t item)
                : binding->adapter->modules[bound->module].name;
 }
 
+static const char *binding_adapter_name(const lora_binding *binding)
+{
+    const char *path = binding->adapter->container->path;
+
+    return path[0] == '\0' ? "the adapter" : path;
+}
+
 /* One line for all: hundreds of them hide what is wrong. */
 static void binding_warn(const lora_binding *binding)
 {
     const lora_adapter *adapter = binding->adapter;
+    const char *name = binding_adapter_name(binding);
     const size_t fits = binding_fits(binding);
 
     if (binding->verdict == LORA_BINDING_WRONG) {
         lora__log(binding->context, LORA_LOG_WARNING,
                   "%s: made for %s, the model is %s: %llu of %llu modules fit",
-                  adapter->container->path,
-                  binding_family_id(adapter->names.family),
+                  name, binding_family_id(adapter->names.family),
                   binding_family_id(binding->bind.model->family),
                   (unsigned long long)fits,
                   (unsigned long long)adapter->module_count);
@@ -129,7 +136,7 @@ static void binding_warn(const lora_binding *binding)
             binding->context, LORA_LOG_WARNING,
             "%s: %llu of %llu modules fit the model, %llu of them half; "
             "%llu tensors are of no module",
-            adapter->container->path, (unsigned long long)fits,
+            name, (unsigned long long)fits,
             (unsigned long long)adapter->module_count,
             (unsigned long long)binding->bind.counts[LORA__BOUND_HALF],
             (unsigned long long)binding->bind.counts[LORA__BOUND_UNKNOWN]);
@@ -138,7 +145,7 @@ static void binding_warn(const lora_binding *binding)
         if (binding->selections[i].count == 0) {
             lora__log(binding->context, LORA_LOG_WARNING,
                       "%s: no module of %s is meant by it",
-                      binding->selections[i].pattern, adapter->container->path);
+                      binding->selections[i].pattern, name);
         }
     }
 }

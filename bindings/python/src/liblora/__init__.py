@@ -13,6 +13,7 @@ Long calls release the interpreter, and Ctrl-C stops them.
 
 from . import _ffi, light
 from ._adapter import Adapter, Spectra, open
+from ._bind import Binding, Model, bind
 from ._builder import Builder
 from ._core import Context
 from ._errors import (ArgumentError, Cancelled, ConvergenceError, DTypeError,
@@ -31,13 +32,14 @@ from .light import orthogonal
 __version__ = _ffi.LORA_VERSION_STRING
 
 __all__ = [
-    "Adapter", "ArgumentError", "Builder", "Cancelled", "Context",
+    "Adapter", "ArgumentError", "Binding", "Builder", "Cancelled", "Context",
     "ConvergenceError", "DTypeError", "DuplicateError", "ExistingFileError",
     "FileError", "FormatError", "Gradients", "InternalError", "KeyMatchError",
-    "Layer", "LimitError", "LoraError", "MissingFileError", "NonFiniteError",
+    "Layer", "LimitError", "LoraError", "MissingFileError", "Model",
+    "NonFiniteError",
     "OptionError", "OutOfMemoryError", "RangeError", "Report", "ShapeError",
     "Spectra", "StateError", "ThreadError", "TruncatedError",
-    "UnsupportedError", "build_info", "edit_metadata", "extract", "hashes",
+    "UnsupportedError", "bind", "build_info", "edit_metadata", "extract", "hashes",
     "layer_backward", "layer_forward", "library_version", "light", "open",
     "orthogonal", "supports",
 ]
