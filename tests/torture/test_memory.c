@@ -20,6 +20,8 @@ int main(void)
 
 #include "api/based.h"
 
+#include "api/models.h"
+
 #include "api/reader.h"
 
 static heap h;
@@ -316,6 +318,73 @@ static lora_status check(const call *job, lora_error *error)
 
     (void)job;
     return end_report(out, status);
+}
+
+/* A host's tensors with parts, a family (of the job's name), or a checkpoint.
+ */
+static lora_status
+make_model(lora_model **out, const call *job, lora_error *error)
+{
+    static const host_tensor tensors[] = {
+        {.name = "unet." SAMPLE_K, .ndim = 2, .shape = {4, 6}},
+        {.name = "packed.weight",
+         .component = "unet",
+         .ndim = 2,
+         .shape = {6, 8},
+         .order = LORA_ORDER_GGML,
+         .parts = {{SAMPLE_Q_TARGET, 0, 2}, {SAMPLE_Q_TARGET, 4, 6}},
+         .part_count = 2},
+    };
+    lora_status status;
+
+    if (job->files != 0) {
+        return lora_model_open(out, context, PAIR_BASE, NULL, error);
+    }
+    if (job->dialect != NULL) {
+        return lora_model_family(out, context, job->dialect, error);
+    }
+    status = lora_model_create(out, context, NULL, error);
+    for (size_t i = 0; i < COUNT(tensors) && status == LORA_OK; i++) {
+        status = host_add(*out, &tensors[i], error);
+    }
+    if (status == LORA_OK) {
+        status = lora_model_seal(*out, error);
+    }
+    return status;
+}
+
+static lora_status bind(const call *job, lora_error *error)
+{
+    static const lora_selection selections[] = {{"IN01", 0.5}, {"*to_q", 2.0}};
+    lora_report *report = JUNK(lora_report);
+    lora_binding *binding = NULL;
+    lora_adapter *mine = NULL;
+    lora_model *model = NULL;
+    lora_binding_create_options options;
+    lora_status status = make_model(&model, job, error);
+
+    lora_binding_create_options_init(&options, sizeof options);
+    options.selections = selections;
+    options.selection_count = COUNT(selections);
+    options.strict = job->flag;
+    if (status == LORA_OK && job->files != 0) {
+        status = lora_adapter_open_memory(&mine, context, im.file, im.bytes,
+                                          NULL, error);
+    }
+    if (status == LORA_OK) {
+        binding = JUNK(lora_binding);
+        status = lora_binding_create(
+            &binding, model, mine == NULL ? adapter : mine, &options, error);
+        assert_true(status == LORA_OK || binding == NULL);
+    }
+    if (status == LORA_OK) {
+        status = lora_binding_report(&report, binding, error);
+        status = end_report(report, status);
+    }
+    lora_binding_destroy(binding);
+    lora_adapter_destroy(mine);
+    lora_model_destroy(model);
+    return status;
 }
 
 static lora_status fix(const call *job, lora_error *error)
@@ -793,6 +862,11 @@ static const call jobs[] = {
     {"check", image_sample, 0, check, NULL, NONE, 0, 0, 0},
     {"check odd", image_odd, 0, check, NULL, NONE, 0, 0, 0},
     {"check many", image_many, 0, check, NULL, NONE, 0, 0, 0},
+    {"bind", image_sample, 0, bind, NULL, NONE, 0, 0, 0},
+    {"bind odd", image_odd, 0, bind, NULL, NONE, 0, 0, 0},
+    {"bind strict", image_odd, 0, bind, NULL, NONE, 0, 1, LORA_ERROR_KEY},
+    {"bind family", image_pairs, 0, bind, "sd15", NONE, 0, 0, 0},
+    {"bind file", image_half, 8, bind, NULL, NONE, 0, 0, 0},
     {"fix", image_sample, 0, fix, NULL, NONE, 0, 0, 0},
     {"fix broken", image_broken, 0, fix, NULL, NONE, 0, 0, 0},
     {"fix odd", image_odd, 0, fix, NULL, NONE, 0, 0, 0},
