@@ -125,7 +125,7 @@ LORA_PRIVATE lora_status lora__deflate(size_t *out_packed,
     z.next_out = out;
     z.avail_out = (uInt)bytes - 1;
     if (deflateInit2(&z, Z_BEST_SPEED, Z_DEFLATED, -MAX_WBITS, MAX_MEM_LEVEL,
-                     Z_DEFAULT_STRATEGY) != Z_OK) {
+                     Z_RLE) != Z_OK) {
         return lora__fail_memory(error, INFLATE_CHUNK);
     }
     if (deflate(&z, Z_FINISH) == Z_STREAM_END) {

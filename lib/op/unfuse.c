@@ -187,10 +187,13 @@ static lora_status unfuse_take_adapters(unfuse_job *job,
     job->patched.source_user = job;
     for (size_t i = 0; i < job->binding_count; i++) {
         const lora_strength *strength =
-            strengths == NULL ? NULL : strengths + i;
-        TRY(lora__strength_read(&strength, error));
+            strengths == NULL ? NULL : &strengths[i];
         patches[i].bind = &job->bindings[i]->bind;
-        patches[i].strength = *strength;
+        patches[i].strength.model = patches[i].strength.text_encoder = 1;
+        TRY(lora__strength_read(&strength, error));
+        if (strength != NULL) {
+            patches[i].strength = *strength;
+        }
         patches[i].factors = job->bindings[i]->factors;
         TRY(unfuse_check_adapter(job, i, error));
     }
