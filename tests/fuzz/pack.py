@@ -22,6 +22,7 @@ import re
 import struct
 import sys
 import zipfile
+import zlib
 
 HERE = pathlib.Path(__file__).resolve().parent
 CORPUS = HERE / "corpus"
@@ -271,6 +272,35 @@ unet.conv_in.weight 2x2""",
 ]
 
 
+def undo_record(kind, flags, index, offset, size, payload=b""):
+    head = struct.pack("<IIQQQI", kind, flags, index, offset, size,
+                       len(payload))
+    return head + struct.pack("<I", zlib.crc32(head + payload)) + payload
+
+
+def make_undo(mode, layout, files):
+    """An undo file without its magic number, of files that are a header of 20
+    bytes and a tensor of 60, of which 40 changed in two pieces."""
+    modes = struct.pack("<IIII", mode, layout, 0, 0)
+    records = [undo_record(1, 0, len(files), len(files), mode, modes)]
+    records += [undo_record(2, 0, i, 0, 0, b"0123456789abcdef" * 6)
+                for i in range(mode)]
+    records += [undo_record(3, 0, i, 0, 80, name)
+                for i, name in enumerate(files)]
+    records += [undo_record(4, 0, i, 20, 60, struct.pack("<II", i, 2) + name)
+                for i, name in enumerate(files)]
+    records += [undo_record(5, 0, i, 0, 20, bytes(range(20)))
+                for i in range(len(files))]
+    for i in range(len(files)):
+        packer = zlib.compressobj(1, zlib.DEFLATED, -15)
+        packed = packer.compress(bytes(30)) + packer.flush()
+        records += [undo_record(6, 1 + 2 * mode, i, 20, 30, packed),
+                    undo_record(7, 0, i, 0, 0, bytes(64)),
+                    undo_record(6, 0, i, 4, 10, b"0123456789")]
+    records.append(undo_record(8, 0, len(records), 0, 0))
+    return b"".join(records)
+
+
 def pick_keys(files):
     """A few keys of each file, from all over it."""
     result = {}
@@ -325,6 +355,13 @@ def make_seeds(shared):
         "names": {**{name: keys for keys, name in distinct.items()},
                   **numbered(KEYS)},
         "checkpoint": numbered(CHECKPOINTS),
+        "undo": numbered([
+            make_undo(0, 0, [b"model.safetensors"]),
+            make_undo(1, 0, [b"model.safetensors"]),
+            make_undo(0, 1, [b"m-1.safetensors", b"m-2.safetensors"]),
+            make_undo(1, 1, [b"unet/m.safetensors"]),
+            make_undo(0, 1, [b"../m.safetensors"]),
+            make_undo(0, 0, [b"model.safetensors"])[:-40]]),
         "config": {**configs, **numbered(map(json.dumps, CONFIGS))},
         "metadata": {f"{i:02}.{name}": change + split_safetensors(data)
                      for i, change in enumerate(CHANGES)
