@@ -453,7 +453,7 @@ static void arguments_are_checked(void **state)
     assert_int_equal(lora_model_unfuse(NULL, context, "a", "b", "c", NULL, NULL,
                                        1, NULL, &error),
                      LORA_ERROR_ARGUMENT);
-    options.flags = LORA_FUSE_STRICT;
+    options.flags = LORA_FUSE_STOCHASTIC;
     assert_int_equal(lora_model_unfuse(NULL, context, "a", "b", "c", NULL, NULL,
                                        0, &options, &error),
                      LORA_ERROR_OPTION);
