@@ -15,6 +15,7 @@ extern const app_verb cmd_delta;
 extern const app_verb cmd_resize;
 extern const app_verb cmd_extract;
 extern const app_verb cmd_fuse;
+extern const app_verb cmd_unfuse;
 extern const app_verb cmd_light;
 extern const app_verb cmd_embed;
 extern const app_verb cmd_plot;

@@ -22,10 +22,10 @@
 #include <string.h>
 
 const app_verb *const app_verbs[] = {
-    &cmd_info, &cmd_keys,    &cmd_check,      &cmd_bind,    &cmd_hash,
-    &cmd_meta, &cmd_convert, &cmd_resize,     &cmd_extract, &cmd_delta,
-    &cmd_fuse, &cmd_light,   &cmd_embed,      &cmd_plot,    &cmd_demo,
-    &cmd_help, &cmd_version, &cmd_completion, NULL,
+    &cmd_info, &cmd_keys,    &cmd_check,   &cmd_bind,       &cmd_hash,
+    &cmd_meta, &cmd_convert, &cmd_resize,  &cmd_extract,    &cmd_delta,
+    &cmd_fuse, &cmd_unfuse,  &cmd_light,   &cmd_embed,      &cmd_plot,
+    &cmd_demo, &cmd_help,    &cmd_version, &cmd_completion, NULL,
 };
 
 /* Shared by all runs of this process: a signal handler reaches nothing else.

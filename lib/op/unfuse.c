@@ -558,18 +558,14 @@ unfuse_report(lora_report **out, const unfuse_job *job, lora_error *error)
     for (size_t t = 0; t < job->undo.tensor_count; t++) {
         changed += job->undo.tensors[t].delta_count != 0;
     }
-    lora__buffer_puts(json, "{");
+    lora__buffer_putc(json, '{');
     lora__report_put_string(
         json, "mode", job->undo.mode == LORA__UNDO_PREDICT ? "predict" : "raw");
-    lora__buffer_puts(json, ",");
     lora__report_put_u64(json, "files", job->undo.file_count);
-    lora__buffer_puts(json, ",");
     lora__report_put_u64(json, "bytes", bytes);
-    lora__buffer_puts(json, ",");
     lora__report_put_u64(json, "tensors", job->undo.tensor_count);
-    lora__buffer_puts(json, ",");
     lora__report_put_u64(json, "restored", changed);
-    lora__buffer_puts(json, "}");
+    lora__buffer_putc(json, '}');
     status = lora__report_finish(report, error);
     if (status != LORA_OK) {
         lora_report_destroy(report);

@@ -16,6 +16,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 import models  # noqa: E402
 import support  # noqa: E402
+import undos  # noqa: E402
 from support import OK, equal, require  # noqa: E402
 
 ADAPTER = "portrait.safetensors"
@@ -37,6 +38,7 @@ BASE = {
     "extract": ["extract", BEFORE, AFTER, *OUT, "--rank", "4"],
     "embed": ["embed", "insert", ADAPTER, "token.safetensors", *OUT],
     "delta": ["delta", "half.safetensors", "--skip-bad", *OUT],
+    "unfuse": ["unfuse", "fused.safetensors", "--undo", "fused.undo", *OUT],
     "light": ["light", "compress", ADAPTER, *OUT, "--down-size", "8",
               "--up-size", "4"],
     "plot": ["plot", ADAPTER, *OUT],
@@ -105,6 +107,10 @@ class Cli:
                 [[[[1.0, 2.0]], [[3.0, 4.0]]], [[[5.0, 6.0]], [[7.0, 8.0]]]]),
             "lora_unet_a.lora_up.weight": support.tensor(
                 [[[[1.0]], [[2.0]]], [[[3.0]], [[4.0]]]])})
+        support.write_file(self.folder / "fused.safetensors", {"w": two})
+        undos.write(self.folder / "fused.undo",
+                    [self.folder / "fused.safetensors"],
+                    [self.folder / "fused.safetensors"])
         vector = support.tensor([float(i) / 64 for i in range(768)])
         support.write_file(self.folder / "token.safetensors", {"<cat>": vector})
         support.write_file(self.folder / "bundle.safetensors", {

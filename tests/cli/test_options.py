@@ -291,6 +291,9 @@ PAIRS = {
                              "--skip-bad"]),
     ("delta", "memory"): (["delta", ADAPTER, *OUT],
                           ["delta", ADAPTER, *OUT, "--memory", "4K"]),
+    ("unfuse", "undo"): (
+        ["unfuse", "fused.safetensors", "--undo", "fused.undo", *OUT],
+        ["unfuse", "fused.safetensors", "--undo", "nowhere", *OUT]),
     ("resize", "skip-bad"): (
         ["resize", "half.safetensors", *OUT, "--rank", "1"],
         ["resize", "half.safetensors", *OUT, "--rank", "1", "--skip-bad"]),
