@@ -468,10 +468,11 @@ LORA_API lora_status lora_model_fuse(lora_report **out_report,
     TRY_OR_DONE(
         lora__fuse_report(&report, &job, bindings, binding_count, error));
     TRY_OR_DONE(fuse_prepare(&job, bindings, strengths, binding_count, error));
+    /* Before the files have their names: nothing fails after that. */
+    TRY_OR_DONE(lora__fuse_report_finish(report, &job, error));
     if ((job.options.flags & LORA_FUSE_DRY_RUN) == 0) {
         TRY_OR_DONE(fuse_write(&job, error));
     }
-    TRY_OR_DONE(lora__fuse_report_finish(report, &job, error));
     if (out_report != NULL) {
         *out_report = report;
         report = NULL;
