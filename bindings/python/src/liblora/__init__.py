@@ -24,6 +24,7 @@ from ._errors import (ArgumentError, Cancelled, ConvergenceError, DTypeError,
                       ThreadError, TruncatedError, UnsupportedError)
 from ._extract import extract
 from ._files import edit_metadata, hashes
+from ._fuse import fuse, unfuse
 from ._layer import Gradients, Layer, layer_backward, layer_forward
 from ._library import lib as _lib
 from ._report import Report
@@ -36,12 +37,11 @@ __all__ = [
     "ConvergenceError", "DTypeError", "DuplicateError", "ExistingFileError",
     "FileError", "FormatError", "Gradients", "InternalError", "KeyMatchError",
     "Layer", "LimitError", "LoraError", "MissingFileError", "Model",
-    "NonFiniteError",
-    "OptionError", "OutOfMemoryError", "RangeError", "Report", "ShapeError",
-    "Spectra", "StateError", "ThreadError", "TruncatedError",
-    "UnsupportedError", "bind", "build_info", "edit_metadata", "extract", "hashes",
-    "layer_backward", "layer_forward", "library_version", "light", "open",
-    "orthogonal", "supports",
+    "NonFiniteError", "OptionError", "OutOfMemoryError", "RangeError", "Report",
+    "ShapeError", "Spectra", "StateError", "ThreadError", "TruncatedError",
+    "UnsupportedError", "bind", "build_info", "edit_metadata", "extract",
+    "fuse", "hashes", "layer_backward", "layer_forward", "library_version",
+    "light", "open", "orthogonal", "supports", "unfuse",
 ]
 
 
