@@ -158,16 +158,15 @@ static inline size_t plan_bytes(size_t tensor)
     return plan_rows(tensor) * plan_row_bytes(tensor);
 }
 
-static inline lora_binding *plan_bind(lora_model *model, image *im)
+static inline lora_binding *
+plan_bind(lora_model *model, lora_context *context, image *im)
 {
-    lora_context *context = plain_context();
     lora_adapter *adapter = open_image(context, im);
     lora_binding *binding = bind_to(model, adapter, NULL, 0);
     lora_binding_info info = info_of(binding);
 
     assert_true(info.share == 1.0);
     lora_adapter_destroy(adapter);
-    lora_context_destroy(context);
     return binding;
 }
 
@@ -209,7 +208,7 @@ static inline void plan_host_begin(plan_host *host, lora_context *context)
         } else {
             plan_image(&im, plan_first, COUNT(plan_first), 1);
         }
-        host->bindings[i] = plan_bind(host->model, &im);
+        host->bindings[i] = plan_bind(host->model, context, &im);
         host->files[i] = im.file;
     }
 }
