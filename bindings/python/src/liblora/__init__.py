@@ -27,6 +27,7 @@ from ._files import edit_metadata, hashes
 from ._fuse import fuse, unfuse
 from ._layer import Gradients, Layer, layer_backward, layer_forward
 from ._library import lib as _lib
+from ._plan import Plan
 from ._report import Report
 from .light import orthogonal
 
@@ -37,9 +38,9 @@ __all__ = [
     "ConvergenceError", "DTypeError", "DuplicateError", "ExistingFileError",
     "FileError", "FormatError", "Gradients", "InternalError", "KeyMatchError",
     "Layer", "LimitError", "LoraError", "MissingFileError", "Model",
-    "NonFiniteError", "OptionError", "OutOfMemoryError", "RangeError", "Report",
-    "ShapeError", "Spectra", "StateError", "ThreadError", "TruncatedError",
-    "UnsupportedError", "bind", "build_info", "edit_metadata", "extract",
+    "NonFiniteError", "OptionError", "OutOfMemoryError", "Plan", "RangeError",
+    "Report", "ShapeError", "Spectra", "StateError", "ThreadError",
+    "TruncatedError", "UnsupportedError", "bind", "build_info", "edit_metadata", "extract",
     "fuse", "hashes", "layer_backward", "layer_forward", "library_version",
     "light", "open", "orthogonal", "supports", "unfuse",
 ]
