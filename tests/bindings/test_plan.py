@@ -187,6 +187,62 @@ def try_order(suite, liblora):
                         {name + ".weight": base})
 
 
+def try_together(suite, liblora):
+    """DoRA of q, k and v in one, whose norms are of all their rows, on a model
+    that has them apart, with a LoRA of k before it."""
+    rng = np.random.default_rng(6)
+    module = "lora_unet_double_blocks_0_img_attn_qkv"
+    factors, before = pair(rng, 48, 24, 3), pair(rng, 16, 24, 2)
+    magnitude = rng.uniform(1, 2, (1, 24)).astype(np.float32)
+    path = write_pairs(suite.path("qkv.safetensors"), {module: factors}, 3)
+    tensors, _ = support.read_file(path)
+    tensors[module + ".dora_scale"] = tensor(magnitude, "F32")
+    support.write_file(path, tensors)
+    single = write_pairs(suite.path("k.safetensors"),
+                         {FLUX + "to_k": before}, 2)
+    names = [f"transformer.transformer_blocks.0.attn.{x}.weight"
+             for x in ("to_q", "to_k", "to_v")]
+    base = rng.standard_normal((48, 24)).astype(np.float32)
+    weights = {name: base[16 * i:16 * i + 16].copy()
+               for i, name in enumerate(names)}
+    plan = liblora.Plan(weights, family="flux1_dev")
+    plan.add(liblora.open(single), 0.5)
+    whole = plan.add(liblora.open(path))
+    equal(plan.changed, names, "changed")
+    plan.run()
+    start = base.astype(np.float64)
+    start[16:32] += 0.5 * product(*before)
+    want = test_base.dora_lycoris(start, product(*factors),
+                                  magnitude.reshape(-1), 1, 1.0)
+    close(np.concatenate(list(weights.values())).astype(np.float64), want, 1e-5,
+          "together")
+    plan.remove(whole)
+    plan.run()
+    close(weights[names[1]].astype(np.float64), start[16:32], 1e-5, "k alone")
+    require(np.array_equal(weights[names[0]], base[:16]), "q is not as it was")
+    assert_restored(plan, weights, {name: base[16 * i:16 * i + 16]
+                                    for i, name in enumerate(names)})
+
+
+def try_turned(suite, liblora):
+    """A weight that the model has transposed: CLIP-G's projection."""
+    rng = np.random.default_rng(7)
+    factors = pair(rng, 12, 10, 3)
+    path = write_pairs(suite.path("turned.safetensors"),
+                       {"lora_te2_text_projection": factors}, 3)
+    name = "conditioner.embedders.1.model.text_projection"
+    base = rng.standard_normal((10, 12)).astype(np.float32)
+    weight = base.copy()
+    plan = liblora.Plan({name: weight}, family="sdxl")
+    plan.add(liblora.open(path), (7.0, 0.5))
+    plan.run()
+    change = 0.5 * product(*factors).T
+    close(weight.astype(np.float64), base + change, 1e-5, "turned")
+    up, down, _ = plan.factors(name)
+    close(product(up, down), change, 1e-5, "factors")
+    assert_restored(plan, {name: weight}, {name: base})
+
+
 def try_refused(suite, liblora):
     rng = np.random.default_rng(5)
     path = write_pairs(suite.path("a.safetensors"),
@@ -228,7 +284,8 @@ def main():
                 added += try_delta(liblora, entry, folder)
     with suite.case("cases of changes that are added"):
         require(added > 20, f"{added} of them")
-    for attempt in (try_fused, try_order, try_refused):
+    for attempt in (try_fused, try_order, try_together, try_turned,
+                    try_refused):
         with suite.case(attempt.__name__):
             attempt(suite, liblora)
     return suite.finish()

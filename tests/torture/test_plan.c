@@ -13,6 +13,8 @@ int main(void)
 
 #else
 
+#include "api/folder.h"
+
 #include "api/plans.h"
 
 #include <pthread.h>
@@ -193,6 +195,94 @@ static void test_cycles(void **state)
     plan_assert_before(&host);
     assert_int_equal(lora_plan_saved_bytes(plan), 0);
     lora_plan_destroy(plan);
+}
+
+/* ---- nothing is kept ---------------------------------------------------- */
+
+static lora_status
+read_tall(void *user, size_t tensor, size_t first, size_t count, void *out)
+{
+    size_t bytes = plan_row_bytes(tensor);
+
+    (void)user;
+    memcpy(out, host.before[tensor] + first * bytes, count * bytes);
+    return LORA_OK;
+}
+
+/* The checkpoint that the weights came from; the tall one comes from the host.
+ * `brain` is the type that one of them has there. */
+static lora_plan *unkept(const char *brain)
+{
+    static image im;
+    lora_plan_options options;
+    lora_plan_memory memory;
+    lora_plan *plan;
+
+    image_begin(&im, NULL);
+    image_raw(&im, plan_tensors[DOUBLE].name, "F64", "6,5", host.before[DOUBLE],
+              plan_bytes(DOUBLE));
+    image_raw(&im, plan_tensors[KERNEL].name, "F32", "4,3,2,2",
+              host.before[KERNEL], plan_bytes(KERNEL));
+    image_raw(&im, plan_tensors[BIAS].name, "F32", "700", host.before[BIAS],
+              plan_bytes(BIAS));
+    image_raw(&im, plan_tensors[BRAIN].name, brain, "9,4", host.before[BRAIN],
+              plan_bytes(BRAIN));
+    image_raw(&im, plan_tensors[EIGHTH].name, "F8_E4M3", "6,5",
+              host.before[EIGHTH], plan_bytes(EIGHTH));
+    image_end(&im);
+    folder_put("base.safetensors", im.file, im.bytes);
+    image_free(&im);
+    lora_plan_options_init(&options, sizeof options);
+    options.flags = LORA_PLAN_SAVE_NONE;
+    options.block_bytes = 1;
+    assert_int_equal(lora_model_open(&options.originals, context,
+                                     in_folder("base.safetensors"), NULL, NULL),
+                     LORA_OK);
+    plan = plan_of(&host, &options);
+    lora_model_destroy(options.originals); /* the plan keeps it */
+    lora_plan_memory_init(&memory, sizeof memory);
+    memory.data = host.weights[TALL];
+    memory.original = read_tall;
+    assert_int_equal(lora_plan_set_memory(plan, TALL, &memory, NULL), LORA_OK);
+    return plan;
+}
+
+static void test_unkept(void **state)
+{
+    lora_plan *plan = unkept("BF16");
+    uint32_t seed = 77;
+    cycle c;
+
+    (void)state;
+    memset(&c, 0, sizeof c);
+    for (int i = 0; i < 20; i++) {
+        if (c.count < 3) {
+            cycle_add(&c, plan, &seed);
+        } else {
+            cycle_change(&c, plan, &seed);
+        }
+        plan_make(plan);
+        if (i % 5 == 4) {
+            snapshot afresh = cycle_afresh(&c);
+            snapshot_assert(&afresh, &host);
+            snapshot_free(&afresh);
+        }
+        assert_int_equal(lora_plan_saved_bytes(plan), 0);
+    }
+    while (c.count > 0) {
+        assert_int_equal(lora_plan_remove(plan, c.ids[--c.count], NULL),
+                         LORA_OK);
+    }
+    plan_make(plan);
+    plan_assert_before(&host);
+    lora_plan_destroy(plan);
+    assert_int_equal(folder_count(1), 1);
+    plan = unkept("F16"); /* other bits: of no use */
+    (void)plan_put(plan, host.bindings[0], 1.0);
+    assert_int_equal(lora_plan_run(plan, NULL), LORA_ERROR_LIMIT);
+    plan_assert_before(&host);
+    lora_plan_destroy(plan);
+    assert_int_equal(folder_count(1), 1);
 }
 
 /* ---- the host's threads ------------------------------------------------ */
@@ -462,27 +552,24 @@ static void test_cancel(void **state)
 
 static int set_up(void **state)
 {
-    (void)state;
     context = plain_context();
     plan_host_begin(&host, context);
-    return 0;
+    return folder_make(state);
 }
 
 static int tear_down(void **state)
 {
-    (void)state;
     plan_host_end(&host);
     assert_int_equal(lora_context_memory_live(context), 0);
     lora_context_destroy(context);
-    return 0;
+    return folder_remove(state);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_cycles),
-        cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_cycles),  cmocka_unit_test(test_unkept),
+        cmocka_unit_test(test_threads), cmocka_unit_test(test_memory),
         cmocka_unit_test(test_cancel),
     };
 
