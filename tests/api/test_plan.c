@@ -236,6 +236,63 @@ static void test_jobs(void **state)
     plan_host_end(&host);
 }
 
+/* Tensors that a module needs together are one job: the one for its changes
+ * would read what others write. */
+static void test_jobs_together(void **state)
+{
+    static const host_tensor parts[3] = {
+        {.name = "transformer.transformer_blocks.0.attn.to_q.weight",
+         .ndim = 2,
+         .shape = {2, 4}},
+        {.name = "transformer.transformer_blocks.0.attn.to_k.weight",
+         .ndim = 2,
+         .shape = {2, 4}},
+        {.name = "transformer.transformer_blocks.0.attn.to_v.weight",
+         .ndim = 2,
+         .shape = {2, 4}},
+    };
+    lora_model *model = host_model(context, parts, COUNT(parts));
+    lora_plan *plan;
+    uint16_t weights[3][8] = {{0}};
+
+    (void)state;
+    assert_int_equal(lora_plan_create(&plan, model, NULL, NULL), LORA_OK);
+    for (size_t t = 0; t < COUNT(parts); t++) {
+        lora_plan_memory memory;
+        lora_plan_memory_init(&memory, sizeof memory);
+        memory.data = weights[t];
+        assert_int_equal(lora_plan_set_memory(plan, t, &memory, NULL), LORA_OK);
+    }
+    for (int with_norms = 0; with_norms < 2; with_norms++) {
+        lora_adapter *adapter;
+        lora_binding *binding;
+        uint64_t id;
+        size_t count;
+        image im;
+
+        image_begin(&im, FLUX_BASE);
+        if (with_norms) {
+            image_some(&im, FLUX_IMAGE ".dora_scale", "1,4", 4, 1);
+        }
+        image_some(&im, FLUX_IMAGE ".lora_down.weight", "2,4", 8, 2);
+        image_some(&im, FLUX_IMAGE ".lora_up.weight", "6,2", 12, 3);
+        image_end(&im);
+        adapter = open_image(context, &im);
+        binding = bind_to(model, adapter, NULL, 0);
+        id = plan_put(plan, binding, 1.0);
+        assert_int_equal(lora_plan_job_count(&count, plan, NULL), LORA_OK);
+        assert_int_equal(count, with_norms ? 1 : 3);
+        assert_int_equal(lora_plan_diff(NULL, 0, &count, plan, NULL), LORA_OK);
+        assert_int_equal(count, 3);
+        assert_int_equal(lora_plan_remove(plan, id, NULL), LORA_OK);
+        lora_binding_destroy(binding);
+        lora_adapter_destroy(adapter);
+        image_free(&im);
+    }
+    lora_plan_destroy(plan);
+    lora_model_destroy(model);
+}
+
 /* ---- what is kept ------------------------------------------------------ */
 
 /* Originals of a host, and how often they were asked for. */
@@ -981,6 +1038,7 @@ int main(void)
         cmocka_unit_test(test_values),
         cmocka_unit_test(test_diff),
         cmocka_unit_test(test_jobs),
+        cmocka_unit_test(test_jobs_together),
         cmocka_unit_test(test_budget),
         cmocka_unit_test(test_host_format),
         cmocka_unit_test(test_host_fails),

@@ -510,7 +510,7 @@ static void test_cancel(void **state)
         plan_host_begin(&mine, moody);
         plan = small_blocks(&mine);
         ids[0] = plan_put(plan, mine.bindings[0], 0.5);
-        ids[1] = plan_put(plan, mine.bindings[2], 1.0);
+        ids[1] = plan_put(plan, mine.bindings[1], 1.0);
         if (good.weights[0] == NULL) {
             plan_make(plan);
             good = snapshot_take(&mine);
