@@ -398,6 +398,23 @@ delta_discard(void *user, const void *data, size_t bytes, lora_error *error)
     return LORA_OK;
 }
 
+/* A base that no change depends on was not read: whoever gave it may have meant
+ * the changed weights. */
+static void delta_note_base(const delta_job *job)
+{
+    int32_t needs = 0;
+
+    for (size_t m = 0; m < job->adapter->module_count; m++) {
+        needs |= job->adapter->modules[m].needs;
+    }
+    if (job->base != NULL && needs == 0 && job->options.weights == 0) {
+        lora__log(job->adapter->context, LORA_LOG_WARNING,
+                  "%s was not needed: no change in the adapter depends on the "
+                  "weights",
+                  job->options.base);
+    }
+}
+
 static lora_status
 delta_save(delta_job *job, const char *path, lora_error *error)
 {
@@ -408,6 +425,7 @@ delta_save(delta_job *job, const char *path, lora_error *error)
                                   job->options.base, 0, error));
     }
     TRY(delta_plan(job, error));
+    delta_note_base(job);
     for (size_t i = 0; job->options.dry_run && i < job->count; i++) {
         TRY(delta_produce(job, i, delta_discard, NULL, error));
     }

@@ -157,6 +157,26 @@ def test_alone(suite):
         support.close(got[name + ".bias"], new, 1e-6, f"new {name}")
 
 
+def test_base_unused(suite):
+    """Of a pair the base changes nothing, which is said unless weights are asked
+    for, or something else needs it."""
+    files = Files(suite)
+    pair = {n: t for n, t in files.tensors.items() if ".lora_" in n}
+    for tensors, more, warns in ((pair, (), True),
+                                 (pair, ("--dry-run",), True),
+                                 (pair, ("--weights",), False),
+                                 (pair, ("--quiet",), False),
+                                 (files.tensors, (), False)):
+        support.write_file(files.path, tensors)
+        done = suite.run("delta", files.path, "-o", suite.path("out.st"),
+                         "--force", "--base", files.base, *more)
+        said = [line for line in done.err.splitlines()
+                if line.startswith("warning: ")]
+        equal(len(said), int(warns), f"warnings {more}")
+        require(not warns or (str(files.base) in said[0]
+                              and "not needed" in said[0]), f"{said}")
+
+
 def test_alone_kept(suite):
     files = Alone(suite)
     copy = suite.path("copy.safetensors")
@@ -297,7 +317,7 @@ def test_refused(suite):
 def main():
     suite = support.Suite(__doc__.splitlines()[0])
     for test in (test_change, test_kept, test_full, test_dora, test_refused,
-                 test_alone, test_alone_kept, test_folder, test_alone_full,
+                 test_base_unused, test_alone, test_alone_kept, test_folder, test_alone_full,
                  test_alone_refused):
         with suite.case(test.__name__[5:]):
             test(suite)
