@@ -528,6 +528,14 @@ lora__dialect_published(const lora__dialect *dialect)
                : dialect;
 }
 
+LORA_PRIVATE const lora__dialect *
+lora__dialect_of_pairs(const lora__dialect *dialect)
+{
+    return dialect == &dialect_table[LORA__DIALECT_KOHYA_OFT]
+               ? &dialect_table[LORA__DIALECT_KOHYA]
+               : dialect;
+}
+
 LORA_PRIVATE int32_t lora__name_piece(const char *key, size_t bytes)
 {
     lora__suffix_match match;

@@ -195,6 +195,11 @@ LORA_PRIVATE int lora__dialect_alpha_in_metadata(const lora__dialect *dialect);
 LORA_PRIVATE const lora__dialect *
 lora__dialect_published(const lora__dialect *dialect);
 
+/* The dialect that pairs and differences are written in which others became:
+ * kohya's OFT has names for its blocks alone. */
+LORA_PRIVATE const lora__dialect *
+lora__dialect_of_pairs(const lora__dialect *dialect);
+
 LORA_PRIVATE const char *lora__dialect_id(const lora__dialect *dialect);
 LORA_PRIVATE const lora__dialect *lora__dialect_find(const char *id);
 LORA_PRIVATE const char *lora__role_name(lora__role role);

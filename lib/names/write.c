@@ -8,6 +8,7 @@
  */
 #include "names/names.h"
 
+#include "core/text.h"
 #include "names/dialect.h"
 #include "names/numbered.h"
 
@@ -270,6 +271,17 @@ static lora_status write_carried(lora__buffer *out,
     size_t bytes = strlen(name);
     const char *prefix;
 
+    if (from != NULL && lora__dialect_of_pairs(from) != from &&
+        (dialect->flags & LORA__DIALECT_KIN) != 0 &&
+        lora__text_begins(spelling->stored, strlen(spelling->stored),
+                          from->prefixes[LORA__COMPONENT_UNET])) {
+        /* One trainer's, and the same behind the prefix. */
+        lora__buffer_puts(out, dialect->prefixes[LORA__COMPONENT_UNET]);
+        lora__buffer_puts(out,
+                          spelling->stored +
+                              strlen(from->prefixes[LORA__COMPONENT_UNET]));
+        return LORA_OK;
+    }
     if (from == NULL) {
         return write_unknown(dialect, spelling, error);
     }

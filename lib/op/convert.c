@@ -626,6 +626,27 @@ static lora_status convert_kinds(lora_adapter **adapter,
     return status;
 }
 
+/* The dialect of what is made: the one that was asked for, or another where all
+ * modules have one that has no names for it. */
+static const char *convert_made_dialect(const lora_adapter *adapter,
+                                        const lora_adapter_convert_options *o)
+{
+    const lora__dialect *pairs = NULL;
+
+    if (o->kind == NULL ||
+        (o->dialect != NULL && strcmp(o->dialect, "keep") != 0)) {
+        return o->dialect;
+    }
+    for (size_t m = 0; m < adapter->module_count; m++) {
+        const lora__dialect *own = adapter->modules[m].dialect;
+        pairs = lora__dialect_of_pairs(own);
+        if (pairs == own) {
+            return o->dialect;
+        }
+    }
+    return pairs == NULL ? o->dialect : lora__dialect_id(pairs);
+}
+
 /* Other factors, and then what else was asked for. What is dropped need not
  * have any. */
 static lora_status convert_made(lora_adapter **out,
@@ -731,6 +752,7 @@ lora_adapter_convert_report(lora_adapter **out,
     TRY(lora__options_reserved(job.options.reserved2, error));
     TRY(convert_read_options(&job, &dialect, &family, adapter, error));
     if (job.options.kind != NULL || job.options.rank_prefix != 0) {
+        job.options.dialect = convert_made_dialect(adapter, &job.options);
         return convert_made(out, out_report, adapter, &job.options, error);
     }
     if (convert_changes_nothing(&job.options)) {

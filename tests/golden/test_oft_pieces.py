@@ -197,6 +197,37 @@ def test_made(suite):
                   2.0**-20 * np.abs(want).max() * INPUTS, "as LoRA")
 
 
+def test_made_names(suite):
+    """What becomes of OFT has names of kohya's other trainer, whether a model is
+    known that has the layer or not."""
+    rng = np.random.default_rng(27)
+    path, out = suite.path("oft.safetensors"), suite.path("made.safetensors")
+    base = suite.path("base.safetensors")
+    for layer in ("single_blocks_0_linear2", "blocks_0_unheard_of"):
+        blocks = random_blocks(rng, 2, (6,))
+        weight = rng.standard_normal((12, INPUTS)).astype(np.float32)
+        support.write_file(path, named(f"oft_unet_{layer}", blocks, 0.5))
+        support.write_file(base, {f"oft_unet_{layer}.weight": tensor(weight)})
+        want = forward_weight(weight.astype(np.float64), blocks, 0.5, 1.0)
+        for kind, suffixes in (("lora", {".alpha", ".lora_down.weight",
+                                         ".lora_up.weight"}),
+                               ("full", {".diff"})):
+            for more in ((), ("--dialect", "keep"), ("--dialect", "kohya")):
+                suite.run("convert", path, "-o", out, "--as", kind, "--base",
+                          base, "--force", *more)
+                tensors, _ = support.read_file(out)
+                equal(set(tensors), {f"lora_unet_{layer}{s}" for s in suffixes},
+                      f"{kind} {more}")
+            got = (tensors[f"lora_unet_{layer}.diff"].array() if kind == "full"
+                   else support.module_delta(tensors, f"lora_unet_{layer}")[0])
+            support.close(got.reshape(want.shape), want - weight,
+                          2.0**-20 * np.abs(want).max() * INPUTS, kind)
+    # What stays OFT stays as it is.
+    suite.run("convert", path, "-o", out, "--dtype", "bf16", "--force")
+    equal({n.partition(".")[0] for n in support.read_file(out)[0]},
+          {f"oft_unet_{layer}"}, "names")
+
+
 def test_damaged(suite):
     rng = np.random.default_rng(26)
     weight = rng.standard_normal((24, INPUTS)).astype(np.float32)
@@ -266,7 +297,7 @@ def main():
         with suite.case(name):
             test_numbers(suite, name)
     for test in (test_own_norms, test_kept, test_renamed, test_made,
-                 test_damaged):
+                 test_made_names, test_damaged):
         with suite.case(test.__name__[5:]):
             test(suite)
     return suite.finish()
