@@ -8,7 +8,6 @@
 /* What PEFT puts before the names of the model's own. */
 static const char base_peft_prefix[] = "base_model.model.";
 
-/* F32 is what checkpoints answer; it is widened from the end on. */
 static lora_status base_read_found(void *out,
                                    lora_dtype dtype,
                                    const lora__base_tensor *tensor,
@@ -17,23 +16,19 @@ static lora_status base_read_found(void *out,
                                    lora_error *error)
 {
     const lora__found_tensor *found = tensor->user;
-    float *narrow = out;
+    unsigned char *to = out;
+    size_t row = tensor->step * (lora_dtype_bits(dtype) / 8);
 
     for (size_t i = 0; i < found->piece_count; i++) {
         const lora__base_piece *piece = &found->pieces[i];
         size_t from = begin > piece->begin ? begin : piece->begin;
-        size_t to = end < piece->end ? end : piece->end;
-        if (from < to) {
-            TRY(lora__checkpoint_read_rows(
-                narrow + (from - begin) * tensor->step, found->checkpoint,
-                piece->hold, piece->first + (from - piece->begin), to - from,
-                error));
+        size_t last = end < piece->end ? end : piece->end;
+        if (from < last) {
+            TRY(lora__checkpoint_read_rows(to + (from - begin) * row, dtype,
+                                           found->checkpoint, piece->hold,
+                                           piece->first + (from - piece->begin),
+                                           last - from, error));
         }
-    }
-    for (size_t i = (end - begin) * tensor->step;
-         dtype == LORA_DTYPE_F64 && i-- > 0;) {
-        float value = narrow[i];
-        ((double *)out)[i] = (double)value;
     }
     return LORA_OK;
 }

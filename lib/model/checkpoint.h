@@ -187,12 +187,13 @@ LORA_PRIVATE lora_status lora__checkpoint_scale(float *out,
                                                 size_t tensor,
                                                 lora_error *error);
 
-/* Read rows of a holding as numbers, times the tensor's scale if it has one:
- * row_count x columns of them, row after row. One rounding at most, to F32
- * of F64 and of scaled values. RANGE if there are no such rows, DTYPE if the
- * type has no numbers, else what reading gives. NaN and infinities come as they
- * are. */
-LORA_PRIVATE lora_status lora__checkpoint_read_rows(float *out,
+/* Read rows of a holding as numbers of `dtype`, F32 or F64, times the tensor's
+ * scale if it has one: row_count x columns of them, row after row. One rounding
+ * at most, to F32 of F64 and of scaled values. RANGE if there are no such rows,
+ * DTYPE if the type has no numbers, else what reading gives. NaN and infinities
+ * come as they are. */
+LORA_PRIVATE lora_status lora__checkpoint_read_rows(void *out,
+                                                    lora_dtype dtype,
                                                     const lora__checkpoint *c,
                                                     const lora__holding *hold,
                                                     uint64_t first_row,

@@ -108,22 +108,42 @@ LORA_PRIVATE lora_status lora__checkpoint_read_bytes(const lora__checkpoint *c,
 typedef struct reading {
     const lora__tensor *tensor;
     const lora__kernels *kernels;
-    size_t size; /* of an element */
+    size_t size;      /* of an element */
+    lora_dtype dtype; /* F32 or F64: of the numbers */
+    size_t width;     /* of one of those */
 } reading;
 
-static reading reading_begin(const lora__checkpoint *c, size_t tensor)
+static reading
+reading_begin(const lora__checkpoint *c, size_t tensor, lora_dtype dtype)
 {
     reading r;
 
     r.tensor = &c->tensors[tensor];
     r.kernels = lora__kernels_get(lora__context_get(c->context)->cpu);
     r.size = lora_dtype_bits(r.tensor->entry->dtype) / 8;
+    r.dtype = dtype;
+    r.width = lora_dtype_bits(dtype) / 8;
     return r;
 }
 
-/* Elements of a type that is wider than F32, a chunk at a time. */
+static lora_status reading_convert(const reading *r,
+                                   void *out,
+                                   const void *stored,
+                                   size_t count,
+                                   lora_error *error)
+{
+    lora_dtype dtype = r->tensor->entry->dtype;
+
+    return r->dtype == LORA_DTYPE_F64
+               ? lora__convert_to_f64(out, stored, dtype, count, r->kernels,
+                                      error)
+               : lora__convert_to_f32(out, stored, dtype, count, r->kernels,
+                                      error);
+}
+
+/* Elements of a type that is wider than the numbers, a chunk at a time. */
 static lora_status reading_wide(const reading *r,
-                                float *out,
+                                unsigned char *out,
                                 uint64_t first,
                                 size_t count,
                                 lora_error *error)
@@ -136,8 +156,7 @@ static lora_status reading_wide(const reading *r,
         TRY(lora__container_read(r->tensor->container, r->tensor->index,
                                  (first + done) * r->size, chunk,
                                  some * r->size, error));
-        TRY(lora__convert_to_f32(out + done, chunk, r->tensor->entry->dtype,
-                                 some, r->kernels, error));
+        TRY(reading_convert(r, out + done * r->width, chunk, some, error));
     }
     return LORA_OK;
 }
@@ -146,51 +165,50 @@ static lora_status reading_wide(const reading *r,
  * the end of the output, and widened from its beginning: what is written never
  * reaches what is still to be read. */
 static lora_status reading_span(const reading *r,
-                                float *out,
+                                unsigned char *out,
                                 uint64_t first,
                                 size_t count,
                                 lora_error *error)
 {
-    const lora_dtype dtype = r->tensor->entry->dtype;
-    const size_t step = READING_CHUNK_BYTES / sizeof *out;
+    const size_t step = READING_CHUNK_BYTES / r->width;
     unsigned char chunk[READING_CHUNK_BYTES];
     unsigned char *stored;
 
-    if (r->size > sizeof *out) {
+    if (r->size > r->width) {
         return reading_wide(r, out, first, count, error);
     }
-    stored = (unsigned char *)out + count * (sizeof *out - r->size);
+    stored = out + count * (r->width - r->size);
     TRY(lora__container_read(r->tensor->container, r->tensor->index,
                              first * r->size, stored, count * r->size, error));
-    for (size_t done = 0; dtype != LORA_DTYPE_F32 && done < count;
+    for (size_t done = 0; r->tensor->entry->dtype != r->dtype && done < count;
          done += step) {
         size_t some = count - done < step ? count - done : step;
         memcpy(chunk, stored + done * r->size, some * r->size);
-        TRY(lora__convert_to_f32(out + done, chunk, dtype, some, r->kernels,
-                                 error));
+        TRY(reading_convert(r, out + done * r->width, chunk, some, error));
     }
     return LORA_OK;
 }
 
 /* Rows of a target that is the transpose of what is stored. */
 static lora_status reading_transposed(const reading *r,
-                                      float *out,
+                                      unsigned char *out,
                                       const lora__holding *hold,
                                       uint64_t first,
                                       size_t count,
                                       lora_error *error)
 {
-    float line[READING_CHUNK_BYTES / sizeof(float)];
+    double line[READING_CHUNK_BYTES / sizeof(double)]; /* of either type */
+    const size_t step = sizeof line / r->width;
     const size_t columns = (size_t)hold->columns;
 
     for (size_t column = 0; column < columns; column++) {
-        for (size_t done = 0; done < count; done += LORA__COUNT(line)) {
-            size_t some = count - done < LORA__COUNT(line) ? count - done
-                                                           : LORA__COUNT(line);
-            TRY(reading_span(r, line, column * hold->rows + first + done, some,
-                             error));
+        for (size_t done = 0; done < count; done += step) {
+            size_t some = count - done < step ? count - done : step;
+            TRY(reading_span(r, (unsigned char *)line,
+                             column * hold->rows + first + done, some, error));
             for (size_t i = 0; i < some; i++) {
-                out[(done + i) * columns + column] = line[i];
+                memcpy(out + ((done + i) * columns + column) * r->width,
+                       (const unsigned char *)line + i * r->width, r->width);
             }
         }
     }
@@ -199,7 +217,7 @@ static lora_status reading_transposed(const reading *r,
 
 /* Rows of a target that has some of the tensor's. */
 static lora_status reading_sliced(const reading *r,
-                                  float *out,
+                                  unsigned char *out,
                                   const lora__holding *hold,
                                   uint64_t first,
                                   uint64_t count,
@@ -220,7 +238,7 @@ static lora_status reading_sliced(const reading *r,
         some = rows - first < count ? rows - first : count;
         TRY(reading_span(r, out, (begin + first) * hold->columns,
                          (size_t)(some * hold->columns), error));
-        out += some * hold->columns;
+        out += some * hold->columns * r->width;
         count -= some;
         first = 0;
     }
@@ -239,17 +257,18 @@ LORA_PRIVATE lora_status lora__checkpoint_scale(float *out,
     if (index == SIZE_MAX) {
         return LORA_OK;
     }
-    r = reading_begin(c, index);
+    r = reading_begin(c, index, LORA_DTYPE_F32);
     if (r.tensor->entry->elements != 1 ||
         !lora__dtype_is_float(r.tensor->entry->dtype)) {
         return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
                           r.tensor->name,
                           "a scale of other than one number is not supported");
     }
-    return reading_span(&r, out, 0, 1, error);
+    return reading_span(&r, (unsigned char *)out, 0, 1, error);
 }
 
-LORA_PRIVATE lora_status lora__checkpoint_read_rows(float *out,
+LORA_PRIVATE lora_status lora__checkpoint_read_rows(void *out,
+                                                    lora_dtype dtype,
                                                     const lora__checkpoint *c,
                                                     const lora__holding *hold,
                                                     uint64_t first_row,
@@ -258,7 +277,7 @@ LORA_PRIVATE lora_status lora__checkpoint_read_rows(float *out,
 {
     const lora__tensor *tensor = &c->tensors[hold->tensor];
     const lora__row_set *set = hold->part == NULL ? NULL : &hold->part->rows;
-    const reading r = reading_begin(c, hold->tensor);
+    const reading r = reading_begin(c, hold->tensor, dtype);
     uint64_t count;
     size_t values;
     float scale;
@@ -273,7 +292,7 @@ LORA_PRIVATE lora_status lora__checkpoint_read_rows(float *out,
                           lora_dtype_name(tensor->entry->dtype));
     }
     if (!lora__mul_u64(row_count, hold->columns, &count) ||
-        !lora__u64_to_size(count, &values) || values > SIZE_MAX / sizeof *out) {
+        !lora__u64_to_size(count, &values) || values > SIZE_MAX / r.width) {
         return lora__fail_memory(error, count);
     }
     if (values == 0) {
@@ -287,7 +306,9 @@ LORA_PRIVATE lora_status lora__checkpoint_read_rows(float *out,
     } else {
         TRY(reading_span(&r, out, first_row * hold->columns, values, error));
     }
-    if (tensor->scale != SIZE_MAX) {
+    if (tensor->scale != SIZE_MAX && dtype == LORA_DTYPE_F64) {
+        r.kernels->scale_f64(out, (double)scale, values);
+    } else if (tensor->scale != SIZE_MAX) {
         r.kernels->scale_f32(out, scale, values);
     }
     return LORA_OK;

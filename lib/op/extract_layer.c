@@ -120,10 +120,10 @@ static lora_status extract_read_rows(lora__extract_work *w,
     float *diff = w->diff + row * w->cols;
     size_t count = rows * w->cols;
 
-    TRY(lora__checkpoint_read_rows(diff, pair->tuned, of_tuned, row, rows,
-                                   error));
-    TRY(lora__checkpoint_read_rows(base, pair->base, of_base, row, rows,
-                                   error));
+    TRY(lora__checkpoint_read_rows(diff, LORA_DTYPE_F32, pair->tuned, of_tuned,
+                                   row, rows, error));
+    TRY(lora__checkpoint_read_rows(base, LORA_DTYPE_F32, pair->base, of_base,
+                                   row, rows, error));
     if (noise->columns > 0) {
         lora__noise_add(noise, noise_of_tuned ? diff : base, rows);
     }

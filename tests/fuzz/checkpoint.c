@@ -126,8 +126,8 @@ static void read_share(const lora__checkpoint *c,
     lora_status status;
 
     assert_true(count <= tensor->entry->elements);
-    status = lora__checkpoint_read_rows(values, c, hold, 0, (size_t)hold->rows,
-                                        NULL);
+    status = lora__checkpoint_read_rows(values, LORA_DTYPE_F32, c, hold, 0,
+                                        (size_t)hold->rows, NULL);
     if (count == 0 || !lora__dtype_is_readable(tensor->entry->dtype)) {
         assert_true(status == LORA_OK || status == LORA_ERROR_DTYPE);
         return;

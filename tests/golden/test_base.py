@@ -477,6 +477,37 @@ def test_layouts(suite):
     equal(got[MODULATION].tolist(), want.tolist(), "moved rows")
 
 
+def test_wide(suite):
+    """Of a base in F64 no digit is lost in F64: whole, fused, in parts, with
+    its rows in another order. A product and a sum are two roundings."""
+    rng = np.random.default_rng(13)
+    whole = rng.standard_normal((12, 4))
+    require(np.abs(whole - whole.astype(np.float32)).max() > 1e-9, "digits")
+    original = {ORIGINAL + ".weight": tensor(whole, "F64")}
+    split = {f"{FLUX}to_{x}.weight": tensor(part, "F64")
+             for x, part in zip("qkv", np.split(whole, 3))}
+    moved = {"transformer.norm_out.linear.weight": tensor(whole, "F64")}
+    one = "lora_transformer_transformer_blocks_0_attn_to_k"
+    for name, want, bases in ((FUSED, whole, (original, split)),
+                              (one, whole[4:8], (original, split)),
+                              (MODULATION, np.roll(whole, 6, axis=0),
+                               (moved,))):
+        factors = rng.standard_normal(len(want)).astype(np.float32)
+        path = rows_file(suite, name, factors)
+        scale = factors[:, None].astype(np.float64)
+        for tensors in bases:
+            base = base_file(suite, {
+                **tensors, "lora_unet_single_blocks_0_linear1.weight":
+                tensor(np.ones((28, 4)), "F64")})
+            change = changed(suite, path, base, "--dtype", "f64")[name]
+            support.close(change, want * scale, 2.0 ** -52 *
+                          np.abs(want * scale), f"change of {name}")
+            weight = changed(suite, path, base, "--dtype", "f64",
+                             "--weights")[name + ".weight"]
+            support.close(weight, want * (1.0 + scale), 2.0 ** -51 *
+                          np.abs(want) * (1 + np.abs(scale)), name)
+
+
 def test_refused(suite):
     path = ia3_file(suite, KOHYA)
     weight = tensor(np.ones((2, 3)), "F32")
@@ -949,7 +980,7 @@ def main():
     for name in TURNED:
         with suite.case(name):
             test_turned(suite, name)
-    for test in (test_names, test_layouts, test_refused, test_skipped,
+    for test in (test_names, test_layouts, test_wide, test_refused, test_skipped,
                  test_ia3_sides, test_tlora_start, test_glora_layouts, test_set,
                  test_turned_parts, test_kept, test_meaning, test_sparse,
                  test_padded, test_stored_transposed):

@@ -129,6 +129,7 @@ static inline void check_rows(const lora__checkpoint *c,
 {
     const lora__holding *hold = lora__checkpoint_find_target(c, target, role);
     float got[64];
+    double wide[64];
 
     assert_non_null(hold);
     assert_string_equal(hold->target, target);
@@ -138,18 +139,27 @@ static inline void check_rows(const lora__checkpoint *c,
     for (uint64_t first = 0; first <= rows; first++) {
         for (uint64_t count = 0; count <= rows - first; count++) {
             memset(got, 0xA5, sizeof got);
-            assert_int_equal(lora__checkpoint_read_rows(got, c, hold, first,
+            assert_int_equal(lora__checkpoint_read_rows(got, LORA_DTYPE_F32, c,
+                                                        hold, first,
                                                         (size_t)count, NULL),
                              LORA_OK);
             assert_memory_equal(got, want + first * columns,
                                 (size_t)(count * columns) * sizeof *want);
+            assert_int_equal(lora__checkpoint_read_rows(wide, LORA_DTYPE_F64, c,
+                                                        hold, first,
+                                                        (size_t)count, NULL),
+                             LORA_OK);
+            for (size_t i = 0; i < count * columns; i++) {
+                assert_true((float)wide[i] == got[i]);
+            }
         }
     }
-    assert_int_equal(lora__checkpoint_read_rows(got, c, hold, rows, 1, NULL),
-                     LORA_ERROR_RANGE);
     assert_int_equal(
-        lora__checkpoint_read_rows(got, c, hold, rows + 1, 0, NULL),
+        lora__checkpoint_read_rows(got, LORA_DTYPE_F32, c, hold, rows, 1, NULL),
         LORA_ERROR_RANGE);
+    assert_int_equal(lora__checkpoint_read_rows(got, LORA_DTYPE_F32, c, hold,
+                                                rows + 1, 0, NULL),
+                     LORA_ERROR_RANGE);
 }
 
 #endif

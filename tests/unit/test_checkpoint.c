@@ -148,9 +148,9 @@ static void long_rows_are_whole(void **state)
         values[i / 5000][i % 5000] = (uint16_t)(0x4000 + i % 1000);
     }
     assert_int_equal(open_weights(&c, &file, context, &w, 1, NULL), LORA_OK);
-    assert_int_equal(
-        lora__checkpoint_read_rows(got[0], c, &c->holds[0], 0, 2, NULL),
-        LORA_OK);
+    assert_int_equal(lora__checkpoint_read_rows(got[0], LORA_DTYPE_F32, c,
+                                                &c->holds[0], 0, 2, NULL),
+                     LORA_OK);
     for (size_t i = 0; i < 10000; i++) {
         assert_true(got[i / 5000][i % 5000] == 2 + (float)(i % 1000) / 512);
     }
@@ -187,8 +187,9 @@ static void scales_are_applied(void **state)
     check_rows(c, "b", LORA__ROLE_WEIGHT, want, 2, 1);
     hold = lora__checkpoint_find_target(c, "c", LORA__ROLE_WEIGHT);
     assert_non_null(hold);
-    assert_int_equal(lora__checkpoint_read_rows(got, c, hold, 0, 2, NULL),
-                     LORA_ERROR_UNSUPPORTED);
+    assert_int_equal(
+        lora__checkpoint_read_rows(got, LORA_DTYPE_F32, c, hold, 0, 2, NULL),
+        LORA_ERROR_UNSUPPORTED);
     assert_int_equal(lora__checkpoint_scale(got, c, 0, NULL), LORA_OK);
     assert_true(got[0] == scale);
     assert_int_equal(lora__checkpoint_scale(got, c, 1, NULL), LORA_OK);
@@ -221,8 +222,9 @@ static void bad_values_are_found(void **state)
     assert_int_equal(lora__values_look_at(&at_once, c->tensors[0].container,
                                           c->tensors[0].index, NULL),
                      LORA_OK);
-    assert_int_equal(
-        lora__checkpoint_read_rows(rows, c, &c->holds[0], 0, 3, NULL), LORA_OK);
+    assert_int_equal(lora__checkpoint_read_rows(rows, LORA_DTYPE_F32, c,
+                                                &c->holds[0], 0, 3, NULL),
+                     LORA_OK);
     for (size_t i = 0; i < 3; i++) {
         lora__values_add(&in_rows, rows + 2 * i, 2, 2 * i);
     }

@@ -218,9 +218,9 @@ read_all(lora__holding *out, const lora__checkpoint *c, const char *name)
     assert_int_equal(lora__checkpoint_hold(out, c, index, NULL, NULL), LORA_OK);
     values = malloc((size_t)(out->rows * out->columns) * sizeof *values);
     assert_non_null(values);
-    assert_int_equal(
-        lora__checkpoint_read_rows(values, c, out, 0, (size_t)out->rows, NULL),
-        LORA_OK);
+    assert_int_equal(lora__checkpoint_read_rows(values, LORA_DTYPE_F32, c, out,
+                                                0, (size_t)out->rows, NULL),
+                     LORA_OK);
     return values;
 }
 

@@ -104,12 +104,14 @@ static void check_values(const lora__pair *pair,
         }
         assert_int_equal(m->base.rows, rows);
         assert_int_equal(m->base.columns, columns);
-        assert_int_equal(lora__checkpoint_read_rows(got, pair->base, &m->base,
-                                                    0, rows, NULL),
+        assert_int_equal(lora__checkpoint_read_rows(got, LORA_DTYPE_F32,
+                                                    pair->base, &m->base, 0,
+                                                    rows, NULL),
                          LORA_OK);
         assert_memory_equal(got, base, rows * columns * sizeof *base);
-        assert_int_equal(lora__checkpoint_read_rows(got, pair->tuned, &m->tuned,
-                                                    0, rows, NULL),
+        assert_int_equal(lora__checkpoint_read_rows(got, LORA_DTYPE_F32,
+                                                    pair->tuned, &m->tuned, 0,
+                                                    rows, NULL),
                          LORA_OK);
         assert_memory_equal(got, tuned, rows * columns * sizeof *tuned);
         return;
