@@ -9,23 +9,15 @@
 #include "linalg/small.h"
 #include "op/factor_error.h"
 #include "op/factor_split.h"
-#include "op/report.h"
-#include "op/values.h"
+#include "op/remake.h"
 
 #include <math.h>
 #include <string.h>
 
 typedef struct light_compress {
-    const lora_adapter *adapter;
-    const lora__kernels *kernels;
+    lora__remake remake;
     lora_light_options options;
     lora__light *light;
-    lora__arena arena;
-    lora__emit emit;
-    lora_report *report;
-    unsigned char *left_out;
-    double norm; /* squared, of all modules */
-    double lost; /* squared */
 } light_compress;
 
 /* One module: the basis of a side has its vectors in rows. */
@@ -55,14 +47,15 @@ static double *light_compress_block(light_compress *job, size_t count)
     size_t bytes;
 
     return lora__mul_size(count, sizeof(double), &bytes)
-               ? lora__alloc(job->adapter->context, bytes, LORA__ALIGN_NUMERIC)
+               ? lora__alloc(job->remake.adapter->context, bytes,
+                             LORA__ALIGN_NUMERIC)
                : NULL;
 }
 
 static void
 light_compress_free(light_compress *job, double *block, size_t count)
 {
-    lora__free(job->adapter->context, block, count * sizeof *block,
+    lora__free(job->remake.adapter->context, block, count * sizeof *block,
                LORA__ALIGN_NUMERIC);
 }
 
@@ -86,20 +79,20 @@ static lora_status light_compress_solve(light_compress *job,
     }
     u = sigma + k;
     v = u + k * side->count;
-    status =
-        lora__small_truncate(sigma, u, v, side->basis, side->count,
-                             side->length, k, job->adapter->context, error);
+    status = lora__small_truncate(sigma, u, v, side->basis, side->count,
+                                  side->length, k, job->remake.adapter->context,
+                                  error);
     memset(side->inner, 0, rank * side->count * sizeof *side->inner);
     for (size_t j = 0; status == LORA_OK && j < k; j++) {
         if (sigma[j] <= 1e-12 * sigma[0]) {
             break;
         }
         for (size_t i = 0; i < rank; i++) {
-            const double along = job->kernels->dot_f64(
+            const double along = job->remake.kernels->dot_f64(
                 x + i * side->length, v + j * side->length, side->length);
-            job->kernels->axpy_f64(side->inner + i * side->count,
-                                   u + j * side->count,
-                                   along / (sigma[j] * sigma[j]), side->count);
+            job->remake.kernels->axpy_f64(
+                side->inner + i * side->count, u + j * side->count,
+                along / (sigma[j] * sigma[j]), side->count);
         }
     }
     light_compress_free(job, sigma, total);
@@ -156,9 +149,9 @@ static lora_status light_compress_side(light_compress *job,
         for (size_t i = 0; i < rank; i++) {
             for (size_t j = 0; j < side->count; j++) {
                 side->inner[i * side->count + j] =
-                    job->kernels->dot_f64(x + i * side->length,
-                                          side->basis + j * side->length,
-                                          side->length) /
+                    job->remake.kernels->dot_f64(x + i * side->length,
+                                                 side->basis + j * side->length,
+                                                 side->length) /
                     (draw->value * draw->value);
             }
         }
@@ -166,14 +159,15 @@ static lora_status light_compress_side(light_compress *job,
         TRY(light_compress_solve(job, side, x, rank, error));
     }
     if (is_up) {
-        job->kernels->scale_f64(side->inner, m->baked, rank * side->count);
+        job->remake.kernels->scale_f64(side->inner, m->baked,
+                                       rank * side->count);
     }
     TRY(light_compress_round(side->inner, rank * side->count, m->dtype,
-                             job->kernels, error));
+                             job->remake.kernels, error));
     memset(side->outer, 0, rank * side->length * sizeof *side->outer);
     for (size_t i = 0; i < rank; i++) {
         for (size_t j = 0; j < side->count; j++) {
-            job->kernels->axpy_f64(
+            job->remake.kernels->axpy_f64(
                 side->outer + i * side->length, side->basis + j * side->length,
                 side->inner[i * side->count + j], side->length);
         }
@@ -231,7 +225,7 @@ light_compress_bases(light_compress *job, light_module *m, lora_error *error)
 {
     const lora__light_sizes *s = &m->sizes;
     const size_t bytes = (s->a * s->cols + s->rows * s->b) * sizeof(float);
-    lora_context *context = job->adapter->context;
+    lora_context *context = job->remake.adapter->context;
     float *drawn = lora__alloc(context, bytes, LORA__ALIGN_NUMERIC);
     lora__light_wanted wanted = {drawn, NULL, NULL, NULL};
     lora_status status;
@@ -242,7 +236,7 @@ light_compress_bases(light_compress *job, light_module *m, lora_error *error)
     wanted.up_aux = drawn + s->a * s->cols;
     TRY_OR_DONE(lora__light_draw(&wanted, &job->light->order, job->light->seed,
                                  s, context, error));
-    job->kernels->f32_to_f64(m->down.basis, drawn, s->a * s->cols);
+    job->remake.kernels->f32_to_f64(m->down.basis, drawn, s->a * s->cols);
     for (size_t i = 0; i < s->rows; i++) {
         for (size_t j = 0; j < s->b; j++) {
             m->up.basis[j * s->rows + i] = (double)wanted.up_aux[i * s->b + j];
@@ -250,9 +244,9 @@ light_compress_bases(light_compress *job, light_module *m, lora_error *error)
     }
     if (job->options.store) {
         TRY_OR_DONE(light_compress_round(m->down.basis, s->a * s->cols,
-                                         m->dtype, job->kernels, error));
+                                         m->dtype, job->remake.kernels, error));
         TRY_OR_DONE(light_compress_round(m->up.basis, s->rows * s->b, m->dtype,
-                                         job->kernels, error));
+                                         job->remake.kernels, error));
     }
 done:
     lora__free(context, drawn, bytes, LORA__ALIGN_NUMERIC);
@@ -271,7 +265,7 @@ static lora_status light_compress_put(light_compress *job,
                                       lora_error *error)
 {
     const int64_t shape[LORA_MAX_DIMS] = {(int64_t)rows, (int64_t)cols};
-    lora__emit *emit = &job->emit;
+    lora__emit *emit = &job->remake.emit;
     lora__spelling spelling;
     double *flat;
     lora_status status;
@@ -299,7 +293,7 @@ static lora_status light_compress_emit(light_compress *job,
                                        lora_error *error)
 {
     const lora__entry *alpha =
-        lora__module_entry(job->adapter, module, LORA__ROLE_ALPHA);
+        lora__module_entry(job->remake.adapter, module, LORA__ROLE_ALPHA);
     const lora__light_sizes *s = &m->sizes;
     const size_t rank = m->f.rank;
     const double scale = m->left;
@@ -316,8 +310,8 @@ static lora_status light_compress_emit(light_compress *job,
     }
     return alpha == NULL && scale == 1.0
                ? LORA_OK
-               : lora__emit_put_alpha(&job->emit, module, scale * (double)rank,
-                                      (int64_t)rank,
+               : lora__emit_put_alpha(&job->remake.emit, module,
+                                      scale * (double)rank, (int64_t)rank,
                                       alpha != NULL ? alpha->dtype : m->dtype,
                                       alpha != NULL && alpha->ndim == 1, error);
 }
@@ -327,34 +321,20 @@ static lora_status light_compress_report(light_compress *job,
                                          light_module *m,
                                          lora_error *error)
 {
-    lora_report *report = job->report;
-    lora_report_module *row = &report->modules[report->module_count];
-    lora__buffer *json = &report->json;
+    lora__buffer *json = &job->remake.report->json;
     double norm;
     double lost;
 
-    TRY(lora__factor_error(&norm, &m->f, m->f.up_t, m->f.down, 0, job->kernels,
-                           error));
-    job->kernels->scale_f64(m->up.outer, m->left, m->f.rank * m->f.rows);
+    TRY(lora__factor_error(&norm, &m->f, m->f.up_t, m->f.down, 0,
+                           job->remake.kernels, error));
+    job->remake.kernels->scale_f64(m->up.outer, m->left, m->f.rank * m->f.rows);
     TRY(lora__factor_error(&lost, &m->f, m->up.outer, m->down.outer, m->f.rank,
-                           job->kernels, error));
-    job->norm += norm;
-    job->lost += lost;
-    row->struct_size = sizeof *row;
-    TRY(lora__arena_string(&row->name, &report->arena, module->name,
-                           strlen(module->name), error));
-    row->rank_in = row->rank_out = (int64_t)m->f.rank;
-    row->energy = norm > 0.0 ? 1.0 - lost / norm : 1.0;
-    row->error = sqrt(lost);
-    row->frobenius = row->energy > 0.0 ? sqrt(row->energy) : 0.0;
-    lora__buffer_puts(json, report->module_count == 0 ? "{" : ",{");
-    lora__report_put_string(json, "name", module->name);
+                           job->remake.kernels, error));
+    TRY(lora__remake_begin_row(&job->remake, module, (int64_t)m->f.rank, norm,
+                               lost, error));
     lora__report_put_u64(json, "rank", (uint64_t)m->f.rank);
     lora__report_put_number(json, "norm", sqrt(norm));
-    lora__report_put_number(json, "energy", row->energy);
-    lora__report_put_number(json, "error", row->error);
-    lora__buffer_putc(json, '}');
-    report->module_count++;
+    lora__remake_end_row(&job->remake);
     return LORA_OK;
 }
 
@@ -382,9 +362,9 @@ static lora_status light_compress_tell(light_compress *job,
     return lora__light_shape(shape, job->light, module) &&
                    shape[0] == module->shape[0] && shape[1] == module->shape[1]
                ? LORA_OK
-               : lora__light_add_shape(job->light, &job->arena, module->target,
-                                       module->shape[0], module->shape[1],
-                                       error);
+               : lora__light_add_shape(job->light, &job->remake.arena,
+                                       module->target, module->shape[0],
+                                       module->shape[1], error);
 }
 
 static lora_status light_compress_module(light_compress *job,
@@ -396,7 +376,7 @@ static lora_status light_compress_module(light_compress *job,
 
     memset(&m, 0, sizeof m);
     TRY(light_compress_tell(job, module, error));
-    TRY_OR_DONE(lora__module_factors(&m.f, job->adapter, module, error));
+    TRY_OR_DONE(lora__module_factors(&m.f, job->remake.adapter, module, error));
     m.dtype = job->options.dtype == LORA_DTYPE_NONE ? module->dtype
                                                     : job->options.dtype;
     m.baked = m.left = 1.0;
@@ -431,14 +411,14 @@ static lora_status light_compress_keep(light_compress *job,
                                        const lora__module *module,
                                        lora_error *error)
 {
-    const lora__entry *entries = job->adapter->container->entries;
+    const lora__entry *entries = job->remake.adapter->container->entries;
 
     for (size_t i = 0; i < module->member_count; i++) {
         const size_t entry = module->members[i].entry;
-        TRY(lora__emit_entry(&job->emit, entries[entry].name, entry, 1.0,
+        TRY(lora__emit_entry(&job->remake.emit, entries[entry].name, entry, 1.0,
                              LORA_DTYPE_NONE, -1, NULL, error));
     }
-    return lora__problems_add(&job->report->problems, LORA_SEVERITY_NOTE,
+    return lora__problems_add(&job->remake.report->problems, LORA_SEVERITY_NOTE,
                               LORA_OK, "kept", module->name, error,
                               "stays as it is: no linear layer that would get "
                               "shorter factors");
@@ -447,16 +427,14 @@ static lora_status light_compress_keep(light_compress *job,
 static lora_status light_compress_modules(light_compress *job,
                                           lora_error *error)
 {
-    const lora_adapter *adapter = job->adapter;
+    const lora_adapter *adapter = job->remake.adapter;
 
-    TRY(lora__report_add_modules(job->report, adapter->module_count, error));
-    job->report->module_count = 0;
-    lora__buffer_puts(&job->report->json, "{\"modules\":[");
-    TRY(lora__emit_begin(&job->emit, adapter, adapter->module_count, NULL,
-                         adapter->names.family, error));
+    TRY(lora__remake_begin_rows(&job->remake, error));
+    TRY(lora__emit_begin(&job->remake.emit, adapter, adapter->module_count,
+                         NULL, adapter->names.family, error));
     for (size_t m = 0; m < adapter->module_count; m++) {
         const lora__module *module = &adapter->modules[m];
-        if (job->left_out[m]) {
+        if (job->remake.left_out[m]) {
             continue;
         }
         if (light_compress_takes(job, module)) {
@@ -467,7 +445,7 @@ static lora_status light_compress_modules(light_compress *job,
         TRY(lora__progress(adapter->context, "compress", m + 1,
                            adapter->module_count, error));
     }
-    return job->report->module_count > 0
+    return job->remake.report->module_count > 0
                ? LORA_OK
                : lora__fail(error, LORA_ERROR_KEY, LORA_NO_OFFSET,
                             adapter->container->path,
@@ -479,28 +457,25 @@ static lora_status light_compress_modules(light_compress *job,
 
 static lora_status light_compress_finish(light_compress *job, lora_error *error)
 {
-    lora__buffer *json = &job->report->json;
+    lora__buffer *json = &job->remake.report->json;
 
-    lora__buffer_puts(json, "],\"totals\":{");
-    lora__report_put_number(
-        json, "energy", job->norm > 0.0 ? 1.0 - job->lost / job->norm : 1.0);
-    lora__report_put_number(json, "error", sqrt(job->lost));
-    lora__buffer_puts(json, "},\"recipe\":");
+    lora__remake_end_rows(&job->remake);
+    lora__buffer_puts(json, ",\"recipe\":");
     lora__light_put(json, job->light);
-    lora__report_put_problems(job->report);
+    lora__report_put_problems(job->remake.report);
     lora__buffer_putc(json, '}');
-    return lora__report_finish(job->report, error);
+    return lora__report_finish(job->remake.report, error);
 }
 
 static lora_status light_compress_run(lora_adapter **out,
                                       light_compress *job,
+                                      const lora_adapter *adapter,
                                       const lora_light_recipe *recipe,
                                       lora_error *error)
 {
-    const lora_adapter *adapter = job->adapter;
-    void *memory;
-
-    TRY(lora__light_read(&job->light, &job->arena, recipe, adapter,
+    TRY(lora__remake_begin(&job->remake, adapter, job->options.skip_bad != 0,
+                           error));
+    TRY(lora__light_read(&job->light, &job->remake.arena, recipe, adapter,
                          adapter->names.family, error));
     if (job->light->down_size == 0) {
         job->light->down_size = LORA__LIGHT_DOWN;
@@ -513,18 +488,13 @@ static lora_status light_compress_run(lora_adapter **out,
         return lora__fail(error, LORA_ERROR_OPTION, LORA_NO_OFFSET, "draws",
                           "both down_aux and up_aux must be drawn");
     }
-    TRY(lora__arena_zeroed(&memory, &job->arena, adapter->module_count + 1, 1,
-                           error));
-    job->left_out = memory;
-    TRY(lora__values_admit(job->left_out, NULL, adapter,
-                           job->options.skip_bad != 0, error));
     TRY(light_compress_modules(job, error));
-    TRY(lora__emit_rest(&job->emit, error));
-    TRY(lora__light_set(job->emit.builder, job->light, error));
-    job->emit.changed = 1;
-    TRY(lora__emit_metadata(&job->emit, error));
+    TRY(lora__emit_rest(&job->remake.emit, error));
+    TRY(lora__light_set(job->remake.emit.builder, job->light, error));
+    job->remake.emit.changed = 1;
+    TRY(lora__emit_metadata(&job->remake.emit, error));
     TRY(light_compress_finish(job, error));
-    return lora__emit_finish(out, &job->emit, error);
+    return lora__emit_finish(out, &job->remake.emit, error);
 }
 
 LORA_API lora_status lora_light_compress(lora_adapter **out,
@@ -546,19 +516,8 @@ LORA_API lora_status lora_light_compress(lora_adapter **out,
     CHECK_ARG(adapter != NULL, error);
     memset(&job, 0, sizeof job);
     TRY(lora__light_options_read(&job.options, options, error));
-    job.adapter = adapter;
-    job.emit.source = adapter;
-    job.kernels = lora__kernels_get(lora__context_get(adapter->context)->cpu);
-    TRY(lora__report_create(&job.report, adapter->context, error));
-    lora__arena_init(&job.arena, adapter->context);
-    status = light_compress_run(out, &job, recipe, error);
-    lora__emit_end(&job.emit);
+    status = light_compress_run(out, &job, adapter, recipe, error);
     lora__light_destroy(job.light);
-    lora__arena_destroy(&job.arena);
-    if (status == LORA_OK && out_report != NULL) {
-        *out_report = job.report;
-        job.report = NULL;
-    }
-    lora_report_destroy(job.report);
+    lora__remake_end(&job.remake, status, out_report);
     return status;
 }

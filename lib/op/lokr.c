@@ -6,11 +6,9 @@
 #include "op/lokr.h"
 
 #include "core/options.h"
-#include "op/emit.h"
 #include "op/peft_type.h"
-#include "op/report.h"
+#include "op/remake.h"
 #include "op/resize.h"
-#include "op/values.h"
 
 #include <lora/convert.h>
 
@@ -67,14 +65,9 @@ typedef struct lokr_result {
 } lokr_result;
 
 typedef struct lokr_job {
-    const lora_adapter *adapter;
-    const lora__kernels *kernels;
+    lora__remake remake;
     lora_lokr_options options;
-    unsigned char *left_out; /* one a module */
-    lokr_result *results;    /* the same */
-    lora__arena arena;
-    lora__emit emit;
-    lora_report *report;
+    lokr_result *results; /* one a module */
 } lokr_job;
 
 static lora_dtype lokr_dtype(const lokr_job *job, const lora__module *module)
@@ -127,10 +120,11 @@ static lora_status lokr_store(lokr_result *result,
 {
     double lost = 0.0;
 
-    return lora__resize_encode(
-        &result->data[tensor], &result->bytes[tensor], values, &lost, rows,
-        length, lokr_roles[tensor] == LORA__ROLE_LOKR_W2_A,
-        lokr_dtype(job, module), module->name, job->adapter->context, error);
+    return lora__resize_encode(&result->data[tensor], &result->bytes[tensor],
+                               values, &lost, rows, length,
+                               lokr_roles[tensor] == LORA__ROLE_LOKR_W2_A,
+                               lokr_dtype(job, module), module->name,
+                               job->remake.adapter->context, error);
 }
 
 /* w2 as the product of its factors, which are stored, [o2, r] and [r, i2 K];
@@ -141,7 +135,7 @@ static lora_status lokr_cut(lokr_result *result,
                             lora__lokr *k,
                             lora_error *error)
 {
-    lora_context *context = job->adapter->context;
+    lora_context *context = job->remake.adapter->context;
     const size_t rows = k->input.rows2;
     const size_t cols = k->input.cols2;
     lora__block memory = {NULL, 0};
@@ -159,8 +153,8 @@ static lora_status lokr_cut(lokr_result *result,
     memset(k->w2, 0, rows * cols * sizeof *k->w2);
     for (size_t b = 0; b < rows; b++) {
         for (size_t r = 0; r < k->rank; r++) {
-            job->kernels->axpy_f64(k->w2 + b * cols, down + r * cols,
-                                   up_t[r * rows + b], cols);
+            job->remake.kernels->axpy_f64(k->w2 + b * cols, down + r * cols,
+                                          up_t[r * rows + b], cols);
         }
     }
 done:
@@ -175,7 +169,7 @@ static lora_status lokr_fit(lokr_result *result,
                             lora__lokr *k,
                             lora_error *error)
 {
-    lora_context *context = job->adapter->context;
+    lora_context *context = job->remake.adapter->context;
     size_t ones = k->input.rows1 * k->input.cols1;
     size_t rows = k->input.rows2;
     size_t cols = k->input.cols2;
@@ -202,8 +196,8 @@ static lora_status
 lokr_module(void *arg, size_t index, uint32_t worker, lora_error *error)
 {
     lokr_job *job = arg;
-    lora_context *context = job->adapter->context;
-    const lora__module *module = &job->adapter->modules[index];
+    lora_context *context = job->remake.adapter->context;
+    const lora__module *module = &job->remake.adapter->modules[index];
     lokr_result *result = &job->results[index];
     size_t rows = (size_t)module->shape[0];
     size_t bytes;
@@ -211,7 +205,7 @@ lokr_module(void *arg, size_t index, uint32_t worker, lora_error *error)
     lora_status status;
 
     (void)worker;
-    if (job->left_out[index] || !lokr_applies(module)) {
+    if (job->remake.left_out[index] || !lokr_applies(module)) {
         return LORA_OK;
     }
     lora__lokr_split(&result->k, rows, (size_t)module->shape[1],
@@ -225,7 +219,7 @@ lokr_module(void *arg, size_t index, uint32_t worker, lora_error *error)
     if (values == NULL) {
         return lora__fail_memory(error, bytes);
     }
-    TRY_OR_DONE(lora_adapter_delta(values, bytes, job->adapter, index,
+    TRY_OR_DONE(lora_adapter_delta(values, bytes, job->remake.adapter, index,
                                    LORA_PART_WEIGHT, 1.0, LORA_DTYPE_F32, 0,
                                    module->shape[0], error));
     TRY_OR_DONE(lora__lokr_begin(&result->k, values, context, error));
@@ -262,10 +256,10 @@ static int32_t lokr_shape(int64_t shape[LORA_MAX_DIMS],
  * by 1 whatever alpha is, or take the rank for 1. */
 static lora_status lokr_emit_new(lokr_job *job, size_t index, lora_error *error)
 {
-    const lora__module *module = &job->adapter->modules[index];
+    const lora__module *module = &job->remake.adapter->modules[index];
     lokr_result *result = &job->results[index];
     int64_t rank = result->k.rank > 0 ? (int64_t)result->k.rank : 1;
-    lora__emit *emit = &job->emit;
+    lora__emit *emit = &job->remake.emit;
 
     for (size_t i = 0; i < LOKR_TENSORS; i++) {
         int64_t shape[LORA_MAX_DIMS];
@@ -290,7 +284,7 @@ static lora_status lokr_emit_new(lokr_job *job, size_t index, lora_error *error)
 static lora_status
 lokr_emit_rest(lokr_job *job, size_t index, lora_error *error)
 {
-    const lora_adapter *adapter = job->adapter;
+    const lora_adapter *adapter = job->remake.adapter;
     const lora__module *module = &adapter->modules[index];
     int is_new = job->results[index].is_new;
     int in_metadata = lora__dialect_alpha_in_metadata(module->dialect) &&
@@ -303,7 +297,7 @@ lokr_emit_rest(lokr_job *job, size_t index, lora_error *error)
             (in_metadata && lora__emit_is_scale(role))) {
             continue;
         }
-        TRY(lora__emit_entry(&job->emit,
+        TRY(lora__emit_entry(&job->remake.emit,
                              adapter->container->entries[entry].name, entry,
                              1.0, LORA_DTYPE_NONE, -1, NULL, error));
     }
@@ -311,8 +305,9 @@ lokr_emit_rest(lokr_job *job, size_t index, lora_error *error)
         return LORA_OK;
     }
     return module->rank == 0
-               ? lora__emit_put_whole(&job->emit, module, module->scale, error)
-               : lora__emit_put_alpha(&job->emit, module,
+               ? lora__emit_put_whole(&job->remake.emit, module, module->scale,
+                                      error)
+               : lora__emit_put_alpha(&job->remake.emit, module,
                                       module->scale * (double)module->rank,
                                       module->rank, module->dtype, 0, error);
 }
@@ -320,7 +315,7 @@ lokr_emit_rest(lokr_job *job, size_t index, lora_error *error)
 /* kohya's loaders go by the trainer's module. */
 static lora_status lokr_metadata(lokr_job *job, lora_error *error)
 {
-    lora_builder *builder = job->emit.builder;
+    lora_builder *builder = job->remake.emit.builder;
 
     if (lora__builder_metadata(builder, "ss_network_module") != NULL) {
         TRY(lora_builder_set_metadata(builder, "ss_network_args",
@@ -328,19 +323,19 @@ static lora_status lokr_metadata(lokr_job *job, lora_error *error)
         TRY(lora_builder_set_metadata(builder, "ss_network_module",
                                       "lycoris.kohya", error));
     }
-    job->emit.changed = 1;
-    return lora__emit_metadata(&job->emit, error);
+    job->remake.emit.changed = 1;
+    return lora__emit_metadata(&job->remake.emit, error);
 }
 
 static lora_status
 lokr_emit(lora_adapter **out, lokr_job *job, lora_error *error)
 {
-    const lora_adapter *adapter = job->adapter;
+    const lora_adapter *adapter = job->remake.adapter;
 
-    TRY(lora__emit_begin(&job->emit, adapter, adapter->module_count, NULL,
-                         adapter->names.family, error));
+    TRY(lora__emit_begin(&job->remake.emit, adapter, adapter->module_count,
+                         NULL, adapter->names.family, error));
     for (size_t m = 0; m < adapter->module_count; m++) {
-        if (job->left_out[m]) {
+        if (job->remake.left_out[m]) {
             continue;
         }
         if (job->results[m].is_new) {
@@ -348,42 +343,25 @@ lokr_emit(lora_adapter **out, lokr_job *job, lora_error *error)
         }
         TRY(lokr_emit_rest(job, m, error));
     }
-    TRY(lora__emit_rest(&job->emit, error));
+    TRY(lora__emit_rest(&job->remake.emit, error));
     TRY(lokr_metadata(job, error));
-    return lora__emit_finish(out, &job->emit, error);
+    return lora__emit_finish(out, &job->remake.emit, error);
 }
 
 /* ---- the report -------------------------------------------------------- */
 
-static double lokr_energy(double norm, double lost)
-{
-    double kept = norm > 0.0 ? 1.0 - lost / norm : 1.0;
-
-    return kept > 0.0 ? kept : 0.0;
-}
-
 static lora_status
 lokr_report_module(lokr_job *job, size_t index, lora_error *error)
 {
-    const lora__module *module = &job->adapter->modules[index];
+    const lora__module *module = &job->remake.adapter->modules[index];
     const lokr_result *result = &job->results[index];
-    lora_report *report = job->report;
-    lora_report_module *row = &report->modules[report->module_count];
-    lora__buffer *json = &report->json;
+    lora__buffer *json = &job->remake.report->json;
     int64_t shape[LORA_MAX_DIMS];
     int32_t ndim;
 
-    row->struct_size = sizeof *row;
-    TRY(lora__arena_string(&row->name, &report->arena, module->name,
-                           strlen(module->name), error));
-    row->rank_in = module->rank;
-    row->rank_out = (int64_t)result->k.rank;
-    row->energy =
-        lokr_energy(result->norm * result->norm, result->error * result->error);
-    row->error = result->error;
-    row->frobenius = sqrt(row->energy);
-    lora__buffer_puts(json, report->module_count == 0 ? "{" : ",{");
-    lora__report_put_string(json, "name", module->name);
+    TRY(lora__remake_begin_row(&job->remake, module, (int64_t)result->k.rank,
+                               result->norm * result->norm,
+                               result->error * result->error, error));
     lora__report_put_u64(json, "rank_in", (uint64_t)module->rank);
     lora__report_put_u64(json, "rank_out", (uint64_t)result->k.rank);
     ndim = lokr_shape(shape, module, &result->k, 0);
@@ -391,37 +369,23 @@ lokr_report_module(lokr_job *job, size_t index, lora_error *error)
     ndim = lokr_shape(shape, module, &result->k, 1);
     lora__report_put_shape(json, "w2", shape, ndim);
     lora__report_put_number(json, "norm", result->norm);
-    lora__report_put_number(json, "energy", row->energy);
-    lora__report_put_number(json, "error", row->error);
-    lora__buffer_putc(json, '}');
-    report->module_count++;
+    lora__remake_end_row(&job->remake);
     return LORA_OK;
 }
 
 static lora_status lokr_report(lokr_job *job, lora_error *error)
 {
-    lora_report *report = job->report;
-    lora__buffer *json = &report->json;
-    double norm = 0.0;
-    double lost = 0.0;
+    lora_report *report = job->remake.report;
 
-    TRY(lora__report_add_modules(report, job->adapter->module_count, error));
-    report->module_count = 0;
-    lora__buffer_puts(json, "{\"modules\":[");
-    for (size_t m = 0; m < job->adapter->module_count; m++) {
-        const lokr_result *result = &job->results[m];
-        if (result->is_new) {
-            norm += result->norm * result->norm;
-            lost += result->error * result->error;
+    TRY(lora__remake_begin_rows(&job->remake, error));
+    for (size_t m = 0; m < job->remake.adapter->module_count; m++) {
+        if (job->results[m].is_new) {
             TRY(lokr_report_module(job, m, error));
         }
     }
-    lora__buffer_puts(json, "],\"totals\":{");
-    lora__report_put_number(json, "energy", lokr_energy(norm, lost));
-    lora__report_put_number(json, "error", sqrt(lost));
-    lora__buffer_puts(json, "}");
+    lora__remake_end_rows(&job->remake);
     lora__report_put_problems(report);
-    lora__buffer_putc(json, '}');
+    lora__buffer_putc(&report->json, '}');
     return lora__report_finish(report, error);
 }
 
@@ -430,26 +394,16 @@ static lora_status lokr_report(lokr_job *job, lora_error *error)
 /* Refuse what cannot be done before any work is done. */
 static lora_status lokr_plan(lokr_job *job, lora_error *error)
 {
-    const lora_adapter *adapter = job->adapter;
-    lora__values *values;
+    const lora_adapter *adapter = job->remake.adapter;
     size_t found = 0;
     void *memory;
 
-    TRY(lora__arena_zeroed(&memory, &job->arena, adapter->module_count + 1, 1,
+    TRY(lora__arena_zeroed(&memory, &job->remake.arena,
+                           adapter->module_count + 1, sizeof *job->results,
                            error));
-    job->left_out = memory;
-    TRY(lora__arena_zeroed(&memory, &job->arena, adapter->module_count + 1,
-                           sizeof *job->results, error));
     job->results = memory;
-    TRY(lora__arena_zeroed(&memory, &job->arena,
-                           adapter->container->entry_count, sizeof *values,
-                           error));
-    values = memory;
-    TRY(lora__values_scan(values, adapter, error));
-    TRY(lora__values_admit(job->left_out, values, adapter,
-                           job->options.skip_bad != 0, error));
     for (size_t m = 0; m < adapter->module_count; m++) {
-        if (!job->left_out[m] && lokr_applies(&adapter->modules[m])) {
+        if (!job->remake.left_out[m] && lokr_applies(&adapter->modules[m])) {
             TRY(lokr_check(&adapter->modules[m], error));
             found++;
         }
@@ -461,15 +415,19 @@ static lora_status lokr_plan(lokr_job *job, lora_error *error)
                                   "already");
 }
 
-static lora_status
-lokr_run(lora_adapter **out, lokr_job *job, lora_error *error)
+static lora_status lokr_run(lora_adapter **out,
+                            lokr_job *job,
+                            const lora_adapter *adapter,
+                            lora_error *error)
 {
     lora_adapter *made;
     lora_status status;
 
+    TRY(lora__remake_begin(&job->remake, adapter, job->options.skip_bad != 0,
+                           error));
     TRY(lokr_plan(job, error));
-    TRY(lora__run_jobs(job->adapter->context, "lokr", lokr_module, job,
-                       job->adapter->module_count, error));
+    TRY(lora__run_jobs(job->remake.adapter->context, "lokr", lokr_module, job,
+                       job->remake.adapter->module_count, error));
     TRY(lokr_emit(&made, job, error));
     status = lokr_report(job, error);
     if (status != LORA_OK) {
@@ -480,20 +438,19 @@ lokr_run(lora_adapter **out, lokr_job *job, lora_error *error)
     return LORA_OK;
 }
 
-static void lokr_end(lokr_job *job)
+static void
+lokr_end(lokr_job *job, lora_status status, lora_report **out_report)
 {
-    lora_context *context = job->adapter->context;
+    lora_context *context = job->remake.adapter->context;
 
-    for (size_t m = 0; job->results != NULL && m < job->adapter->module_count;
-         m++) {
+    for (size_t m = 0;
+         job->results != NULL && m < job->remake.adapter->module_count; m++) {
         for (size_t i = 0; i < LOKR_TENSORS; i++) {
             lora__free(context, job->results[m].data[i],
                        job->results[m].bytes[i], LORA__ALIGN_NUMERIC);
         }
     }
-    lora__emit_end(&job->emit);
-    lora__arena_destroy(&job->arena);
-    lora_report_destroy(job->report);
+    lora__remake_end(&job->remake, status, out_report);
 }
 
 static lora_status lokr_read_options(lora_lokr_options *out,
@@ -531,16 +488,7 @@ LORA_API lora_status lora_adapter_to_lokr(lora_adapter **out,
     CHECK_ARG(adapter != NULL, error);
     memset(&job, 0, sizeof job);
     TRY(lokr_read_options(&job.options, options, error));
-    job.adapter = adapter;
-    job.emit.source = adapter;
-    job.kernels = lora__kernels_get(lora__context_get(adapter->context)->cpu);
-    TRY(lora__report_create(&job.report, adapter->context, error));
-    lora__arena_init(&job.arena, adapter->context);
-    status = lokr_run(out, &job, error);
-    if (status == LORA_OK && out_report != NULL) {
-        *out_report = job.report;
-        job.report = NULL;
-    }
-    lokr_end(&job);
+    status = lokr_run(out, &job, adapter, error);
+    lokr_end(&job, status, out_report);
     return status;
 }
