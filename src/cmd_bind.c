@@ -216,30 +216,6 @@ static lora_status bind_file(app_state *app,
 
 /* ---- the command line -------------------------------------------------- */
 
-/* PATTERN=FACTOR, of which the last '=' counts, or a list of block weights,
- * which has none. */
-static int
-bind_read_selection(app_state *app, const char *text, lora_selection *out)
-{
-    const char *equals = strrchr(text, '=');
-    size_t bytes = equals == NULL ? strlen(text) : (size_t)(equals - text);
-    int is_list = equals == NULL && strchr(text, ',') != NULL;
-    out->factor = 1.0;
-    if (bytes == 0 ||
-        (!is_list &&
-         (equals == NULL || !opt_read_real(&out->factor, equals + 1)))) {
-        return say_usage(app, "--select",
-                         "\"%s\" is neither PATTERN=FACTOR nor a list of block "
-                         "weights",
-                         text);
-    }
-    char *pattern = app_alloc(bytes + 1, 1);
-    memcpy(pattern, text, bytes);
-    pattern[bytes] = '\0';
-    out->pattern = pattern;
-    return 0;
-}
-
 static int
 bind_open_model(app_state *app, lora_model **out, const bind_settings *own)
 {
@@ -271,22 +247,14 @@ bind_run(app_state *app, int count, char **paths, const void *settings)
     if (own->base == NULL && own->family == NULL) {
         return say_usage(app, NULL, "--base or --family is needed");
     }
-    run.selections = app_alloc(own->select.count + 1, sizeof *run.selections);
-    memset(run.selections, 0, (own->select.count + 1) * sizeof *run.selections);
-    for (size_t i = 0; i < own->select.count && code == 0; i++) {
-        code =
-            bind_read_selection(app, own->select.items[i], &run.selections[i]);
-    }
+    code = input_read_selections(app, &run.selections, &own->select);
     if (code == 0) {
         code = bind_open_model(app, &run.model, own);
     }
     if (code == 0) {
         code = files_each(app, count, paths, bind_file, &run, "\n");
     }
-    for (size_t i = 0; i < own->select.count; i++) {
-        free((void *)(uintptr_t)run.selections[i].pattern);
-    }
-    free(run.selections);
+    input_release_selections(run.selections, own->select.count);
     lora_model_destroy(run.model);
     return code;
 }

@@ -1,6 +1,6 @@
 /* lora fuse: adapters into the weights of a checkpoint. */
+#include "bound.h"
 #include "cmd.h"
-#include "input.h"
 #include "output.h"
 #include "say.h"
 #include "text.h"
@@ -13,6 +13,7 @@ typedef struct fuse_settings {
     const char *undo;
     int undo_mode; /* 1: raw, 2: predict */
     int strict, stochastic, saturate;
+    opt_list select;
     uint64_t shard_bytes;
     int rule; /* 1: origin, 2: interpolate */
     int dora; /* 1: origin, 2: lycoris, 3: peft */
@@ -26,6 +27,9 @@ static const opt_spec fuse_options[] = {
      offsetof(fuse_settings, undo_mode), 0, 0, 0},
     {"strict", 0, OPT_FLAG, NULL, "refuse unless all of every adapter fits",
      offsetof(fuse_settings, strict), 0, 0, 0},
+    {"select", 0, OPT_LIST, "PATTERN=FACTOR",
+     "weigh these modules (repeatable), see lora help bind",
+     offsetof(fuse_settings, select), 0, 0, 0},
     {"stochastic", 0, OPT_FLAG, NULL, "round up or down by chance, see --seed",
      offsetof(fuse_settings, stochastic), 0, 0, 0},
     {"saturate", 0, OPT_FLAG, NULL, "of F8: the largest instead of NaN",
@@ -40,78 +44,6 @@ static const opt_spec fuse_options[] = {
      0, 0, 0},
     {NULL, 0, OPT_FLAG, NULL, NULL, 0, 0, 0, 0},
 };
-
-/* The adapters of a command line, in order, in the model. */
-typedef struct fuse_inputs {
-    lora_model *model;
-    int count;
-    char **paths; /* without weights */
-    lora_strength *strengths;
-    lora_binding **bindings;
-} fuse_inputs;
-
-static void fuse_release(fuse_inputs *inputs)
-{
-    for (int i = 0; i < inputs->count; i++) {
-        lora_binding_destroy(inputs->bindings[i]);
-        free(inputs->paths[i]);
-    }
-    free(inputs->paths);
-    free(inputs->strengths);
-    free(inputs->bindings);
-    lora_model_destroy(inputs->model);
-}
-
-static lora_status fuse_bind(app_state *app,
-                             fuse_inputs *inputs,
-                             int index,
-                             int strict,
-                             lora_error *error)
-{
-    lora_binding_create_options options;
-    lora_adapter *adapter = NULL;
-    lora_status status = input_open(app, &adapter, inputs->paths[index], error);
-    lora_binding_create_options_init(&options, sizeof options);
-    options.strict = strict != 0;
-    if (status == LORA_OK) {
-        status = lora_binding_create(&inputs->bindings[index], inputs->model,
-                                     adapter, &options, error);
-    }
-    lora_adapter_destroy(adapter);
-    return status;
-}
-
-/* Open the model and bind the adapters. 0, or an exit code after a message. */
-static int fuse_open(
-    app_state *app, fuse_inputs *inputs, int count, char **operands, int strict)
-{
-    lora_error error;
-    size_t room = (size_t)count;
-    memset(inputs, 0, sizeof *inputs);
-    inputs->paths = app_alloc(room, sizeof *inputs->paths);
-    inputs->strengths = app_alloc(room, sizeof *inputs->strengths);
-    inputs->bindings = app_alloc(room, sizeof(lora_binding *));
-    memset(inputs->paths, 0, room * sizeof *inputs->paths);
-    memset(inputs->bindings, 0, room * sizeof(lora_binding *));
-    lora_error_init(&error, sizeof error);
-    lora_status status = lora_model_open(&inputs->model, app->context,
-                                         operands[0], NULL, &error);
-    if (status != LORA_OK) {
-        return say_failure(app, SAY_READING, operands[0], status, &error);
-    }
-    for (int i = 1; i < count; i++) {
-        int given;
-        int at = inputs->count++;
-        inputs->paths[at] =
-            input_split(&inputs->strengths[at], &given, operands[i]);
-        status = fuse_bind(app, inputs, at, strict, &error);
-        if (status != LORA_OK) {
-            return say_failure(app, SAY_READING, inputs->paths[at], status,
-                               &error);
-        }
-    }
-    return 0;
-}
 
 static void fuse_fill(lora_model_fuse_options *options,
                       const app_state *app,
@@ -189,7 +121,7 @@ fuse_run(app_state *app, int count, char **operands, const void *settings)
     const fuse_settings *own = settings;
     lora_model_fuse_options options;
     lora_report *report = NULL;
-    fuse_inputs inputs;
+    bound_adapters all;
     lora_error error;
     int code = output_check_adapter(app);
     if (code != 0) {
@@ -201,12 +133,13 @@ fuse_run(app_state *app, int count, char **operands, const void *settings)
     }
     lora_error_init(&error, sizeof error);
     fuse_fill(&options, app, own);
-    code = fuse_open(app, &inputs, count, operands, own->strict);
+    code = bound_open(app, &all, operands[0], operands + 1, (size_t)count - 1,
+                      &own->select, own->strict);
     if (code == 0) {
         lora_status status = lora_model_fuse(
-            &report, inputs.model, (const lora_binding *const *)inputs.bindings,
-            inputs.strengths, (size_t)inputs.count, app->common.output,
-            &options, &error);
+            &report, all.model, (const lora_binding *const *)all.bindings,
+            all.strengths, (size_t)all.count, app->common.output, &options,
+            &error);
         if (status != LORA_OK) {
             code = fuse_failed(app, operands[0], own->undo, status, &error);
         }
@@ -224,7 +157,7 @@ fuse_run(app_state *app, int count, char **operands, const void *settings)
         }
     }
     lora_report_destroy(report);
-    fuse_release(&inputs);
+    bound_close(&all);
     return code;
 }
 

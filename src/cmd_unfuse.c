@@ -1,94 +1,26 @@
 /* lora unfuse: the model that adapters were fused into, as it was. */
+#include "bound.h"
 #include "cmd.h"
-#include "input.h"
 #include "json.h"
 #include "output.h"
 #include "say.h"
 #include "system.h"
 #include "text.h"
 
-#include <lora/fuse.h>
-
 #include <stdio.h>
-#include <stdlib.h>
 
 typedef struct unfuse_settings {
     const char *undo;
+    opt_list select;
 } unfuse_settings;
 
 static const opt_spec unfuse_options[] = {
     {"undo", 0, OPT_TEXT, "FILE", "the undo file that fusing wrote",
      offsetof(unfuse_settings, undo), 0, 0, 0},
+    {"select", 0, OPT_LIST, "PATTERN=FACTOR", "as it was given to fuse",
+     offsetof(unfuse_settings, select), 0, 0, 0},
     {NULL, 0, OPT_FLAG, NULL, NULL, 0, 0, 0, 0},
 };
-
-/* The adapters that were fused, bound to the fused model. */
-typedef struct unfuse_adapters {
-    lora_model *model;
-    const lora_binding **bindings;
-    lora_strength *strengths;
-    size_t count; /* of those bound */
-} unfuse_adapters;
-
-static int unfuse_bind(app_state *app,
-                       unfuse_adapters *all,
-                       const char *argument,
-                       lora_error *error)
-{
-    int given;
-    int code = 0;
-    lora_adapter *adapter = NULL;
-    lora_binding *binding = NULL;
-    char *path = input_split(&all->strengths[all->count], &given, argument);
-    lora_status status = input_open(app, &adapter, path, error);
-    if (status == LORA_OK) {
-        status =
-            lora_binding_create(&binding, all->model, adapter, NULL, error);
-    }
-    if (status == LORA_OK) {
-        all->bindings[all->count++] = binding;
-    } else {
-        code = say_failure(app, SAY_READING, path, status, error);
-    }
-    lora_adapter_destroy(adapter);
-    free(path);
-    return code;
-}
-
-static int unfuse_open(app_state *app,
-                       unfuse_adapters *all,
-                       const char *fused,
-                       char **arguments,
-                       size_t count)
-{
-    lora_error error;
-    int code = 0;
-    if (count == 0) {
-        return 0;
-    }
-    lora_error_init(&error, sizeof error);
-    lora_status status =
-        lora_model_open(&all->model, app->context, fused, NULL, &error);
-    if (status != LORA_OK) {
-        return say_failure(app, SAY_READING, fused, status, &error);
-    }
-    all->bindings = app_alloc(count, sizeof *all->bindings);
-    all->strengths = app_alloc(count, sizeof *all->strengths);
-    for (size_t i = 0; i < count && code == 0; i++) {
-        code = unfuse_bind(app, all, arguments[i], &error);
-    }
-    return code;
-}
-
-static void unfuse_close(unfuse_adapters *all)
-{
-    for (size_t i = 0; i < all->count; i++) {
-        lora_binding_destroy((lora_binding *)(uintptr_t)all->bindings[i]);
-    }
-    free((void *)(uintptr_t)all->bindings);
-    free(all->strengths);
-    lora_model_destroy(all->model);
-}
 
 static void unfuse_report(app_state *app,
                           const char *fused,
@@ -132,7 +64,7 @@ unfuse_run(app_state *app, int count, char **operands, const void *settings)
 {
     const unfuse_settings *own = settings;
     const char *fused = operands[0];
-    unfuse_adapters all = {NULL, NULL, NULL, 0};
+    bound_adapters all = {NULL, NULL, NULL, 0};
     lora_model_unfuse_options options;
     lora_report *report = NULL;
     lora_error error;
@@ -147,12 +79,16 @@ unfuse_run(app_state *app, int count, char **operands, const void *settings)
     lora_model_unfuse_options_init(&options, sizeof options);
     options.flags = (app->common.force ? LORA_FUSE_OVERWRITE : 0u) |
                     (app->common.dry_run ? LORA_FUSE_DRY_RUN : 0u);
-    code = unfuse_open(app, &all, fused, operands + 1, (size_t)count - 1);
+    /* A model is opened for adapters alone. */
+    code = count == 1 ? 0
+                      : bound_open(app, &all, fused, operands + 1,
+                                   (size_t)count - 1, &own->select, 0);
     if (code == 0) {
         const char *output = app->common.output;
         lora_status status =
             lora_model_unfuse(&report, app->context, fused, own->undo,
-                              output != NULL ? output : "", all.bindings,
+                              output != NULL ? output : "",
+                              (const lora_binding *const *)all.bindings,
                               all.strengths, all.count, &options, &error);
         if (status == LORA_OK) {
             unfuse_report(app, fused, own, report);
@@ -161,7 +97,7 @@ unfuse_run(app_state *app, int count, char **operands, const void *settings)
         }
     }
     lora_report_destroy(report);
-    unfuse_close(&all);
+    bound_close(&all);
     return code;
 }
 

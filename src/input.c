@@ -2,6 +2,7 @@
 #include "input.h"
 
 #include "opt.h"
+#include "say.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -93,4 +94,47 @@ lora_status input_open(app_state *app,
     }
     free(text);
     return status;
+}
+
+static int
+input_read_selection(app_state *app, lora_selection *out, const char *text)
+{
+    const char *equals = strrchr(text, '=');
+    size_t bytes = equals == NULL ? strlen(text) : (size_t)(equals - text);
+    int is_list = equals == NULL && strchr(text, ',') != NULL;
+    out->factor = 1.0;
+    if (bytes == 0 ||
+        (!is_list &&
+         (equals == NULL || !opt_read_real(&out->factor, equals + 1)))) {
+        return say_usage(app, "--select",
+                         "\"%s\" is neither PATTERN=FACTOR nor a list of block "
+                         "weights",
+                         text);
+    }
+    char *pattern = app_alloc(bytes + 1, 1);
+    memcpy(pattern, text, bytes);
+    pattern[bytes] = '\0';
+    out->pattern = pattern;
+    return 0;
+}
+
+int input_read_selections(app_state *app,
+                          lora_selection **out,
+                          const opt_list *texts)
+{
+    int code = 0;
+    *out = app_alloc(texts->count + 1, sizeof **out);
+    memset(*out, 0, (texts->count + 1) * sizeof **out);
+    for (size_t i = 0; i < texts->count && code == 0; i++) {
+        code = input_read_selection(app, &(*out)[i], texts->items[i]);
+    }
+    return code;
+}
+
+void input_release_selections(lora_selection *selections, size_t count)
+{
+    for (size_t i = 0; selections != NULL && i < count; i++) {
+        free((void *)(uintptr_t)selections[i].pattern);
+    }
+    free(selections);
 }
