@@ -289,14 +289,33 @@ LORA_PRIVATE lora_status lora__read_resolve(lora__reading *r,
 
 /* The file as a whole ------------------------------------------------------ */
 
+/* A bias alone is PEFT's beside an adapter of PEFT's. */
+static void resolve_lone_biases(lora__reading *r)
+{
+    int peft = 0;
+    int raw = 0;
+
+    for (size_t i = 0; i < r->module_count; i++) {
+        const lora__read_module *module = &r->modules[i];
+        peft |= module->real && !module->lone_bias &&
+                module->prefix->dialect == LORA__DIALECT_PEFT;
+        raw |= module->real && module->raw;
+    }
+    for (size_t i = 0; i < r->module_count; i++) {
+        lora__read_module *module = &r->modules[i];
+        if (module->lone_bias) {
+            module->real = module->real && peft;
+            module->dialect = raw ? LORA__DIALECT_PEFT_RAW : LORA__DIALECT_PEFT;
+        }
+    }
+}
+
 /* Settle what single names leave open. */
 static void resolve_harmonise(lora__reading *r)
 {
     int second = 0; /* a bare text encoder has what only the second one has */
     int ldm = 0;
     int bfl = 0;
-    int peft = 0;
-    int raw = 0;
 
     for (size_t i = 0; i < r->module_count; i++) {
         const lora__read_module *module = &r->modules[i];
@@ -304,9 +323,6 @@ static void resolve_harmonise(lora__reading *r)
         ldm |= module->real && module->dialect == LORA__DIALECT_KOHYA_SDXL;
         bfl |= module->real && !module->replaces &&
                module->dialect == LORA__DIALECT_BFL;
-        peft |= module->real && !module->lone_bias &&
-                module->prefix->dialect == LORA__DIALECT_PEFT;
-        raw |= module->real && module->raw;
         if (module->known != 0 && !module->place.both &&
             module->component < LORA__COMPONENT_TE) {
             r->originals += module->place.original ? 1 : -1;
@@ -327,10 +343,6 @@ static void resolve_harmonise(lora__reading *r)
         }
         if (module->replaces) {
             module->real = bfl && module->dialect == LORA__DIALECT_BFL;
-        }
-        if (module->lone_bias) {
-            module->real = module->real && peft;
-            module->dialect = raw ? LORA__DIALECT_PEFT_RAW : LORA__DIALECT_PEFT;
         }
     }
 }
@@ -477,6 +489,7 @@ LORA_PRIVATE lora_status lora__read_settle(lora__reading *r,
                                            lora__names *out,
                                            lora_error *error)
 {
+    resolve_lone_biases(r);
     resolve_harmonise(r);
     TRY(resolve_spell_targets(r, error));
     resolve_guess(r, out);
