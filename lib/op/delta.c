@@ -425,18 +425,20 @@ delta_save(delta_job *job, const char *path, lora_error *error)
                                   job->options.base, 0, error));
     }
     TRY(delta_plan(job, error));
-    delta_note_base(job);
     for (size_t i = 0; job->options.dry_run && i < job->count; i++) {
         TRY(delta_produce(job, i, delta_discard, NULL, error));
     }
     if (job->options.dry_run) {
+        delta_note_base(job);
         return LORA_OK;
     }
     TRY(lora__writer_open_file(&writer, job->adapter->context, path,
                                job->options.overwrite != 0, error));
-    return lora__safetensors_write(job->adapter->context, &writer, job->tensors,
-                                   job->count, NULL, 0, delta_produce, job,
-                                   error);
+    TRY(lora__safetensors_write(job->adapter->context, &writer, job->tensors,
+                                job->count, NULL, 0, delta_produce, job,
+                                error));
+    delta_note_base(job);
+    return LORA_OK;
 }
 
 static lora_status delta_check(delta_job *job, lora_error *error)
