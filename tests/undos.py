@@ -40,10 +40,11 @@ def extents(path):
                           for _, name, dtype, (a, b) in rows}
 
 
-def write(path, bases, fuseds, folder=False, predicted=None, adapters=()):
+def write(path, bases, fuseds, folder=False, predicted=None, adapters=(),
+          packed=True):
     """Of files before and after. `predicted` has a tensor's predicted bytes
     where these are what it is compared with; `adapters` what identifies
-    them."""
+    them; `packed`: what is predicted is deflated."""
     predicted = predicted or {}
     mode = 1 if predicted else 0
     files = [(base.name, *extents(base), fused.read_bytes())
@@ -67,8 +68,10 @@ def write(path, bases, fuseds, folder=False, predicted=None, adapters=()):
         records.append(record(HASH, 0, t, 0, 0, hashlib.sha256(before).digest()
                               + hashlib.sha256(after).digest()))
         if name in predicted:
-            delta = deflate(xor(before, predicted[name]))
-            records.append(record(DELTA, PACKED | PREDICTED, t, 0, size, delta))
+            delta = xor(before, predicted[name])
+            records.append(
+                record(DELTA, PACKED | PREDICTED, t, 0, size, deflate(delta))
+                if packed else record(DELTA, PREDICTED, t, 0, size, delta))
         elif before != after:
             half = size // 2 + 1
             delta = xor(before, after)

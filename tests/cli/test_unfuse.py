@@ -130,7 +130,8 @@ def try_predict(suite):
     other, _ = make_adapter(suite, "other.safetensors", 2)
     undo, out = suite.path("small.undo"), suite.path("predict.safetensors")
     undos.write(undo, [base], [fused], predicted=predicted,
-                adapters=[identity(adapter, strength)])
+                adapters=[identity(adapter, strength)],
+                packed=suite.json("version")["features"]["zlib"])
     run = suite.json("unfuse", fused, f"{adapter}:0.5", "--undo", undo, "-o",
                      out)
     equal(out.read_bytes(), base.read_bytes(), "the file of before")
