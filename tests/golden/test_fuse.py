@@ -173,6 +173,32 @@ def test_bounds(suite):
                 f"{dtype}: {got}, expected {want}")
 
 
+def test_overflow(suite):
+    """In F8 what is too large is NaN, or an infinity where the type has one, as
+    torch has it; the largest number when told so. NaN stays NaN."""
+    for dtype, beyond in (("F8_E4M3", np.nan), ("F8_E5M2", np.inf)):
+        largest = fusing.FLOATS[dtype][2]
+        half = fusing.spacing(largest, dtype) / 2  # a tie, to even: the largest
+        weight = stored([[largest, -largest, largest, largest, np.nan, 1.0]],
+                        dtype)
+        change = np.array([[half * 1.01, -2.0 * half, half, -largest, 8.0,
+                            100.0 * largest]])
+        base = suite.path("base.safetensors")
+        support.write_file(base, {TARGET + ".weight": weight})
+        module = Module(np.random.default_rng(4), change.shape, rank=1)
+        module.down, module.up = change.astype("f4"), np.ones((1, 1), "f4")
+        module.fill()
+        adapter = fusing.write_adapter(suite.path("a.safetensors"),
+                                       {KOHYA: module})
+        for more, past, even in (((), beyond, tie),
+                                 (("--saturate",), largest, largest)):
+            got = fusing.numbers(fuse(suite, base, [adapter], *more))
+            got = got[TARGET + ".weight"]
+            want = [[past, -past, even, 0.0, np.nan, past]]
+            require(np.array_equal(got, want, equal_nan=True),
+                    f"{dtype} {more}: {got}, expected {want}")
+
+
 # Several --------------------------------------------------------------------
 
 def test_several(suite):
@@ -393,7 +419,7 @@ def main():
                 test_refused(suite, folder, entry)
             else:
                 test_patched(suite, folder, entry)
-    for test in (test_types, test_wide, test_bounds, test_several, test_order,
+    for test in (test_types, test_wide, test_bounds, test_overflow, test_several, test_order,
                  test_dora_rules, test_weights, test_select, test_stochastic,
                  test_seeds):
         with suite.case(test.__name__[5:]):
