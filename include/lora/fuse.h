@@ -59,8 +59,9 @@ LORA_API void lora_model_fuse_options_init(lora_model_fuse_options *options,
  *  Adapters are applied in the order given: what does not depend on the weight
  *  is added, and a kind that does (DoRA, OFT, BOFT, (IA)^3, GLoRA, T-LoRA) has
  *  the weight that those before it left, unrounded. Rows are summed in F32 and
- *  rounded once, to nearest even. Every tensor keeps name, type and place; what
- *  no adapter changes is copied. Reads and writes tensor by tensor: the memory
+ *  rounded once, to nearest even. Every tensor keeps name, type and place, and
+ *  metadata stay but for hashes of the tensors; what no adapter changes is
+ *  copied. Reads and writes tensor by tensor: the memory
  *  is that of the largest factors.
  *
  *  A model of one file becomes one file. A model of several (an index of

@@ -207,6 +207,9 @@ LORA_PRIVATE lora_status lora__emit_summary(char out_rank[LORA__SUMMARY_TEXT],
                                             const lora_strength *strength,
                                             lora_error *error);
 
+/* 1 for a key of metadata whose value is a hash of the tensors. */
+LORA_PRIVATE int lora__metadata_is_hash(const char *key);
+
 /* Bring the hashes in the metadata of a result in line with its tensors;
  * *adapter may be replaced. Where numbers `changed`, those that are there are
  * computed anew. Where only names did, which puts tensors in another order,

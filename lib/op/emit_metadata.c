@@ -223,6 +223,16 @@ LORA_PRIVATE lora_status lora__emit_summary(char out_rank[LORA__SUMMARY_TEXT],
 static const char *const metadata_hashes[] = {
     "sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256"};
 
+LORA_PRIVATE int lora__metadata_is_hash(const char *key)
+{
+    int found = 0;
+
+    for (size_t i = 0; i < LORA__COUNT(metadata_hashes); i++) {
+        found |= strcmp(key, metadata_hashes[i]) == 0;
+    }
+    return found;
+}
+
 static int metadata_has_hashes(const lora__container *container)
 {
     int found = 0;

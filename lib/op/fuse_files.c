@@ -7,6 +7,7 @@
 #include "format/folder.h"
 #include "format/shards.h"
 #include "format/sort.h"
+#include "op/emit.h"
 #include "op/report.h"
 
 #include <stdio.h>
@@ -122,23 +123,6 @@ static lora_status files_name_within(const char **out,
 
 /* ---- heads ------------------------------------------------------------- */
 
-/* As the model's file begins. */
-static lora_status
-files_keep_head(lora__fuse *job, lora__fuse_file *file, lora_error *error)
-{
-    const lora__container *from = file->container;
-    void *memory;
-
-    if (!lora__u64_to_size(from->data_offset, &file->head_bytes)) {
-        return lora__fail_memory(error, from->data_offset);
-    }
-    TRY(lora__arena_zeroed(&memory, &job->arena, file->head_bytes, 1, error));
-    file->head = memory;
-    file->bytes = from->file_bytes;
-    return lora__reader_read(&from->reader, 0, memory, file->head_bytes,
-                             from->path, error);
-}
-
 static lora_status files_keep_text(lora__fuse *job,
                                    lora__fuse_file *file,
                                    const lora__buffer *text,
@@ -148,6 +132,76 @@ static lora_status files_keep_text(lora__fuse *job,
     file->head_bytes = text->bytes;
     return lora__arena_string(&file->head, &job->arena, text->data, text->bytes,
                               error);
+}
+
+/* The metadata of a file without hashes of its tensors, which are others. */
+static lora_status files_fresh_metadata(lora__metadata **out,
+                                        size_t *out_count,
+                                        lora__fuse *job,
+                                        const lora__container *from,
+                                        lora_error *error)
+{
+    void *memory;
+
+    TRY(lora__arena_zeroed(&memory, &job->arena, from->metadata_count,
+                           sizeof **out, error));
+    *out = memory;
+    *out_count = 0;
+    for (size_t i = 0; i < from->metadata_count; i++) {
+        if (job->change_count == 0 ||
+            !lora__metadata_is_hash(from->metadata[i].key)) {
+            (*out)[(*out_count)++] = from->metadata[i];
+        }
+    }
+    return LORA_OK;
+}
+
+/* A head of the size that the file's has, without those hashes. */
+static lora_status files_refresh_head(lora__fuse *job,
+                                      lora__fuse_file *file,
+                                      const lora__metadata *metadata,
+                                      size_t metadata_count,
+                                      lora_error *error)
+{
+    const lora__container *from = file->container;
+    lora__out_tensor *tensors;
+    lora__buffer head;
+    uint64_t data_bytes;
+    lora_status status;
+
+    TRY(lora__safetensors_list(&tensors, &job->arena, from, error));
+    lora__buffer_init(&head, job->context);
+    status = lora__safetensors_put_header(
+        &head, &data_bytes, tensors, from->entry_count, metadata,
+        metadata_count, file->head_bytes - 8, error);
+    if (status == LORA_OK && head.bytes == file->head_bytes) {
+        status = files_keep_text(job, file, &head, error);
+    }
+    lora__buffer_destroy(&head);
+    return status;
+}
+
+/* As the model's file begins, but for hashes of tensors that change. */
+static lora_status
+files_keep_head(lora__fuse *job, lora__fuse_file *file, lora_error *error)
+{
+    const lora__container *from = file->container;
+    lora__metadata *metadata;
+    size_t count;
+    void *memory;
+
+    if (!lora__u64_to_size(from->data_offset, &file->head_bytes)) {
+        return lora__fail_memory(error, from->data_offset);
+    }
+    TRY(lora__arena_zeroed(&memory, &job->arena, file->head_bytes, 1, error));
+    file->head = memory;
+    file->bytes = from->file_bytes;
+    TRY(lora__reader_read(&from->reader, 0, memory, file->head_bytes,
+                          from->path, error));
+    TRY(files_fresh_metadata(&metadata, &count, job, from, error));
+    return count == from->metadata_count
+               ? LORA_OK
+               : files_refresh_head(job, file, metadata, count, error);
 }
 
 /* A head for some tensors of the file's container, and their places. `first`
@@ -160,6 +214,8 @@ static lora_status files_make_head(lora__fuse *job,
                                    lora_error *error)
 {
     static const lora__metadata of_torch[] = {{"format", "pt"}};
+    lora__metadata *metadata;
+    size_t metadata_count;
     lora__fuse_file *made = &job->files[file];
     const lora__container *from = made->container;
     int kept = files_is_kept(from);
@@ -167,10 +223,11 @@ static lora_status files_make_head(lora__fuse *job,
     uint64_t offset;
     lora_status status;
 
+    TRY(files_fresh_metadata(&metadata, &metadata_count, job, from, error));
     lora__buffer_init(&head, job->context);
     TRY_OR_DONE(lora__safetensors_put_header(
-        &head, &made->bytes, tensors, count, kept ? from->metadata : of_torch,
-        kept ? from->metadata_count : LORA__COUNT(of_torch), 0, error));
+        &head, &made->bytes, tensors, count, kept ? metadata : of_torch,
+        kept ? metadata_count : LORA__COUNT(of_torch), 0, error));
     TRY_OR_DONE(files_keep_text(job, made, &head, error));
     offset = made->head_bytes;
     made->bytes += offset;

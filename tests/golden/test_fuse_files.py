@@ -63,6 +63,25 @@ def head_of(path):
     return raw[:8 + struct.unpack("<Q", raw[:8])[0]]
 
 
+def test_hashes(suite):
+    """Hashes of the tensors that metadata have are not those of the new ones;
+    all else in them stays, and the header its size."""
+    rng = np.random.default_rng(2)
+    weight = stored(rng.standard_normal((6, 5)), "F16")
+    kept = {"modelspec.title": "a", "format": "pt"}
+    base = support.write_file(
+        suite.path("base.safetensors"), {NAME: weight, "b": weight},
+        {**kept, "modelspec.hash_sha256": "0x1", "sshs_model_hash": "2",
+         "sshs_legacy_hash": "3"}) or suite.path("base.safetensors")
+    module, adapter = adapter_for(suite, rng, (6, 5))
+    out = fuse(suite, base, [adapter])
+    check_one(out, weight, module)
+    equal(support.read_file(out)[1], kept, "metadata")
+    equal(len(head_of(out)), len(head_of(base)), "bytes of the header")
+    same = fuse(suite, base, [f"{adapter}:0"])
+    equal(same.read_bytes() == base.read_bytes(), True, "nothing was changed")
+
+
 def test_header(suite):
     """The header has its bytes: its order, spaces, and what other writers put
     into it."""
@@ -406,7 +425,7 @@ def test_torch(suite):
 
 def main():
     suite = support.Suite(__doc__.splitlines()[0])
-    for test in (test_header, test_official, test_scaled, test_shards,
+    for test in (test_hashes, test_header, test_official, test_scaled, test_shards,
                  test_pipeline, test_cut, test_gguf_file, test_torch):
         with suite.case(test.__name__[5:]):
             test(suite)
