@@ -6,12 +6,14 @@ import hashlib
 import struct
 import zlib
 
+import numpy as np
 import support
 
 MAGIC = b"LORAUND1"
 BEGIN, ADAPTER, FILE, TENSOR, DATA, DELTA, HASH, END = range(1, 9)
 PACKED, PREDICTED = 1, 2
 TYPES = {"F32": 18, "F16": 14, "BF16": 15}  # LORA_DTYPE_*
+SIZES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
 def record(kind, flags, index, offset, size, payload=b""):
@@ -22,6 +24,21 @@ def record(kind, flags, index, offset, size, payload=b""):
 
 def xor(a, b):
     return bytes(x ^ y for x, y in zip(a, b))
+
+
+def apart(before, predicted, size):
+    """How far floats are from predicted ones, as the layout has it: their codes
+    in the order of values, differences zigzag, byte by byte of all of them."""
+    kind = {1: np.uint8, 2: np.uint16, 4: np.uint32}[size]
+    top = 1 << (8 * size - 1)
+
+    def order(data):
+        codes = np.frombuffer(data, kind).astype(np.int64)
+        return np.where(codes >= top, 2 * top - 1 - codes, codes + top)
+
+    d = (order(before) - order(predicted) + top) % (2 * top) - top
+    zigzag = np.where(d < 0, -2 * d - 1, 2 * d).astype(kind)
+    return zigzag.view(np.uint8).reshape(-1, size).T.tobytes()
 
 
 def deflate(data):
@@ -62,13 +79,13 @@ def write(path, bases, fuseds, folder=False, predicted=None, adapters=(),
                 for t, (f, name, dtype, offset, size) in enumerate(tensors)]
     records += [record(DATA, 0, f, 0, start, whole[:start])
                 for f, (_, whole, start, _, _) in enumerate(files)]
-    for t, (f, name, _, offset, size) in reversed(list(enumerate(tensors))):
+    for t, (f, name, dtype, offset, size) in reversed(list(enumerate(tensors))):
         before = files[f][1][offset:offset + size]
         after = files[f][4][offset:offset + size]
         records.append(record(HASH, 0, t, 0, 0, hashlib.sha256(before).digest()
                               + hashlib.sha256(after).digest()))
         if name in predicted:
-            delta = xor(before, predicted[name])
+            delta = apart(before, predicted[name], SIZES[dtype])
             records.append(
                 record(DELTA, PACKED | PREDICTED, t, 0, size, deflate(delta))
                 if packed else record(DELTA, PREDICTED, t, 0, size, delta))

@@ -108,9 +108,11 @@ LORA_PRIVATE lora_status lora__deflate(size_t *out_packed,
                                        lora_context *context,
                                        const void *data,
                                        size_t bytes,
+                                       size_t dense,
                                        lora_error *error)
 {
     z_stream z;
+    int code = Z_OK;
 
     *out_packed = 0;
     if (bytes == 0 || bytes > UINT_MAX) {
@@ -121,14 +123,19 @@ LORA_PRIVATE lora_status lora__deflate(size_t *out_packed,
     z.zfree = inflate_free;
     z.opaque = context;
     z.next_in = (Bytef *)(uintptr_t)data;
-    z.avail_in = (uInt)bytes;
+    z.avail_in = (uInt)dense;
     z.next_out = out;
     z.avail_out = (uInt)bytes - 1;
     if (deflateInit2(&z, Z_BEST_SPEED, Z_DEFLATED, -MAX_WBITS, MAX_MEM_LEVEL,
-                     Z_RLE) != Z_OK) {
+                     dense != 0 ? Z_HUFFMAN_ONLY : Z_RLE) != Z_OK) {
         return lora__fail_memory(error, INFLATE_CHUNK);
     }
-    if (deflate(&z, Z_FINISH) == Z_STREAM_END) {
+    if (dense != 0) {
+        /* This packs what came before it. */
+        code = deflateParams(&z, Z_BEST_SPEED, Z_RLE);
+    }
+    z.avail_in += (uInt)(bytes - dense);
+    if (code == Z_OK && deflate(&z, Z_FINISH) == Z_STREAM_END) {
         *out_packed = bytes - 1 - z.avail_out;
     }
     deflateEnd(&z);
@@ -142,6 +149,7 @@ LORA_PRIVATE lora_status lora__deflate(size_t *out_packed,
                                        lora_context *context,
                                        const void *data,
                                        size_t bytes,
+                                       size_t dense,
                                        lora_error *error)
 {
     (void)out;

@@ -19,13 +19,15 @@ LORA_PRIVATE lora_status lora__inflate(unsigned char *out,
                                        lora_error *error);
 
 /* Pack quickly what is mostly zeros or has few values: differences, of which
- * only runs and frequencies are looked for. Into less than `bytes` bytes.
- * *out_packed is 0 where they do not become less, or there is no zlib. */
+ * only frequencies and, past the first `dense` bytes, runs are looked for. Into
+ * less than `bytes` bytes. *out_packed is 0 where they do not become less, or
+ * there is no zlib. */
 LORA_PRIVATE lora_status lora__deflate(size_t *out_packed,
                                        unsigned char *out,
                                        lora_context *context,
                                        const void *data,
                                        size_t bytes,
+                                       size_t dense,
                                        lora_error *error);
 
 #endif

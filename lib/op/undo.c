@@ -71,17 +71,18 @@ static lora_status undo_append(lora__undo *undo,
 }
 
 /* A record of a piece of at most LORA__UNDO_PIECE bytes, packed where that
- * helps; `room` is for as many. */
+ * helps; `room` is for as many. The first `dense` bytes have no runs. */
 static lora_status undo_append_piece(lora__undo *undo,
                                      lora__undo_head *head,
                                      const unsigned char *data,
                                      unsigned char *room,
+                                     size_t dense,
                                      lora_error *error)
 {
     size_t packed;
 
     TRY(lora__deflate(&packed, room, undo->context, data, (size_t)head->bytes,
-                      error));
+                      dense, error));
     head->flags |= packed != 0 ? LORA__UNDO_PACKED : 0;
     head->payload = (uint32_t)(packed != 0 ? packed : head->bytes);
     return undo_append(undo, head, packed != 0 ? room : data, error);
@@ -285,7 +286,7 @@ static lora_status undo_keep(lora__undo *undo,
             end - begin < LORA__UNDO_PIECE ? end - begin : LORA__UNDO_PIECE;
         TRY(lora__reader_read(reader, begin, room, (size_t)head.bytes,
                               undo->files[file].path, error));
-        TRY(undo_append_piece(undo, &head, room, room + LORA__UNDO_PIECE,
+        TRY(undo_append_piece(undo, &head, room, room + LORA__UNDO_PIECE, 0,
                               error));
         begin += head.bytes;
     }
@@ -518,6 +519,7 @@ LORA_PRIVATE lora_status lora__undo_put(lora__undo *undo,
     const unsigned char *is = predicted != NULL ? predicted : after;
     const size_t most = bytes < LORA__UNDO_PIECE ? bytes : LORA__UNDO_PIECE;
     const lora__tensor *of = &undo->patched->model->tensors[tensor];
+    const size_t size = lora_dtype_bits(of->entry->dtype) / 8;
     unsigned char *room;
     lora_status status = LORA_OK;
 
@@ -540,10 +542,16 @@ LORA_PRIVATE lora_status lora__undo_put(lora__undo *undo,
         size_t some = bytes - done < most ? bytes - done : most;
         head.bytes = some;
         head.flags = predicted != NULL ? LORA__UNDO_PREDICTED : 0;
-        memcpy(room, was + done, some);
-        lora__undo_xor(room, is + done, some);
+        if (predicted != NULL) {
+            lora__undo_part(room, was + done, is + done, size, some);
+        } else {
+            memcpy(room, was + done, some);
+            lora__undo_xor(room, is + done, some);
+        }
         if (predicted != NULL || !undo_is_zero(room, some)) {
-            status = undo_append_piece(undo, &head, room, room + most, error);
+            status =
+                undo_append_piece(undo, &head, room, room + most,
+                                  predicted != NULL ? some / size : 0, error);
         }
     }
     lora__free(undo->context, room, 2 * most, LORA__ALIGN);

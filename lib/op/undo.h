@@ -3,9 +3,9 @@
  *
  * Nothing is subtracted: what two roundings leave is not what was there. Kept
  * is the stored tensor before, xor what whoever undoes has anyway: the tensor
- * after, or, where adapters only add, what subtracting them would give, which
- * is nearly right and so packs well. All bytes of the files that are no tensor
- * data are kept as they are.
+ * after; or, where adapters only add, how far it is from what subtracting them
+ * would give, which is nearly right and so packs well. All bytes of the files
+ * that are no tensor data are kept as they are.
  *
  * undo_record.h has the layout, undo_read.h the way back.
  */
@@ -17,8 +17,8 @@
 
 typedef struct lora__undo lora__undo;
 
-/* What is kept of a changed tensor: before xor after, or before xor predicted,
- * for which the adapters are needed again. */
+/* What is kept of a changed tensor: before xor after, or how far predicted
+ * numbers are from it, for which the adapters are needed again. */
 enum { LORA__UNDO_RAW = 0, LORA__UNDO_PREDICT = 1 };
 
 /* Begin an undo file at `path`, as a temporary file beside it until it is
@@ -33,9 +33,10 @@ LORA_PRIVATE lora_status lora__undo_create(lora__undo **out,
                                            lora_error *error);
 
 /* Some stored bytes of a changed tensor, from `offset` on, before and after.
- * With `predicted`, what lora__undo_predict() makes of those after, before xor
- * predicted is kept. Bytes that are told of no change stay. Any thread, any
- * order, no byte twice. UNSUPPORTED for tensors whose blocks are decoded. */
+ * With `predicted`, what lora__undo_predict() makes of those after, which are
+ * whole numbers, how far these are from that is kept. Bytes that are told of no
+ * change stay. Any thread, any order, no byte twice. UNSUPPORTED for tensors
+ * whose blocks are decoded. */
 LORA_PRIVATE lora_status lora__undo_put(lora__undo *undo,
                                         size_t tensor,
                                         uint64_t offset,

@@ -154,6 +154,108 @@ LORA_PRIVATE lora_status lora__undo_hash_place(uint8_t out[32],
     return LORA_OK;
 }
 
+/* Little-endian numbers of so many bytes; the sizes are constants where these
+ * are called. */
+static inline uint64_t undo_load(const unsigned char *at, size_t size)
+{
+    uint64_t value = 0;
+
+    memcpy(&value, at, size);
+    return value;
+}
+
+/* Codes in the order of values, and back: a sign and a magnitude as one
+ * number. */
+static inline uint64_t undo_ordered(uint64_t code, uint64_t sign)
+{
+    return (code & sign) != 0 ? ~code : code | sign;
+}
+
+static inline uint64_t undo_unordered(uint64_t order, uint64_t sign)
+{
+    return (order & sign) != 0 ? order & ~sign : ~order;
+}
+
+static inline void undo_part_sized(unsigned char *out,
+                                   const unsigned char *numbers,
+                                   const unsigned char *predicted,
+                                   size_t size,
+                                   size_t count)
+{
+    const uint64_t sign = (uint64_t)1 << (8 * size - 1);
+
+    for (size_t i = 0; i < count; i++) {
+        uint64_t d = undo_ordered(undo_load(numbers + i * size, size), sign) -
+                     undo_ordered(undo_load(predicted + i * size, size), sign);
+        d = (d & sign) != 0 ? ~(d << 1) : d << 1;
+        for (size_t b = 0; b < size; b++) {
+            out[b * count + i] = (unsigned char)(d >> (8 * b));
+        }
+    }
+}
+
+static inline void undo_join_sized(unsigned char *out,
+                                   const unsigned char *parted,
+                                   size_t size,
+                                   size_t count)
+{
+    const uint64_t sign = (uint64_t)1 << (8 * size - 1);
+
+    for (size_t i = 0; i < count; i++) {
+        uint64_t d = 0;
+        for (size_t b = 0; b < size; b++) {
+            d |= (uint64_t)parted[b * count + i] << (8 * b);
+        }
+        d = (d & 1) != 0 ? ~(d >> 1) : d >> 1;
+        d = undo_unordered(
+            undo_ordered(undo_load(out + i * size, size), sign) + d, sign);
+        memcpy(out + i * size, &d, size);
+    }
+}
+
+LORA_PRIVATE void lora__undo_part(unsigned char *out,
+                                  const unsigned char *numbers,
+                                  const unsigned char *predicted,
+                                  size_t size,
+                                  size_t bytes)
+{
+    switch (size) {
+    case 1:
+        undo_part_sized(out, numbers, predicted, 1, bytes);
+        break;
+    case 2:
+        undo_part_sized(out, numbers, predicted, 2, bytes / 2);
+        break;
+    case 4:
+        undo_part_sized(out, numbers, predicted, 4, bytes / 4);
+        break;
+    default:
+        undo_part_sized(out, numbers, predicted, 8, bytes / 8);
+        break;
+    }
+}
+
+LORA_PRIVATE void lora__undo_join(unsigned char *out,
+                                  const unsigned char *parted,
+                                  size_t size,
+                                  size_t bytes)
+{
+    switch (size) {
+    case 1:
+        undo_join_sized(out, parted, 1, bytes);
+        break;
+    case 2:
+        undo_join_sized(out, parted, 2, bytes / 2);
+        break;
+    case 4:
+        undo_join_sized(out, parted, 4, bytes / 4);
+        break;
+    default:
+        undo_join_sized(out, parted, 8, bytes / 8);
+        break;
+    }
+}
+
 LORA_PRIVATE void
 lora__undo_xor(unsigned char *out, const unsigned char *with, size_t bytes)
 {

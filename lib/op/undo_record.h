@@ -16,7 +16,8 @@
  *   FILE     which    0        of it       its name, below the folder
  *   TENSOR   which    in file  of it       file, dtype: u32 each; its name
  *   DATA     file     in file  unpacked    bytes that are no tensor's
- *   DELTA    tensor   in it    unpacked    before xor after or predicted
+ *   DELTA    tensor   in it    unpacked    before xor after; or how far before
+ *                                          is from what is predicted
  *   HASH     tensor   0        0           SHA-256 before, after
  *   END      records  0        0
  *
@@ -114,6 +115,22 @@ LORA_PRIVATE lora_status lora__undo_hash_place(uint8_t out[32],
                                                const lora__undo_place *place,
                                                lora_context *context,
                                                lora_error *error);
+
+/* How far numbers are from those that were predicted, which is little: codes of
+ * floats taken as whole numbers in the order of their values, the difference
+ * d as 2 d, or -2 d - 1 where it is negative; first the lowest bytes of all of
+ * them, then the next ones. `size` is that of a number, at most 8. */
+LORA_PRIVATE void lora__undo_part(unsigned char *out,
+                                  const unsigned char *numbers,
+                                  const unsigned char *predicted,
+                                  size_t size,
+                                  size_t bytes);
+
+/* The numbers again; `out` has the predicted ones. */
+LORA_PRIVATE void lora__undo_join(unsigned char *out,
+                                  const unsigned char *parted,
+                                  size_t size,
+                                  size_t bytes);
 
 /* out[i] ^= with[i] */
 LORA_PRIVATE void

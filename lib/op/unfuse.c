@@ -385,8 +385,11 @@ static lora_status unfuse_step(unfuse_work *w,
                                   error));
         if ((piece->flags & LORA__UNDO_PREDICTED) != 0) {
             TRY(unfuse_predict(w, piece, error));
+            lora__undo_join(w->bytes, w->delta,
+                            lora_dtype_bits(w->tensor->dtype) / 8, bytes);
+        } else {
+            lora__undo_xor(w->bytes, w->delta, bytes);
         }
-        lora__undo_xor(w->bytes, w->delta, bytes);
     }
     if (w->tensor->delta_count > 0) {
         lora__sha256_update(&w->before, w->bytes, bytes);
