@@ -270,6 +270,27 @@ def try_light_sizes(bench, program):
         "light_sizes: payload and names", text)
 
 
+def try_merge_in_memory(bench, program):
+    """All rows of all modules are kept while the adapter is in, none after."""
+    for adapter in bench.adapters:
+        tensors, _ = support.read_file(adapter)
+        size = 2 * sum(support.module_change(tensors, name).size
+                       for name in support.module_names(tensors))
+        for strength in ("1", "0"):
+            text = bench.run("merge_in_memory", [program, adapter, strength])
+            said = re.findall(r"(\w+): (\d+) changed, (\d+) bytes kept", text)
+            kept = size if strength == "1" else 0
+            bench.checks.check(
+                [(word, int(count)) for word, _, count in said] ==
+                [("in", kept), ("half", kept), ("out", 0)],
+                f"merge_in_memory: {kept} bytes kept", text)
+            bench.checks.check(
+                [int(count) > 0 for _, count, _ in said] ==
+                2 * [kept > 0] + [False], "merge_in_memory: changes", text)
+    bench.run("merge_in_memory: a folder", [program, bench.folder, "1"],
+              code=1)
+
+
 def try_readme(bench):
     """The first C block of README.md is a program: it must say what its
     comment promises."""
@@ -294,7 +315,8 @@ def main():
              "progress_cancel": try_progress_cancel,
              "custom_io": try_custom_io, "arena": try_arena,
              "job_system": try_job_system, "train_lora": try_train_lora,
-             "light_sizes": try_light_sizes}
+             "light_sizes": try_light_sizes,
+             "merge_in_memory": try_merge_in_memory}
     there = {path.stem for path in EXAMPLES.glob("*.c")}
     checks.check(there == set(tried), f"examples: {there ^ set(tried)}")
     table = (EXAMPLES / "README.md").read_text("utf-8")
