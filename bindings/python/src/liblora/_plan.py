@@ -7,7 +7,8 @@ from typing import Any, Iterable, Mapping, Optional, Union
 
 from . import _arrays, _core, _errors, _ffi
 from ._adapter import Adapter, _rule
-from ._core import Context, Handle, options, text
+from ._bind import Binding, Model, bind
+from ._core import Context, Handle, options
 from ._library import lib
 
 Strength = Union[float, "tuple[float, float]"]
@@ -55,13 +56,16 @@ class Plan:
         self._memory = {name: _arrays.borrow(array, True)
                         for name, array in pairs}
         self._names = list(self._memory)
-        self._model = self._make_model(family)
+        self.model = Model(family=family, context=self._context)
+        for name, memory in self._memory.items():
+            self.model.add(name, memory.shape or (1,),
+                           dtype=_arrays.dtype_name(memory.dtype))
         flags = (_ffi.LORA_PLAN_STOCHASTIC * (seed is not None) |
                  _ffi.LORA_PLAN_SATURATE * bool(saturate) |
                  _ffi.LORA_PLAN_SAVE_NONE * (saved_bytes == 0))
         out = ctypes.POINTER(_ffi.lora_plan)()
         self._context.call(
-            lib.lora_plan_create, out, self._model,
+            lib.lora_plan_create, out, self.model._handle,
             options(_ffi.lora_plan_options, saved_bytes=saved_bytes or 0,
                     seed=seed or 0, flags=flags,
                     strength_rule=_rule("strength_rule", strength_rule),
@@ -74,45 +78,27 @@ class Plan:
                 options(_ffi.lora_plan_memory, data=memory.address,
                         dtype=memory.dtype))
 
-    def _make_model(self, family: Optional[str]) -> Handle:
-        out = ctypes.POINTER(_ffi.lora_model)()
-        self._context.call(
-            lib.lora_model_create, out, self._context._handle,
-            options(_ffi.lora_model_options,
-                    family=None if family is None else text(family)))
-        model = Handle(out, lib.lora_model_destroy)
-        for name, memory in self._memory.items():
-            shape = memory.shape or (1,)
-            if len(shape) > _ffi.LORA_MAX_DIMS:
-                raise _errors.make(_ffi.LORA_ERROR_SHAPE,
-                                   "too many dimensions", name)
-            row = options(_ffi.lora_model_tensor, name=text(name),
-                          ndim=len(shape), dtype=memory.dtype)
-            row.shape[:len(shape)] = shape
-            self._context.call(lib.lora_model_add, model, row)
-        self._context.call(lib.lora_model_seal, model)
-        return model
-
-    def _bind(self, adapter: Adapter) -> Handle:
-        out = ctypes.POINTER(_ffi.lora_binding)()
-        self._context.call(lib.lora_binding_create, out, self._model,
-                           adapter._handle, None)
-        binding = Handle(out, lib.lora_binding_destroy)
-        info = options(_ffi.lora_binding_info)
-        self._context.call(lib.lora_binding_get_info, info, binding)
-        if not info.share:
+    def _bind(self, adapter: Union[Adapter, Binding], **how: Any) -> Binding:
+        binding = (adapter if isinstance(adapter, Binding) else
+                   bind(adapter, self.model, **how))
+        if not binding.bound:
             raise _errors.make(_ffi.LORA_ERROR_KEY,
                                "nothing of the adapter is in these weights")
         return binding
 
-    def add(self, adapter: Adapter, strength: Strength = 1.0) -> int:
-        """Put an adapter behind those that are there, at a strength, or one for
-        the model and one for text encoders. Gives its number. An adapter that
-        has nothing for these weights is refused; what else it has is left
-        out."""
+    def add(self, adapter: Union[Adapter, Binding], strength: Strength = 1.0,
+            *, select: Optional[Mapping[str, float]] = None,
+            strict: bool = False) -> int:
+        """Put an adapter, or what bind() made of one and .model, behind those
+        that are there, at a strength, or one for the model and one for text
+        encoders. Gives its number. An adapter that has nothing for these
+        weights is refused; what else it has is left out, if not `strict`.
+        `select` is that of bind()."""
         out = ctypes.c_uint64()
         self._context.call(lib.lora_plan_add, out, self._handle,
-                           self._bind(adapter), _strength(strength))
+                           self._bind(adapter, select=select,
+                                      strict=strict)._handle,
+                           _strength(strength))
         self._ids.append(out.value)
         return out.value
 
@@ -121,11 +107,11 @@ class Plan:
         self._context.call(lib.lora_plan_remove, self._handle, number)
         self._ids.remove(number)
 
-    def replace(self, number: int, adapter: Adapter, strength: Strength = 1.0
-                ) -> None:
+    def replace(self, number: int, adapter: Union[Adapter, Binding],
+                strength: Strength = 1.0) -> None:
         """Put an adapter in the place of another one."""
         self._context.call(lib.lora_plan_replace, self._handle, number,
-                           self._bind(adapter), _strength(strength))
+                           self._bind(adapter)._handle, _strength(strength))
 
     def set_strength(self, number: int, strength: Strength) -> None:
         """Make an adapter stronger or weaker."""
