@@ -1,5 +1,5 @@
-"""What files `lora fuse` makes of what files: all that no adapter changes is kept
-byte for byte; shards, folders, GGUF files and pickles.
+"""What files `lora fuse` makes of what files: all that no adapter changes is
+kept byte for byte; shards, folders, GGUF files and pickles.
 
 Numbers are judged as fusing.py says; files by the readers of support.py and of
 this one, and by the packages safetensors and gguf where these are installed.
@@ -26,7 +26,7 @@ import models  # noqa: E402
 import support  # noqa: E402
 import test_gguf  # noqa: E402
 from fusing import Module, fuse, fused, stored  # noqa: E402
-from support import OK, USAGE, equal, require, tensor  # noqa: E402
+from support import USAGE, equal, require, tensor  # noqa: E402
 from test_base import KOHYA, TARGET  # noqa: E402
 
 NAME = TARGET + ".weight"

@@ -1,8 +1,8 @@
-"""Fusing across layouts: an adapter in kohya's, diffusers' or the authors' names
-gives the same weights in a checkpoint as its authors lay it out, in one file,
-and as diffusers does, in a folder: for every family of the packed catalogues,
-with q, k and v in one weight or in three, halves that change places, and
-weights that one of the two stores transposed.
+"""Fusing across layouts: an adapter in kohya's, diffusers' or the authors'
+names gives the same weights in a checkpoint as its authors lay it out, in one
+file, and as diffusers does, in a folder: for every family of the packed
+catalogues, with q, k and v in one weight or in three, halves that change
+places, and weights that one of the two stores transposed.
 
 Layers have the names and parts of the real ones, and a few rows and columns.
 Numbers are judged as fusing.py says, each where its layout has it.
