@@ -201,7 +201,8 @@ def test_alone_kept(suite):
 def test_folder(suite):
     """PEFT looks for biases where its configuration says so, and makes adapters
     of what is among the targets."""
-    for files, said in ((Files(suite), "lora_only"), (Alone(suite), "all")):
+    for make, said in ((Files, "lora_only"), (Alone, "all")):
+        files = make(suite)
         folder = suite.path(f"folder of {said}")
         suite.run("convert", files.path, "-o", f"{folder}/")
         config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
