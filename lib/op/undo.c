@@ -527,11 +527,6 @@ LORA_PRIVATE lora_status lora__undo_put(lora__undo *undo,
     INVARIANT(offset <= undo->extents[tensor].bytes &&
                   bytes <= undo->extents[tensor].bytes - offset,
               error);
-    if (of->entry->quantised != NULL) {
-        return lora__fail(error, LORA_ERROR_UNSUPPORTED, LORA_NO_OFFSET,
-                          of->name, "no undo for changed blocks of %s",
-                          of->entry->quantised);
-    }
     room = lora__alloc(undo->context, 2 * most, LORA__ALIGN);
     if (room == NULL) {
         return lora__fail_memory(error, 2 * most);
@@ -564,20 +559,13 @@ LORA_PRIVATE lora_status lora__undo_hash(lora__undo *undo,
                                          const uint8_t after[32],
                                          lora_error *error)
 {
-    const lora__undo_place place =
-        lora__undo_find_place(undo->patched->model, tensor);
     const lora__undo_head head = {LORA__UNDO_HASH,      0, tensor, 0, 0,
                                   LORA__UNDO_HASH_BYTES};
     unsigned char payload[LORA__UNDO_HASH_BYTES];
     int again;
 
-    if (place.blocks) {
-        TRY(lora__undo_hash_place(payload, &place, undo->context, error));
-        memcpy(payload + 32, payload, 32);
-    } else {
-        memcpy(payload, before, 32);
-        memcpy(payload + 32, after, 32);
-    }
+    memcpy(payload, before, 32);
+    memcpy(payload + 32, after, 32);
     lora__mutex_lock(&undo->lock);
     again = undo->told[tensor];
     undo->told[tensor] = 1;

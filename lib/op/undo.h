@@ -35,8 +35,9 @@ LORA_PRIVATE lora_status lora__undo_create(lora__undo **out,
 /* Some stored bytes of a changed tensor, from `offset` on, before and after.
  * With `predicted`, what lora__undo_predict() makes of those after, which are
  * whole numbers, how far these are from that is kept. Bytes that are told of no
- * change stay. Any thread, any order, no byte twice. UNSUPPORTED for tensors
- * whose blocks are decoded. */
+ * change stay. Any thread, any order, no byte twice. Of tensors that are read as
+ * numbers and stored as blocks, the bytes are those of the blocks, and nothing
+ * is predicted. */
 LORA_PRIVATE lora_status lora__undo_put(lora__undo *undo,
                                         size_t tensor,
                                         uint64_t offset,
@@ -47,8 +48,7 @@ LORA_PRIVATE lora_status lora__undo_put(lora__undo *undo,
                                         lora_error *error);
 
 /* SHA-256 of a tensor's stored bytes before and after, once for every tensor,
- * changed or not. Any thread. Of tensors whose blocks are decoded the hashes
- * given are not looked at: their blocks are hashed here. */
+ * changed or not. Any thread. */
 LORA_PRIVATE lora_status lora__undo_hash(lora__undo *undo,
                                          size_t tensor,
                                          const uint8_t before[32],

@@ -286,8 +286,9 @@ static lora_status undo_scan_piece(undo_scan *s, lora_error *error)
         undo->mode != LORA__UNDO_PREDICT) {
         return undo_scan_damaged(s, "a flag that cannot be", error);
     }
-    if (!data && (undo->tensors[head->index].flags & LORA__UNDO_BLOCKS) != 0) {
-        return undo_scan_damaged(s, "changed blocks", error);
+    if ((head->flags & LORA__UNDO_PREDICTED) != 0 &&
+        (undo->tensors[head->index].flags & LORA__UNDO_BLOCKS) != 0) {
+        return undo_scan_damaged(s, "predicted blocks", error);
     }
     TRY(lora__grow(&memory, capacity, undo->context, *count + 1, sizeof *piece,
                    error));

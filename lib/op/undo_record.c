@@ -135,25 +135,6 @@ LORA_PRIVATE lora_status lora__undo_read_place(const lora__undo_place *place,
                                           place->container->path, error);
 }
 
-LORA_PRIVATE lora_status lora__undo_hash_place(uint8_t out[32],
-                                               const lora__undo_place *place,
-                                               lora_context *context,
-                                               lora_error *error)
-{
-    unsigned char chunk[UNDO_HASHED];
-    lora__sha256 sha;
-
-    lora__sha256_init(&sha, lora__context_get(context)->cpu);
-    for (uint64_t done = 0; done < place->bytes; done += sizeof chunk) {
-        const uint64_t left = place->bytes - done;
-        const size_t some = left < sizeof chunk ? (size_t)left : sizeof chunk;
-        TRY(lora__undo_read_place(place, done, chunk, some, error));
-        lora__sha256_update(&sha, chunk, some);
-    }
-    lora__sha256_finish(&sha, out);
-    return LORA_OK;
-}
-
 /* Little-endian numbers of so many bytes; the sizes are constants where these
  * are called. */
 static inline uint64_t undo_load(const unsigned char *at, size_t size)

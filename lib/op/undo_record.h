@@ -110,12 +110,6 @@ LORA_PRIVATE lora_status lora__undo_read_place(const lora__undo_place *place,
                                                size_t bytes,
                                                lora_error *error);
 
-/* SHA-256 of all of them. */
-LORA_PRIVATE lora_status lora__undo_hash_place(uint8_t out[32],
-                                               const lora__undo_place *place,
-                                               lora_context *context,
-                                               lora_error *error);
-
 /* How far numbers are from those that were predicted, which is little: codes of
  * floats taken as whole numbers in the order of their values, the difference
  * d as 2 d, or -2 d - 1 where it is negative; first the lowest bytes of all of

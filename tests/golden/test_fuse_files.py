@@ -342,6 +342,13 @@ def test_gguf_file(suite):
         at += len(t.data)
         equal(new[at:at + -len(t.data) % 32], bytes(-len(t.data) % 32), "pad")
         at += -len(t.data) % 32
+    undo, back = suite.path("gguf.undo"), suite.path("back.gguf")
+    for mode, adapters in (("raw", []), ("predict", [adapter])):
+        suite.run("fuse", base, adapter, "-o", out, "--force", "--undo", undo,
+                  "--undo-mode", mode)
+        suite.run("unfuse", out, *adapters, "--undo", undo, "-o", back,
+                  "--force")
+        equal(back.read_bytes() == old, True, f"{mode}: undone")
     run = suite.run("fuse", base, adapter, "-o", out, "--force")
     require(layers["Q4_0"] in run.err, f"no word of Q4_0: {run.err}")
     fuse(suite, base, [adapter], "--strict", code=support.MISMATCH)
