@@ -28,7 +28,7 @@ static const opt_spec fuse_options[] = {
     {"strict", 0, OPT_FLAG, NULL, "refuse unless all of every adapter fits",
      offsetof(fuse_settings, strict), 0, 0, 0},
     {"select", 0, OPT_LIST, "PATTERN=FACTOR",
-     "weigh these modules (repeatable), see lora help bind",
+     "weigh these modules, as bind does (repeatable)",
      offsetof(fuse_settings, select), 0, 0, 0},
     {"stochastic", 0, OPT_FLAG, NULL, "round up or down by chance, see --seed",
      offsetof(fuse_settings, stochastic), 0, 0, 0},

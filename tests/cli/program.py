@@ -14,6 +14,7 @@ import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
+import fusing  # noqa: E402
 import models  # noqa: E402
 import support  # noqa: E402
 import undos  # noqa: E402
@@ -38,6 +39,7 @@ BASE = {
     "extract": ["extract", BEFORE, AFTER, *OUT, "--rank", "4"],
     "embed": ["embed", "insert", ADAPTER, "token.safetensors", *OUT],
     "delta": ["delta", "half.safetensors", "--skip-bad", *OUT],
+    "fuse": ["fuse", "weights.safetensors", "pairs.safetensors", *OUT],
     "unfuse": ["unfuse", "fused.safetensors", "--undo", "fused.undo", *OUT],
     "light": ["light", "compress", ADAPTER, *OUT, "--down-size", "8",
               "--up-size", "4"],
@@ -111,6 +113,7 @@ class Cli:
         undos.write(self.folder / "fused.undo",
                     [self.folder / "fused.safetensors"],
                     [self.folder / "fused.safetensors"])
+        self.make_weights()
         vector = support.tensor([float(i) / 64 for i in range(768)])
         support.write_file(self.folder / "token.safetensors", {"<cat>": vector})
         support.write_file(self.folder / "bundle.safetensors", {
@@ -129,6 +132,22 @@ class Cli:
                             (self.folder / "config.json", 10)):
             path.write_text(json.dumps({"peft_type": "LORA", "r": 2,
                                         "lora_alpha": alpha}))
+
+    def make_weights(self):
+        """A model of two weights, and adapters for one, both, and more."""
+        rows = [[1.0, -1.0, 0.25]] * 4
+        support.write_file(self.folder / "weights.safetensors", {
+            "lora_unet_a.weight": support.tensor(rows, "F16"),
+            "lora_unet_b.weight": fusing.stored(rows, "F8_E4M3")})
+        for file, modules in (
+                ("pairs", {"a": 0.1, "b": 900.0}),  # F8 ends at 448
+                ("third", {"a": 0.1, "c": 0.1})):
+            tensors = {}
+            for name, up in modules.items():
+                name = f"lora_unet_{name}.lora_"
+                tensors[name + "down.weight"] = support.tensor([[1.0, 2.0, 3.0]])
+                tensors[name + "up.weight"] = support.tensor([[up]] * 4)
+            support.write_file(self.folder / f"{file}.safetensors", tensors)
 
     def make_models(self):
         """A base and a fine-tune of it, and what does not fit the base."""

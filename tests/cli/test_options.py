@@ -100,12 +100,17 @@ def check_completion(cli):
 
 # Every option is read --------------------------------------------------------
 
+def remove_results(cli):
+    for path in cli.folder.glob("result*"):
+        path.unlink()
+
+
 def outcome(cli, args):
     """All that a run shows: code, streams, and what it wrote."""
-    out = cli.folder / "result.safetensors"
-    out.unlink(missing_ok=True)
+    remove_results(cli)
     run = cli.run(*args, code=None)
-    data = out.read_bytes() if out.exists() else None
+    data = {path.name: path.read_bytes()
+            for path in cli.folder.glob("result*")}
     # Times and memory are not part of an outcome.
     return run.code, run.out, re.sub(r"\d+ ms, at most .*", "", run.err), data
 
@@ -133,6 +138,9 @@ MADE = ["extract", BEFORE, AFTER, *OUT]
 FIX = ["check", ADAPTER, "--fix"]
 DORA = ["delta", "dora.safetensors", *OUT]
 DORA_BASE = [*DORA, "--base", "dora-base.safetensors"]
+FUSE_DORA = ["fuse", "dora-base.safetensors", "dora.safetensors:0.5", *OUT]
+UNFUSE = ["unfuse", "selected.safetensors", "pairs.safetensors", "--undo",
+          "selected.undo", *OUT]
 CREATE = ["light", "create", *OUT, "--family", "sd15", "--target",
           "*mid_block*to_q"]
 
@@ -185,6 +193,15 @@ OWN = {
     ("extract", "no-metadata"): (["--dialect", "kohya"], ["--no-metadata"]),
     ("extract", "seed"): (["--rank", "1"], ["--seed", "3"]),
     ("extract", "dialect"): ([], ["--dialect", "kohya"]),
+    ("fuse", "undo"): ([], ["--undo", "result.undo"]),
+    ("fuse", "undo-mode"): (["--undo", "result.undo"],
+                            ["--undo-mode", "predict"]),
+    ("fuse", "strict"): (["third.safetensors"], ["--strict"]),
+    ("fuse", "select"): ([], ["--select", "*_a=0.5"]),
+    ("fuse", "stochastic"): ([], ["--stochastic"]),
+    ("fuse", "seed"): (["--stochastic"], ["--seed", "3"]),
+    ("fuse", "saturate"): ([], ["--saturate"]),
+    ("fuse", "shard-size"): ([], ["--shard-size", "16"]),
     ("embed", "form"): ([], ["--form", "token"]),
     ("embed", "token"): ([], ["--token", "dog"]),
     ("embed", "family"): ([], ["--family", "sdxl"]),
@@ -291,6 +308,11 @@ PAIRS = {
                              "--skip-bad"]),
     ("delta", "memory"): (["delta", ADAPTER, *OUT],
                           ["delta", ADAPTER, *OUT, "--memory", "4K"]),
+    ("fuse", "strength-rule"): (
+        FUSE_DORA, [*FUSE_DORA, "--strength-rule", "interpolate"]),
+    ("fuse", "dora"): ([*FUSE_DORA, "--dora", "peft"],
+                       [*FUSE_DORA, "--dora", "lycoris"]),
+    ("unfuse", "select"): (UNFUSE, [*UNFUSE, "--select", "*_a=0.5"]),
     ("unfuse", "undo"): (
         ["unfuse", "fused.safetensors", "--undo", "fused.undo", *OUT],
         ["unfuse", "fused.safetensors", "--undo", "nowhere", *OUT]),
@@ -341,7 +363,8 @@ CONFIG = {
 TERMINAL = {"no-progress", "no-color"}
 
 # Taken so that one set of options suits every verb; nothing to change there.
-NOTHING = {(verb, "seed") for verb in BASE if verb not in ("demo", "extract", "light")}
+NOTHING = {(verb, "seed") for verb in BASE 
+           if verb not in ("demo", "extract", "fuse", "light")}
 NOTHING |= {(verb, word) for verb in ("help", "completion")
             for word in ("quiet", "verbose")} | {("version", "verbose")}
 
@@ -434,6 +457,9 @@ def check_options(cli, suite):
     support.write_file(cli.folder / "dora.safetensors", dora)
     support.write_file(cli.folder / "dora-base.safetensors", {
         "lora_unet_a.weight": support.tensor([[1.0, -1.0, 0.25]] * 4)})
+    cli.run("fuse", "weights.safetensors", "pairs.safetensors", "-o",
+            "selected.safetensors", "--undo", "selected.undo", "--undo-mode",
+            "predict", "--select", "*_a=0.5")
     for verb in help_verbs(cli):
         for name in help_options(cli, verb):
             if name in TERMINAL or (verb, name) in NOTHING:
@@ -441,9 +467,10 @@ def check_options(cli, suite):
             with suite.case(f"option --{name} of {verb}"):
                 check_option(cli, verb, name)
     (cli.folder / "small.safetensors").unlink()
-    for name in ("loha", "dora", "dora-base"):
+    for name in ("loha", "dora", "dora-base", "selected"):
         (cli.folder / f"{name}.safetensors").unlink()
-    (cli.folder / "result.safetensors").unlink(missing_ok=True)
+    (cli.folder / "selected.undo").unlink()
+    remove_results(cli)
 
 
 def main():
