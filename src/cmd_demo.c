@@ -1,4 +1,5 @@
-/* lora demo: example adapters, and the verbs at work on them.
+/* lora demo: example adapters, a corner of a base model, and the verbs at work
+ * on them.
  *
  * The adapters have the module names and widths of real ones. Their numbers
  * come from a counter-based generator that uses integers and correctly rounded
@@ -273,6 +274,50 @@ static void demo_fill_portrait(demo_file *file)
     }
 }
 
+/* The weights of a model, of the size that they have in trained ones. */
+static void demo_put_weight(demo_file *file, int64_t width, const char *name)
+{
+    const int64_t shape[2] = {width, width};
+    uint64_t key = demo_key(file->recipe->seed, name);
+    size_t count = (size_t)(width * width);
+    if (file->status != LORA_OK) {
+        return;
+    }
+    float *values = app_alloc(count, sizeof *values);
+    double size = 1.0 / sqrt((double)width);
+    for (size_t i = 0; i < count; i++) {
+        values[i] = (float)(size * demo_normal(key, i));
+    }
+    file->status = demo_add(file, name, ".weight", values, shape, 2);
+    free(values);
+}
+
+static const char *const demo_corner[] = {"to_q", "to_k", "to_v", "to_out.0",
+                                          NULL};
+
+/* The first attention of SD1.5, as its authors call it. */
+static void demo_fill_base(demo_file *file)
+{
+    for (const char *const *name = demo_corner; *name != NULL; name++) {
+        char full[DEMO_NAME];
+        snprintf(full, sizeof full,
+                 "model.diffusion_model.input_blocks.1.1.transformer_blocks."
+                 "0.attn1.%s",
+                 *name);
+        demo_put_weight(file, 320, full);
+    }
+}
+
+/* The same in an adapter, with the names of diffusers. */
+static void demo_fill_corner(demo_file *file)
+{
+    for (const char *const *name = demo_corner; *name != NULL; name++) {
+        demo_put(file, 320, 320, 1,
+                 "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.",
+                 *name);
+    }
+}
+
 /* SDXL, diffusers names: what reads the prompt. */
 static void demo_fill_ink(demo_file *file)
 {
@@ -362,21 +407,32 @@ demo_step(app_state *app, const char *comment, const char *const *words)
     return code;
 }
 
-static int demo_show(app_state *app, const char *folder)
+/* The path of a file in the folder. */
+typedef struct demo_path {
+    char text[DEMO_PATH];
+} demo_path;
+
+static const char *
+demo_name(demo_path *path, const char *folder, const char *file)
 {
-    char made[3][DEMO_PATH];
-    static const char *const files[3] = {"portrait", "portrait-diffusers",
-                                         "portrait-small"};
-    for (int i = 0; i < 3; i++) {
-        snprintf(made[i], sizeof made[i], "%s/%s.safetensors", folder,
-                 files[i]);
-    }
-    const char *const info[] = {"info", made[0], NULL};
-    const char *const convert[] = {"convert",   made[0],     "-o", made[1],
+    snprintf(path->text, sizeof path->text, "%s/%s", folder, file);
+    return path->text;
+}
+
+static int demo_show_adapters(app_state *app, const char *folder)
+{
+    demo_path paths[3];
+    const char *portrait = demo_name(&paths[0], folder, "portrait.safetensors");
+    const char *renamed =
+        demo_name(&paths[1], folder, "portrait-diffusers.safetensors");
+    const char *small =
+        demo_name(&paths[2], folder, "portrait-small.safetensors");
+    const char *const info[] = {"info", portrait, NULL};
+    const char *const convert[] = {"convert",   portrait,    "-o", renamed,
                                    "--dialect", "diffusers", NULL};
-    const char *const resize[] = {"resize",   made[0], "-o", made[2],
-                                  "--energy", "0.98",  NULL};
-    const char *const check[] = {"check", made[1], made[2], NULL};
+    const char *const resize[] = {"resize",   portrait, "-o", small,
+                                  "--energy", "0.98",   NULL};
+    const char *const check[] = {"check", renamed, small, NULL};
     int code = demo_step(app, "What is this file?", info);
     if (code == 0) {
         code = demo_step(app, "The same adapter with the names of diffusers",
@@ -387,6 +443,40 @@ static int demo_show(app_state *app, const char *folder)
     }
     if (code == 0) {
         code = demo_step(app, "Are the results fit for use?", check);
+    }
+    return code;
+}
+
+static int demo_show_model(app_state *app, const char *folder)
+{
+    demo_path paths[5];
+    char weighed[DEMO_PATH + 8];
+    const char *base = demo_name(&paths[0], folder, "base.safetensors");
+    const char *corner = demo_name(&paths[1], folder, "corner.safetensors");
+    const char *fused = demo_name(&paths[2], folder, "fused.safetensors");
+    const char *undo = demo_name(&paths[3], folder, "fused.undo");
+    const char *back = demo_name(&paths[4], folder, "unfused.safetensors");
+    const char *const bind[] = {"bind", corner, "--base", base, NULL};
+    const char *const fuse[] = {"fuse", base,     weighed, "-o",
+                                fused,  "--undo", undo,    NULL};
+    const char *const unfuse[] = {"unfuse", fused, "--undo", undo,
+                                  "-o",     back,  NULL};
+    snprintf(weighed, sizeof weighed, "%s:0.8", corner);
+    int code = demo_step(app, "What of a model does an adapter change?", bind);
+    if (code == 0) {
+        code = demo_step(app, "Put it into the model, at 0.8", fuse);
+    }
+    if (code == 0) {
+        code = demo_step(app, "And the model as it was, bit for bit", unfuse);
+    }
+    return code;
+}
+
+static int demo_show(app_state *app, const char *folder)
+{
+    int code = demo_show_adapters(app, folder);
+    if (code == 0) {
+        code = demo_show_model(app, folder);
     }
     if (code == 0) {
         printf("\nTry next:  lora info --modules %s/ink.safetensors\n"
@@ -460,17 +550,28 @@ static int demo_make_examples(app_state *app, const char *folder)
     const demo_recipe ink = {
         "ink.safetensors", ".lora_A.weight", ".lora_B.weight", NULL, 4, 4.0f,
         app->common.seed,  ink_metadata};
-    int code = demo_make(app, folder, &portrait, demo_fill_portrait);
-    if (code == 0) {
-        code = demo_make(app, folder, &ink, demo_fill_ink);
-    }
-    if (code == 0 && app->common.json) {
-        char path[DEMO_PATH];
-        snprintf(path, sizeof path, "%s/%s", folder, portrait.file);
-        json_put_string(stdout, path);
-        putchar(',');
-        snprintf(path, sizeof path, "%s/%s", folder, ink.file);
-        json_put_string(stdout, path);
+    const demo_recipe corner = {
+        "corner.safetensors", ".lora_A.weight", ".lora_B.weight", NULL, 4, 4.0f,
+        app->common.seed,     ink_metadata};
+    const demo_recipe base = {
+        "base.safetensors", NULL,        NULL, NULL, 0, 0.0f,
+        app->common.seed,   ink_metadata};
+    const struct {
+        const demo_recipe *recipe;
+        void (*fill)(demo_file *file);
+    } files[] = {{&portrait, demo_fill_portrait},
+                 {&ink, demo_fill_ink},
+                 {&corner, demo_fill_corner},
+                 {&base, demo_fill_base}};
+    int code = 0;
+    for (size_t i = 0; i < sizeof files / sizeof *files && code == 0; i++) {
+        code = demo_make(app, folder, files[i].recipe, files[i].fill);
+        if (code == 0 && app->common.json) {
+            demo_path path;
+            fputs(i > 0 ? "," : "", stdout);
+            json_put_string(stdout,
+                            demo_name(&path, folder, files[i].recipe->file));
+        }
     }
     return code;
 }
@@ -532,9 +633,11 @@ demo_run(app_state *app, int count, char **operands, const void *settings)
         printf("%llu adapter%s in %s\n", (unsigned long long)own->count,
                own->count == 1 ? "" : "s", folder);
     } else if (code == 0) {
-        printf("Two example adapters are in %s:\n"
+        printf("Example files are in %s:\n"
                "  portrait.safetensors  SD1.5, rank 8, names of kohya\n"
-               "  ink.safetensors       SDXL, rank 4, names of diffusers\n",
+               "  ink.safetensors       SDXL, rank 4, names of diffusers\n"
+               "  base.safetensors      one attention of SD1.5's UNet\n"
+               "  corner.safetensors    rank 4, for that\n",
                folder);
         code = demo_show(app, folder);
     }

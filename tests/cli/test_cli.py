@@ -464,8 +464,14 @@ def check_demo(cli):
     begun = time.monotonic()
     run = cli.run("demo", target)
     seconds = time.monotonic() - begun
-    for verb in ("info", "convert", "resize", "check"):
+    for verb in ("info", "convert", "resize", "check", "bind", "fuse",
+                 "unfuse"):
         require(f"$ lora {verb}" in run.out, f"{verb} is not shown")
+    require("4 of 4 modules bound" in run.out, "the base is not the adapter's")
+    base, fused, unfused = ((target / f"{name}.safetensors").read_bytes()
+                            for name in ("base", "fused", "unfused"))
+    require(base != fused, "nothing was fused")
+    require(base == unfused, "the old model did not come back")
     require("Try next" in run.out, "no hint what to do next")
     size = sum(path.stat().st_size for path in target.iterdir())
     require(size < 20e6, f"{size} bytes")
