@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Every way to use the library builds a program that runs: find_package and
 pkg-config against an installed (and then moved) tree, add_subdirectory,
-FetchContent, a Meson subproject, C++, the examples."""
+FetchContent, a Meson subproject, C++, the examples that are projects."""
 
 import shutil
 
@@ -124,17 +124,6 @@ def main():
                   programs=["consumer"])
     try_meson(checks, prefix, folder)
     try_pkg_config(checks, compiler, prefix, folder)
-
-    # Its Makefile stands for build systems that know nothing of us.
-    engine = folder / "examples/engine"
-    shutil.copytree(EXAMPLES / "engine", engine)
-    (folder / "lib").symlink_to(checklib.ROOT / "lib")
-    (folder / "include").symlink_to(checklib.ROOT / "include")
-    if shutil.which("make"):
-        checks.run("examples/engine: build", ["make", "-C", engine])
-        checks.run("examples/engine: run", [engine / "build/engine"])
-    else:
-        checks.skip("make is not installed")
     checks.finish()
 
 

@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
-"""The examples that are one C file, and the program of the README: each is
-built without a warning against the library in the build folder, and run on
-adapters that `lora demo` makes. What they write is compared with what the
-program writes, or with its input."""
+"""The examples that are one C file, the engine, and the program of the README: each is built without a warning against
+the library in the build folder, the engine with the amalgamation, and run on
+adapters that `lora demo` makes, or on its own. What they write is compared with
+what the program writes, with its input, or with numpy."""
 
+import json
 import math
 import re
+import shutil
+import struct
 import sys
 
 import numpy as np
@@ -43,9 +46,9 @@ class Bench:
                              f"-Wl,-rpath,{self.build}", "-o", program])
         return program
 
-    def run(self, what, command, code=0):
+    def run(self, what, command, code=0, **options):
         """A command that must exit with a code; its output."""
-        result = checklib.run(command)
+        result = checklib.run(command, **options)
         self.checks.check(result.returncode == code,
                           f"{what}: exit {result.returncode}, not {code}",
                           result.stdout)
@@ -291,6 +294,95 @@ def try_merge_in_memory(bench, program):
               code=1)
 
 
+def read_pack(path):
+    """The files of the engine's archive: tensors in the order of their data."""
+    data, files = path.read_bytes(), {}
+    for i in range(struct.unpack_from("<I", data, 4)[0]):
+        name, offset, _ = struct.unpack_from("<48sQQ", data, 8 + 64 * i)
+        size, = struct.unpack_from("<Q", data, offset)
+        start = offset + 8 + size
+        tensors = {}
+        for key, row in json.loads(data[offset + 8:start]).items():
+            first, last = (start + o for o in row["data_offsets"])
+            kind = {"F16": "<f2", "F32": "<f4"}[row["dtype"]]
+            tensors[key] = np.frombuffer(data[first:last], kind).reshape(
+                row["shape"])
+        files[name.rstrip(b"\0").decode()] = tensors
+    return files
+
+
+def engine_hash(files, ink, oil):
+    """FNV-1a of the weights with two styles in them. All is exact in f64: the
+    factors are multiples of 1/64 below 1."""
+    value = 14695981039346656037
+    for name, weight in files["weights"].items():
+        total = weight.astype(np.float64)
+        layer = name.removesuffix(".weight")
+        for style, strength, prefix, down, up in (
+                ("ink", ink / 2, "lora_unet_" + layer.replace(".", "_"),
+                 "lora_down", "lora_up"),
+                ("oil", oil, f"unet.{layer}", "lora_A", "lora_B")):
+            if f"{prefix}.{down}.weight" in files[style]:
+                low, high = (files[style][f"{prefix}.{which}.weight"].astype(
+                    np.float64) for which in (down, up))
+                rank = len(low)
+                total = total + strength * (
+                    high.reshape(-1, rank) @ low.reshape(rank, -1)).reshape(
+                        total.shape)
+        for byte in total.astype(weight.dtype).tobytes():
+            value = (value ^ byte) * 1099511628211 % 2**64
+    return f"{value:016x}"
+
+
+def try_engine(bench):
+    """Weights after each step are those of numpy, bit for bit, and there is no
+    size of its memory with which something is lost."""
+    folder = bench.folder / "tree/examples/engine"
+    shutil.copytree(EXAMPLES / "engine", folder,
+                    ignore=shutil.ignore_patterns("build"))
+    for name in ("lib", "include"):
+        (bench.folder / "tree" / name).symlink_to(checklib.ROOT / name)
+    if not shutil.which("make"):
+        bench.checks.skip("make is not installed")
+        return
+    warnings = " ".join(["-std=c11", *checklib.WARNINGS])
+    bench.checks.run("engine: make", ["make", "-C", folder, "CFLAGS=-O1",
+                                      f"WARNINGS={warnings}"])
+    program, archive = folder / "build/engine", folder / "build/assets.pack"
+    text = bench.run("engine", [program, archive])
+    files = read_pack(archive)
+    steps = {"as loaded": (0, 0), "ink": (1, 0), "oil instead": (0, 1),
+             "and half of ink": (0.5, 1), "neither": (0, 0)}
+    got = dict(re.findall(r"^(.*): \d+ jobs, weights (\w+)$", text, re.M))
+    want = {what: engine_hash(files, *styles) for what, styles in
+            steps.items()}
+    bench.checks.check(got == want, "engine: weights", f"{want}\n{text}")
+    bench.checks.check("ink: 4 of 4 modules" in text and
+                       "oil: 1 of 2 modules" in text and
+                       "    the model has no such weight\n" in text,
+                       "engine: what is bound", text)
+    codes = []
+    for kib in (1, 8, 64, 150, 200, 250, 300, 400, 500, 600, 1000):
+        result = checklib.run([program, archive, str(kib)])
+        codes.append(result.returncode)
+        said = "as before" if result.returncode == 0 else "MEMORY"
+        bench.checks.check(result.returncode in (0, 1) and
+                           said in result.stdout and
+                           ", 0 now" in result.stdout,
+                           f"engine: {kib} KiB", result.stdout)
+    bench.checks.check(codes == sorted(codes, reverse=True) and
+                       set(codes) == {0, 1}, f"engine: too small {codes}")
+    whole = archive.read_bytes()
+    for size in (0, 7, 100, len(whole) // 2, len(whole) - 1):
+        archive.write_bytes(whole[:size])
+        bench.run(f"engine: {size} bytes", [program, archive], code=1)
+    archive.write_bytes(whole.replace(b"oil\0", b"tar\0", 1))
+    text = bench.run("engine: no oil", [program, archive], code=1)
+    bench.checks.check("KEY: oil not in the archive" in text,
+                       "engine: what it says", text)
+    bench.run("engine: no archive", [program], code=2)
+
+
 def try_readme(bench):
     """The first C block of README.md is a program: it must say what its
     comment promises."""
@@ -323,6 +415,7 @@ def main():
     for name, attempt in tried.items():
         checks.check(f"`{name}.c`" in table, f"examples/README.md: {name}.c")
         attempt(bench, bench.compile(EXAMPLES / f"{name}.c"))
+    try_engine(bench)
     try_readme(bench)
     checks.finish()
 
