@@ -184,7 +184,7 @@ def try_job_system(bench, program):
 
 
 class Numbers:
-    """The generator of train_lora.c."""
+    """The generator of train_lora.c and ggml_host.c."""
 
     def __init__(self):
         self.state = 1
@@ -292,6 +292,45 @@ def try_merge_in_memory(bench, program):
                 2 * [kept > 0] + [False], "merge_in_memory: changes", text)
     bench.run("merge_in_memory: a folder", [program, bench.folder, "1"],
               code=1)
+
+
+def to_q8(x):
+    """f32 as Q8_0 of ggml has it, read again: blocks of 32 numbers."""
+    x = x.astype(np.float32).reshape(-1, 32)
+    largest = np.abs(x).max(axis=1, keepdims=True)
+    whole = np.round(x.astype(np.float64) / largest * 127)
+    return whole * (largest / np.float32(127)).astype(np.float16)
+
+
+def try_ggml_host(bench, program):
+    """What is said to have changed is what numpy makes of the same numbers. f32
+    and f64 may round another way where both are as near: one step of some
+    hundred, 1/250 of the number, in one of some thousand numbers, is less than
+    1e-3 of the norm."""
+    numbers = Numbers()
+    shapes = ((48, 64), (64, 288), (64, 64))
+    kinds = (to_q8, lambda x: x.astype(np.float16).astype(np.float64), to_q8)
+    before = [kind(numbers.fill(0.25, *shape)).reshape(shape)
+              for kind, shape in zip(kinds, shapes)]
+    sums = [weight.copy() for weight in before]
+    for tensor, rank, factor in ((0, 4, 0.75 * 2 / 4), (1, 3, 0.75),
+                                 (2, 2, 0.5 / 2), (0, 2, -0.5)):
+        rows, columns = shapes[tensor]
+        down = numbers.fill(0.25, rank, columns)
+        sums[tensor] += factor * numbers.fill(0.25, rows, rank) @ down
+    text = bench.run("ggml_host", [program])
+    got = re.findall(r"changed by (\S+), (\d+) of (\d+) rows", text)
+    for i, kind in enumerate(kinds):
+        want = np.linalg.norm(kind(sums[i]).reshape(shapes[i]) - before[i])
+        bench.checks.check(len(got) == 3 and
+                           abs(float(got[i][0]) / want - 1) < 1e-3,
+                           f"ggml_host: tensor {i} is {want}", text)
+    bench.checks.check([row[1] for row in got] == ["48", "0", "64"],
+                       "ggml_host: rows are encoded once", text)
+    bench.checks.check(re.findall(r"rank (\d+)", text) == ["6", "3", "2"],
+                       "ggml_host: ranks", text)
+    bench.checks.check(text.endswith("right, and as before\n"),
+                       "ggml_host: all is right", text)
 
 
 def read_pack(path):
@@ -408,7 +447,8 @@ def main():
              "custom_io": try_custom_io, "arena": try_arena,
              "job_system": try_job_system, "train_lora": try_train_lora,
              "light_sizes": try_light_sizes,
-             "merge_in_memory": try_merge_in_memory}
+             "merge_in_memory": try_merge_in_memory,
+             "ggml_host": try_ggml_host}
     there = {path.stem for path in EXAMPLES.glob("*.c")}
     checks.check(there == set(tried), f"examples: {there ^ set(tried)}")
     table = (EXAMPLES / "README.md").read_text("utf-8")
