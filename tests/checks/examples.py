@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The examples that are one C file, the engine, and the program of the README: each is built without a warning against
+"""The examples that are one C file, the engine, those in Python that write
+weights, and the program of the README: each is built without a warning against
 the library in the build folder, the engine with the amalgamation, and run on
 adapters that `lora demo` makes, or on its own. What they write is compared with
 what the program writes, with its input, or with numpy."""
@@ -422,6 +423,58 @@ def try_engine(bench):
     bench.run("engine: no archive", [program], code=2)
 
 
+def try_python(bench):
+    """plan_arrays.py and fuse_file.py; those that are in C too are tried by
+    tests/bindings. Six digits are printed, of sums in f32: 1e-5 is above both.
+    Weights are below 1, so that rank 24, which is all there is, gives the
+    fine-tune but for a few roundings of 2^-24."""
+    environment = checklib.environment(
+        PYTHONPATH=checklib.ROOT / "bindings/python/src",
+        LORA_LIBRARY=bench.build / "liblora.so")
+
+    def script(name, *arguments, code=0):
+        return bench.run(name, [sys.executable, "-B", EXAMPLES / "python" /
+                                f"{name}.py", *arguments], code,
+                         env=environment)
+
+    for adapter in bench.adapters:
+        factors, _ = support.read_file(adapter)
+        names = support.module_names(factors)
+        rows = re.findall(r"changed by (\S+)", text := script(
+            "plan_arrays", adapter, "0.5"))
+        want = [np.linalg.norm(support.module_delta(factors, name)[0]) / 2
+                for name in names]
+        bench.checks.check(len(rows) == len(want) and np.allclose(
+            np.array(rows, np.float64), want, rtol=1e-5, atol=0),
+                           "plan_arrays: norms as in numpy", f"{want}\n{text}")
+        bench.checks.check(text.endswith("\n0 numbers differ\n"),
+                           "plan_arrays: as before", text)
+    script("plan_arrays", bench.folder / "absent", "1", code=1)
+    script("plan_arrays", code=2)
+
+    model = models.Model(width=24, context=16, blocks=1)
+    base = model.write_single(bench.folder / "py-base.safetensors", model.base)
+    tuned = model.write_single(bench.folder / "py-tuned.safetensors",
+                               model.tuned)
+    adapter, fused, back = (bench.folder / f"py-{name}.safetensors"
+                            for name in ("adapter", "fused", "back"))
+    bench.run("lora extract", [bench.lora, "extract", base, tuned, "-o",
+                               adapter, "--rank", "24", "--dtype", "f32",
+                               "--quiet"])
+    text = script("fuse_file", base, adapter, "1", fused, back)
+    count = len(model.layers)
+    bench.checks.check(text == f"{count} of {count} modules are bound\n",
+                       "fuse_file: what it says", text)
+    bench.same("fuse_file: back bit for bit", back, base)
+    weights, _ = support.read_file(fused)
+    bench.checks.check(all(np.allclose(weights[f"{name}.weight"].array(),
+                                       array, rtol=0, atol=1e-6)
+                           for name, array in model.tuned.items()),
+                       "fuse_file: base and difference are the fine-tune")
+    script("fuse_file", base, adapter, "1", fused, back, code=1)
+    script("fuse_file", code=2)
+
+
 def try_readme(bench):
     """The first C block of README.md is a program: it must say what its
     comment promises."""
@@ -455,7 +508,11 @@ def main():
     for name, attempt in tried.items():
         checks.check(f"`{name}.c`" in table, f"examples/README.md: {name}.c")
         attempt(bench, bench.compile(EXAMPLES / f"{name}.c"))
+    for script in (EXAMPLES / "python").glob("*.py"):
+        checks.check(f"`python/{script.name}`" in table,
+                     f"examples/README.md: {script.name}")
     try_engine(bench)
+    try_python(bench)
     try_readme(bench)
     checks.finish()
 
