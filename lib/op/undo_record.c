@@ -137,7 +137,7 @@ LORA_PRIVATE lora_status lora__undo_read_place(const lora__undo_place *place,
 
 /* Little-endian numbers of so many bytes; the sizes are constants where these
  * are called. */
-static inline uint64_t undo_load(const unsigned char *at, size_t size)
+static inline uint64_t undo_number(const unsigned char *at, size_t size)
 {
     uint64_t value = 0;
 
@@ -166,8 +166,9 @@ static inline void undo_part_sized(unsigned char *out,
     const uint64_t sign = (uint64_t)1 << (8 * size - 1);
 
     for (size_t i = 0; i < count; i++) {
-        uint64_t d = undo_ordered(undo_load(numbers + i * size, size), sign) -
-                     undo_ordered(undo_load(predicted + i * size, size), sign);
+        uint64_t d =
+            undo_ordered(undo_number(numbers + i * size, size), sign) -
+            undo_ordered(undo_number(predicted + i * size, size), sign);
         d = (d & sign) != 0 ? ~(d << 1) : d << 1;
         for (size_t b = 0; b < size; b++) {
             out[b * count + i] = (unsigned char)(d >> (8 * b));
@@ -189,7 +190,7 @@ static inline void undo_join_sized(unsigned char *out,
         }
         d = (d & 1) != 0 ? ~(d >> 1) : d >> 1;
         d = undo_unordered(
-            undo_ordered(undo_load(out + i * size, size), sign) + d, sign);
+            undo_ordered(undo_number(out + i * size, size), sign) + d, sign);
         memcpy(out + i * size, &d, size);
     }
 }
