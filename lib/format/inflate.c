@@ -156,6 +156,7 @@ LORA_PRIVATE lora_status lora__deflate(size_t *out_packed,
     (void)context;
     (void)data;
     (void)bytes;
+    (void)dense;
     (void)error;
     *out_packed = 0;
     return LORA_OK;

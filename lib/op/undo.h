@@ -35,9 +35,9 @@ LORA_PRIVATE lora_status lora__undo_create(lora__undo **out,
 /* Some stored bytes of a changed tensor, from `offset` on, before and after.
  * With `predicted`, what lora__undo_predict() makes of those after, which are
  * whole numbers, how far these are from that is kept. Bytes that are told of no
- * change stay. Any thread, any order, no byte twice. Of tensors that are read as
- * numbers and stored as blocks, the bytes are those of the blocks, and nothing
- * is predicted. */
+ * change stay. Any thread, any order, no byte twice. Of tensors that are read
+ * as numbers and stored as blocks, the bytes are those of the blocks, and
+ * nothing is predicted. */
 LORA_PRIVATE lora_status lora__undo_put(lora__undo *undo,
                                         size_t tensor,
                                         uint64_t offset,
