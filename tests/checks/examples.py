@@ -386,8 +386,10 @@ def try_engine(bench):
         bench.checks.skip("make is not installed")
         return
     warnings = " ".join(["-std=c11", *checklib.WARNINGS])
-    bench.checks.run("engine: make", ["make", "-C", folder, "CFLAGS=-O1",
-                                      f"WARNINGS={warnings}"])
+    if bench.checks.run("engine: make",
+                        ["make", "-C", folder, "CFLAGS=-O1",
+                         f"WARNINGS={warnings}"]) is None:
+        return
     program, archive = folder / "build/engine", folder / "build/assets.pack"
     text = bench.run("engine", [program, archive])
     files = read_pack(archive)
