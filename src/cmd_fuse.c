@@ -12,7 +12,7 @@
 typedef struct fuse_settings {
     const char *undo;
     int undo_mode; /* 1: raw, 2: predict */
-    int strict, stochastic, saturate;
+    int strict, stochastic, saturate, resume;
     opt_list select;
     uint64_t shard_bytes;
     int rule; /* 1: origin, 2: interpolate */
@@ -36,6 +36,8 @@ static const opt_spec fuse_options[] = {
      offsetof(fuse_settings, saturate), 0, 0, 0},
     {"shard-size", 0, OPT_SIZE, "SIZE", "most data of one file; with an index",
      offsetof(fuse_settings, shard_bytes), 1, 0, 0},
+    {"resume", 0, OPT_FLAG, NULL, "go on where a run with --resume ended",
+     offsetof(fuse_settings, resume), 0, 0, 0},
     {"strength-rule", 0, OPT_CHOICE, "origin|interpolate",
      "strength of kinds not linear in it (origin)",
      offsetof(fuse_settings, rule), 0, 0, 0},
@@ -63,6 +65,7 @@ static void fuse_fill(lora_model_fuse_options *options,
     options->flags = (app->common.force ? LORA_FUSE_OVERWRITE : 0u) |
                      (own->stochastic ? LORA_FUSE_STOCHASTIC : 0u) |
                      (own->saturate ? LORA_FUSE_SATURATE : 0u) |
+                     (own->resume ? LORA_FUSE_RESUME : 0u) |
                      (app->common.dry_run ? LORA_FUSE_DRY_RUN : 0u);
 }
 
@@ -130,6 +133,9 @@ fuse_run(app_state *app, int count, char **operands, const void *settings)
     if (own->undo != NULL && app->common.output != NULL &&
         strcmp(own->undo, app->common.output) == 0) {
         return say_usage(app, "--undo", "is the output");
+    }
+    if (own->undo != NULL && own->resume) {
+        return say_usage(app, "--resume", "does not go with --undo");
     }
     lora_error_init(&error, sizeof error);
     fuse_fill(&options, app, own);

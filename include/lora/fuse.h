@@ -26,7 +26,9 @@ enum {
     LORA_FUSE_SATURATE = 4,   /* in F8, what is too large becomes the largest
                                * number, as in ComfyUI, instead of NaN, as in
                                * torch */
-    LORA_FUSE_DRY_RUN = 8     /* check all, write nothing */
+    LORA_FUSE_DRY_RUN = 8,    /* check all, write nothing */
+    LORA_FUSE_RESUME = 16     /* go on where a call with it ended, and keep what
+                               * another one needs for that */
 };
 
 /* What an undo file keeps. */
@@ -72,6 +74,13 @@ LORA_API void lora_model_fuse_options_init(lora_model_fuse_options *options,
  *  them are whole and on the disk: whatever happens, there are those of before
  *  or new ones. An undo file has its name before.
  *
+ *  With RESUME files are "<name>.partial" until then, and a journal beside the
+ *  path, "<path>.journal", tells which tensors are in them, on the disk.
+ *  Whatever ends a call, one with the same model, adapters and options goes on
+ *  and gives the same bytes; both files are gone when all is done. A journal of
+ *  other inputs is refused with STATE, or with OVERWRITE begun anew. Not
+ *  together with an undo file, nor where a file of the model is replaced.
+ *
  *  @param out_report     receives what was done; NULL on failure; may be NULL.
  *                        Destroy with lora_report_destroy().
  *  @param model          must be of a checkpoint.
@@ -83,7 +92,8 @@ LORA_API void lora_model_fuse_options_init(lora_model_fuse_options *options,
  *  @param options        NULL for defaults.
  *  @param error          may be NULL.
  *  @return LORA_OK; LORA_ERROR_ARGUMENT (a binding to another model);
- *          LORA_ERROR_STATE (the model is no checkpoint); LORA_ERROR_KEY
+ *          LORA_ERROR_STATE (the model is no checkpoint; the journal is of
+ *          other inputs, or another process has it); LORA_ERROR_KEY
  *          (nothing of an adapter is bound: strict bindings refuse more);
  *          LORA_ERROR_RANGE (strength); LORA_ERROR_NONFINITE, with the
  *          adapter's tensor;

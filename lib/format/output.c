@@ -9,12 +9,14 @@
 #define OUTPUT_ATTEMPTS 16
 
 #define OUTPUT_NAME "lora-XXXXXXXX.tmp"
+#define OUTPUT_PARTIAL ".partial"
 
 struct lora__output {
     lora_context *context;
     lora__file file;
     int overwrite;
     int flushed;
+    int partial; /* 1: it stays where it is not finished */
     char *path;
     char *temporary; /* "" until the file is there */
     size_t path_room;
@@ -32,7 +34,9 @@ static lora_status
 output_allocate(lora__output *o, const char *path, lora_error *error)
 {
     o->path_room = strlen(path) + 1;
-    o->temporary_room = lora__path_folder_bytes(path) + sizeof OUTPUT_NAME;
+    o->temporary_room =
+        o->partial ? strlen(path) + sizeof OUTPUT_PARTIAL
+                   : lora__path_folder_bytes(path) + sizeof OUTPUT_NAME;
     o->path = lora__alloc(o->context, o->path_room, LORA__ALIGN);
     o->temporary = lora__alloc(o->context, o->temporary_room, LORA__ALIGN);
     if (o->temporary != NULL) {
@@ -88,11 +92,13 @@ static lora_status output_create(lora__output *o, lora_error *error)
     return LORA_OK;
 }
 
-LORA_PRIVATE lora_status lora__output_open(lora__output **out,
-                                           lora_context *context,
-                                           const char *path,
-                                           int overwrite,
-                                           lora_error *error)
+/* An output without a file. */
+static lora_status output_new(lora__output **out,
+                              lora_context *context,
+                              const char *path,
+                              int overwrite,
+                              int partial,
+                              lora_error *error)
 {
     void *memory;
     lora__output *o;
@@ -104,15 +110,75 @@ LORA_PRIVATE lora_status lora__output_open(lora__output **out,
     o->context = context;
     o->file.handle = -1;
     o->overwrite = overwrite;
+    o->partial = partial;
     TRY_OR_DONE(output_allocate(o, path, error));
-    TRY_OR_DONE(output_check_target(o, error));
-    status = output_create(o, error);
+    status = output_check_target(o, error);
 done:
     if (status != LORA_OK) {
         lora__output_abort(o);
         return status;
     }
     *out = o;
+    return LORA_OK;
+}
+
+LORA_PRIVATE lora_status lora__output_open(lora__output **out,
+                                           lora_context *context,
+                                           const char *path,
+                                           int overwrite,
+                                           lora_error *error)
+{
+    lora_status status;
+
+    TRY(output_new(out, context, path, overwrite, 0, error));
+    status = output_create(*out, error);
+    if (status != LORA_OK) {
+        lora__output_abort(*out);
+        *out = NULL;
+    }
+    return status;
+}
+
+LORA_PRIVATE lora_status lora__output_open_partial(lora__output **out,
+                                                   lora_context *context,
+                                                   const char *path,
+                                                   int overwrite,
+                                                   uint64_t bytes,
+                                                   lora_error *error)
+{
+    uint64_t there = 0;
+    int32_t os_error;
+    lora__output *o;
+
+    TRY(output_new(out, context, path, overwrite, 1, error));
+    o = *out;
+    memcpy(o->temporary, path, o->path_room - 1);
+    memcpy(o->temporary + o->path_room - 1, OUTPUT_PARTIAL,
+           sizeof OUTPUT_PARTIAL);
+    if (bytes == 0) {
+        lora__path_remove(o->temporary);
+        os_error = lora__file_create(&o->file, o->temporary);
+        if (os_error != 0) {
+            lora__output_abort(o);
+            *out = NULL;
+            return lora__fail_os(error, os_error, path,
+                                 "cannot create a file in its folder");
+        }
+        return LORA_OK;
+    }
+    if (lora__path_exists(o->temporary)) {
+        os_error = lora__file_open_update(&o->file, &there, o->temporary);
+        if (os_error != 0) {
+            lora__output_abort(o);
+            *out = NULL;
+            return lora__fail_os(error, os_error, path,
+                                 "cannot open what there is of it");
+        }
+    }
+    if (o->file.handle == -1 || there != bytes) {
+        lora__output_abort(o);
+        *out = NULL;
+    }
     return LORA_OK;
 }
 
@@ -134,15 +200,24 @@ LORA_PRIVATE lora_status lora__output_write_at(lora__output *output,
                : lora__fail_os(error, os_error, output->path, "cannot write");
 }
 
-LORA_PRIVATE lora_status lora__output_flush(lora__output *output,
-                                            lora_error *error)
+LORA_PRIVATE lora_status lora__output_sync(const lora__output *output,
+                                           lora_error *error)
 {
-    int32_t os_error = output->flushed ? 0 : lora__file_flush(output->file);
+    int32_t os_error = lora__file_flush(output->file);
 
-    output->flushed = os_error == 0;
     return os_error == 0 ? LORA_OK
                          : lora__fail_os(error, os_error, output->path,
                                          "cannot complete");
+}
+
+LORA_PRIVATE lora_status lora__output_flush(lora__output *output,
+                                            lora_error *error)
+{
+    lora_status status =
+        output->flushed ? LORA_OK : lora__output_sync(output, error);
+
+    output->flushed = status == LORA_OK;
+    return status;
 }
 
 LORA_PRIVATE lora_status lora__output_finish(lora__output *output,
@@ -176,7 +251,8 @@ LORA_PRIVATE void lora__output_abort(lora__output *output)
         return;
     }
     lora__file_close(&output->file);
-    if (output->temporary != NULL && output->temporary[0] != '\0') {
+    if (!output->partial && output->temporary != NULL &&
+        output->temporary[0] != '\0') {
         lora__path_remove(output->temporary);
     }
     output_free(output);

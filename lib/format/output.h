@@ -25,6 +25,16 @@ LORA_PRIVATE lora_status lora__output_open(lora__output **out,
                                            int overwrite,
                                            lora_error *error);
 
+/* The same under the name "<path>.partial", which stays where it is if the file
+ * is not finished, for another call to go on with. `bytes` 0 begins anew, else
+ * one of that many bytes is opened; *out is NULL where there is none. */
+LORA_PRIVATE lora_status lora__output_open_partial(lora__output **out,
+                                                   lora_context *context,
+                                                   const char *path,
+                                                   int overwrite,
+                                                   uint64_t bytes,
+                                                   lora_error *error);
+
 /* The path it will have. */
 LORA_PRIVATE const char *lora__output_path(const lora__output *output);
 
@@ -34,7 +44,11 @@ LORA_PRIVATE lora_status lora__output_write_at(lora__output *output,
                                                size_t bytes,
                                                lora_error *error);
 
-/* Bytes to the disk: for several files that get their names together. */
+/* What was written so far to the disk. Any thread may, while others write. */
+LORA_PRIVATE lora_status lora__output_sync(const lora__output *output,
+                                           lora_error *error);
+
+/* All bytes to the disk: for several files that get their names together. */
 LORA_PRIVATE lora_status lora__output_flush(lora__output *output,
                                             lora_error *error);
 
@@ -43,7 +57,7 @@ LORA_PRIVATE lora_status lora__output_flush(lora__output *output,
 LORA_PRIVATE lora_status lora__output_finish(lora__output *output,
                                              lora_error *error);
 
-/* Remove it. NULL does nothing. */
+/* Remove it, unless it is a partial one. NULL does nothing. */
 LORA_PRIVATE void lora__output_abort(lora__output *output);
 
 #endif

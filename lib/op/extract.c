@@ -134,12 +134,6 @@ static lora_status extract_check(lora__extract *job, lora_error *error)
 
 /* ---- the job's identity ------------------------------------------------ */
 
-static void extract_hash_text(lora__sha256 *sha, const char *text)
-{
-    lora__sha256_update(sha, text == NULL ? "" : text,
-                        text == NULL ? 1 : strlen(text) + 1);
-}
-
 static void extract_hash_rule(lora__sha256 *sha, const lora_rank_rule *rule)
 {
     const lora_rank_rule none = {0, 0, 0.0};
@@ -148,31 +142,6 @@ static void extract_hash_rule(lora__sha256 *sha, const lora_rank_rule *rule)
     lora__sha256_update(sha, &rule->kind, sizeof rule->kind);
     lora__sha256_update(sha, &rule->rank, sizeof rule->rank);
     lora__sha256_update(sha, &rule->value, sizeof rule->value);
-}
-
-/* The table of tensors, and some bytes of each: the first, those in the middle,
- * the last. Two states of a training have the same table. */
-static lora_status extract_hash_checkpoint(lora__sha256 *sha,
-                                           const lora__checkpoint *c,
-                                           lora_error *error)
-{
-    for (size_t i = 0; i < c->tensor_count; i++) {
-        const lora__tensor *tensor = &c->tensors[i];
-        const lora__entry *entry = tensor->entry;
-        uint64_t step = entry->bytes < 64 ? entry->bytes : 64;
-        uint64_t last = entry->bytes - step;
-        unsigned char bytes[64];
-        extract_hash_text(sha, tensor->name);
-        lora__sha256_update(sha, &entry->dtype, sizeof entry->dtype);
-        lora__sha256_update(sha, entry->shape,
-                            (size_t)entry->ndim * sizeof *entry->shape);
-        for (uint64_t k = 0; k <= 2 && step > 0; k++) {
-            TRY(lora__checkpoint_read_bytes(c, i, last / 2 * k, bytes,
-                                            (size_t)step, error));
-            lora__sha256_update(sha, bytes, (size_t)step);
-        }
-    }
-    return LORA_OK;
 }
 
 /* Everything that decides which bytes come out. What is left out or refused
@@ -185,19 +154,20 @@ extract_identity(uint8_t out[32], const lora__extract *job, lora_error *error)
     lora__sha256 sha;
 
     lora__sha256_init(&sha, lora__context_get(job->context)->cpu);
-    extract_hash_text(&sha, lora_version_string());
-    extract_hash_text(&sha, job->kernels->name);
-    extract_hash_text(&sha, lora__context_get(job->context)->backend.name);
-    extract_hash_text(&sha, lora__dialect_id(job->dialect));
+    lora__journal_hash_text(&sha, lora_version_string());
+    lora__journal_hash_text(&sha, job->kernels->name);
+    lora__journal_hash_text(&sha,
+                            lora__context_get(job->context)->backend.name);
+    lora__journal_hash_text(&sha, lora__dialect_id(job->dialect));
     extract_hash_rule(&sha, job->rule);
     extract_hash_rule(&sha, job->size);
     extract_hash_rule(&sha, o->conv_rule);
     for (size_t i = 0; i < o->override_count; i++) {
-        extract_hash_text(&sha, o->overrides[i].pattern);
+        lora__journal_hash_text(&sha, o->overrides[i].pattern);
         extract_hash_rule(&sha, &o->overrides[i].rule);
     }
     for (size_t i = 0; i < job->pair.count; i++) {
-        extract_hash_text(&sha, job->pair.matches[i].target);
+        lora__journal_hash_text(&sha, job->pair.matches[i].target);
     }
     lora__sha256_update(&sha, &o->seed, sizeof o->seed);
     lora__sha256_update(&sha, &o->clamp, sizeof o->clamp);
@@ -209,8 +179,8 @@ extract_identity(uint8_t out[32], const lora__extract *job, lora_error *error)
     lora__sha256_update(&sha, &o->split, sizeof o->split);
     lora__sha256_update(&sha, &o->lokr_factor, sizeof o->lokr_factor);
     lora__sha256_update(&sha, &exact, sizeof exact);
-    TRY(extract_hash_checkpoint(&sha, job->pair.base, error));
-    TRY(extract_hash_checkpoint(&sha, job->pair.tuned, error));
+    TRY(lora__journal_hash_checkpoint(&sha, job->pair.base, error));
+    TRY(lora__journal_hash_checkpoint(&sha, job->pair.tuned, error));
     lora__sha256_finish(&sha, out);
     return LORA_OK;
 }

@@ -296,12 +296,16 @@ fuse_tensor(void *arg, size_t index, uint32_t worker, lora_error *error)
 {
     lora__fuse *job = arg;
     const size_t tensor = job->order[index];
-    lora_status status = job->changes[tensor] ? fuse_change(job, tensor, error)
-                                              : fuse_copy(job, tensor, error);
+    lora_status status;
 
     (void)worker;
+    if (job->log.done_count > 0 && job->log.done[tensor]) {
+        return LORA_OK;
+    }
+    status = job->changes[tensor] ? fuse_change(job, tensor, error)
+                                  : fuse_copy(job, tensor, error);
     lora__error_set_subject(error, job->model->tensors[tensor].name);
-    return status;
+    return status == LORA_OK ? lora__fuse_log_add(job, tensor, error) : status;
 }
 
 /* ---- what is to be done ------------------------------------------------ */
@@ -319,7 +323,7 @@ static lora_status fuse_check(lora__fuse *job,
         return lora__fail(error, LORA_ERROR_STATE, LORA_NO_OFFSET, "model",
                           "no checkpoint: its tensors are in no file");
     }
-    CHECK_ARG((o->flags & ~(uint32_t)15) == 0, error);
+    CHECK_ARG((o->flags & ~(uint32_t)31) == 0, error);
     CHECK_ARG(o->undo_mode == LORA_UNDO_RAW ||
                   o->undo_mode == LORA_UNDO_PREDICT,
               error);
@@ -413,14 +417,18 @@ static lora_status fuse_write(lora__fuse *job, lora_error *error)
 {
     int overwrite = (job->options.flags & LORA_FUSE_OVERWRITE) != 0;
     lora__undo *undo;
+    lora_status status;
 
-    TRY(lora__fuse_begin_files(job, error));
     if (job->options.undo != NULL) {
         TRY(lora__undo_create(&job->undo, &job->patched, job->options.undo,
                               job->options.undo_mode, overwrite, error));
     }
-    TRY(lora__run_jobs(job->context, "fuse", fuse_tensor, job,
-                       job->model->tensor_count, error));
+    status = lora__run_jobs(job->context, "fuse", fuse_tensor, job,
+                            job->model->tensor_count, error);
+    if (status != LORA_OK) {
+        (void)lora__fuse_log_commit(job, NULL);
+        return status;
+    }
     undo = job->undo;
     job->undo = NULL;
     if (undo != NULL) {
@@ -468,6 +476,10 @@ LORA_API lora_status lora_model_fuse(lora_report **out_report,
     TRY_OR_DONE(
         lora__fuse_report(&report, &job, bindings, binding_count, error));
     TRY_OR_DONE(fuse_prepare(&job, bindings, strengths, binding_count, error));
+    TRY_OR_DONE(lora__fuse_log_open(&job, bindings, error));
+    if ((job.options.flags & LORA_FUSE_DRY_RUN) == 0) {
+        TRY_OR_DONE(lora__fuse_begin_files(&job, error));
+    }
     /* Before the files have their names: nothing fails after that. */
     TRY_OR_DONE(lora__fuse_report_finish(report, &job, error));
     if ((job.options.flags & LORA_FUSE_DRY_RUN) == 0) {
@@ -480,6 +492,7 @@ LORA_API lora_status lora_model_fuse(lora_report **out_report,
 done:
     lora__undo_abort(job.undo);
     lora__fuse_end_files(&job);
+    lora__fuse_log_close(&job, status == LORA_OK);
     lora__arena_destroy(&job.arena);
     lora_report_destroy(report);
     return status;

@@ -8,7 +8,9 @@
 #include "model/model.h"
 #include "model/patched.h"
 #include "model/rounding.h"
+#include "op/journal.h"
 #include "op/undo.h"
+#include "platform/thread.h"
 
 #include <lora/fuse.h>
 
@@ -28,6 +30,22 @@ typedef struct lora__fuse_place {
     size_t file;
     uint64_t offset;
 } lora__fuse_place;
+
+/* What is done, for a later call. */
+typedef struct lora__fuse_log {
+    lora__journal *journal; /* NULL: none is kept */
+    const char *path;
+    uint8_t identity[32]; /* of the job */
+    lora__mutex lock;     /* of what follows, but `done` */
+    int has_lock;
+    unsigned char *done; /* one for each tensor: an earlier call wrote it */
+    size_t done_count;
+    int whole;         /* that call wrote all, and began to give names */
+    uint64_t *pending; /* tensors that are written, and not in the journal */
+    size_t pending_count;
+    uint64_t pending_bytes;
+    uint64_t most; /* of them, before the files are flushed */
+} lora__fuse_log;
 
 typedef struct lora__fuse {
     lora_model_fuse_options options;
@@ -49,6 +67,7 @@ typedef struct lora__fuse {
     size_t *order;            /* tensors as they follow each other on disk */
     unsigned char *changes;   /* one for each tensor: 1 if it is changed */
     size_t change_count;
+    lora__fuse_log log;
     lora__undo *undo;     /* NULL: none is wanted */
     const char **folders; /* made for this, to be removed if it fails */
     size_t folder_count;
@@ -69,6 +88,31 @@ LORA_PRIVATE lora_status lora__fuse_report_finish(lora_report *report,
 /* Say which files there are to be, and where tensors go. */
 LORA_PRIVATE lora_status lora__fuse_plan_files(lora__fuse *job,
                                                lora_error *error);
+
+/* Open the journal of a call with RESUME, and see what it tells of. */
+LORA_PRIVATE lora_status lora__fuse_log_open(lora__fuse *job,
+                                             const lora_binding *const *binds,
+                                             lora_error *error);
+
+/* Forget what it tells. */
+LORA_PRIVATE lora_status lora__fuse_log_reset(lora__fuse *job,
+                                              lora_error *error);
+
+/* A tensor is written. Any thread may. */
+LORA_PRIVATE lora_status lora__fuse_log_add(lora__fuse *job,
+                                            size_t tensor,
+                                            lora_error *error);
+
+/* Flush the files and tell what is in them. */
+LORA_PRIVATE lora_status lora__fuse_log_commit(lora__fuse *job,
+                                               lora_error *error);
+
+/* All is on the disk, and files are to have their names. */
+LORA_PRIVATE lora_status lora__fuse_log_whole(lora__fuse *job,
+                                              lora_error *error);
+
+/* Close the journal; with `remove` 1 it is of no use any more. */
+LORA_PRIVATE void lora__fuse_log_close(lora__fuse *job, int remove);
 
 /* Begin them all: folders, temporary files, heads. */
 LORA_PRIVATE lora_status lora__fuse_begin_files(lora__fuse *job,

@@ -520,32 +520,94 @@ files_make_folder(lora__fuse *job, const char *path, lora_error *error)
     return LORA_OK;
 }
 
-LORA_PRIVATE lora_status lora__fuse_begin_files(lora__fuse *job,
-                                                lora_error *error)
+/* The folders of the files. */
+static lora_status files_make_folders(lora__fuse *job, lora_error *error)
+{
+    const char *within;
+
+    if (!job->in_folder) {
+        return LORA_OK;
+    }
+    TRY(lora__folder_join(&within, &job->arena, job->path, strlen(job->path),
+                          "x", error));
+    TRY(files_make_folder(job, within, error));
+    for (size_t i = 0; i < job->file_count; i++) {
+        TRY(files_make_folder(job, job->files[i].path, error));
+    }
+    return LORA_OK;
+}
+
+/* 1 if the file has its name, by its size. */
+static int files_is_named(const lora__fuse_file *file)
+{
+    lora__path_type type = LORA__PATH_OTHER;
+    lora__file there = {-1};
+    uint64_t bytes = 0;
+
+    if (lora__file_open(&there, &type, &bytes, file->path) != 0) {
+        return 0;
+    }
+    (void)lora__file_close(&there);
+    return type == LORA__PATH_FILE && bytes == file->bytes;
+}
+
+/* Go on with the files of an earlier call. One that has its name already stays
+ * closed; *out is 0 where one is not there. */
+static lora_status files_reopen(int *out, lora__fuse *job, lora_error *error)
 {
     int overwrite = (job->options.flags & LORA_FUSE_OVERWRITE) != 0;
 
-    for (size_t i = 0; i < job->file_count; i++) {
+    *out = 1;
+    for (size_t i = 0; i < job->file_count && *out; i++) {
         lora__fuse_file *file = &job->files[i];
-        if (job->in_folder && i == 0) {
-            size_t bytes = strlen(job->path);
-            const char *within;
-            TRY(lora__folder_join(&within, &job->arena, job->path, bytes, "x",
-                                  error));
-            TRY(files_make_folder(job, within, error));
-        }
-        if (job->in_folder) {
-            TRY(files_make_folder(job, file->path, error));
-        }
+        /* Where all was written, what is there has its name by that call. */
+        TRY(lora__output_open_partial(&file->output, job->context, file->path,
+                                      overwrite || job->log.whole, file->bytes,
+                                      error));
+        *out = file->output != NULL || (job->log.whole && files_is_named(file));
+    }
+    return LORA_OK;
+}
+
+static lora_status
+files_begin(lora__fuse *job, lora__fuse_file *file, lora_error *error)
+{
+    int overwrite = (job->options.flags & LORA_FUSE_OVERWRITE) != 0;
+
+    if (job->log.journal != NULL) {
+        TRY(lora__output_open_partial(&file->output, job->context, file->path,
+                                      overwrite, 0, error));
+    } else {
         TRY(lora__output_open(&file->output, job->context, file->path,
                               overwrite, error));
-        TRY(lora__output_write_at(file->output, 0, file->head, file->head_bytes,
-                                  error));
-        if (file->bytes > file->head_bytes) {
-            /* Also where the data end in padding. */
-            TRY(lora__output_write_at(file->output, file->bytes - 1, "", 1,
-                                      error));
+    }
+    TRY(lora__output_write_at(file->output, 0, file->head, file->head_bytes,
+                              error));
+    /* Also where the data end in padding. */
+    return file->bytes == file->head_bytes
+               ? LORA_OK
+               : lora__output_write_at(file->output, file->bytes - 1, "", 1,
+                                       error);
+}
+
+LORA_PRIVATE lora_status lora__fuse_begin_files(lora__fuse *job,
+                                                lora_error *error)
+{
+    int there = 0;
+
+    TRY(files_make_folders(job, error));
+    if (job->log.done_count > 0 || job->log.whole) {
+        TRY(files_reopen(&there, job, error));
+        if (!there) {
+            lora__log(job->context, LORA_LOG_WARNING,
+                      "%s: its files are gone, so all is done again",
+                      job->log.path);
+            lora__fuse_end_files(job);
+            TRY(lora__fuse_log_reset(job, error));
         }
+    }
+    for (size_t i = 0; i < job->file_count && !there; i++) {
+        TRY(files_begin(job, &job->files[i], error));
     }
     return LORA_OK;
 }
@@ -554,12 +616,17 @@ LORA_PRIVATE lora_status lora__fuse_finish_files(lora__fuse *job,
                                                  lora_error *error)
 {
     for (size_t i = 0; i < job->file_count; i++) {
-        TRY(lora__output_flush(job->files[i].output, error));
+        if (job->files[i].output != NULL) {
+            TRY(lora__output_flush(job->files[i].output, error));
+        }
     }
+    TRY(lora__fuse_log_whole(job, error));
     for (size_t i = 0; i < job->file_count; i++) {
         lora__output *output = job->files[i].output;
-        job->files[i].output = NULL;
-        TRY(lora__output_finish(output, error));
+        if (output != NULL) {
+            job->files[i].output = NULL;
+            TRY(lora__output_finish(output, error));
+        }
         job->folder_count = 0; /* they have something in them */
     }
     return LORA_OK;
@@ -569,6 +636,7 @@ LORA_PRIVATE void lora__fuse_end_files(lora__fuse *job)
 {
     for (size_t i = 0; i < job->file_count; i++) {
         lora__output_abort(job->files[i].output);
+        job->files[i].output = NULL;
     }
     while (job->folder_count > 0) {
         lora__folder_remove(job->folders[--job->folder_count]);

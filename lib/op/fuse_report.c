@@ -109,6 +109,7 @@ LORA_PRIVATE lora_status lora__fuse_report_finish(lora_report *report,
     }
     lora__report_put_u64(json, "tensors", job->model->tensor_count);
     lora__report_put_u64(json, "changed", job->change_count);
+    lora__report_put_u64(json, "resumed", job->log.done_count);
     lora__report_put_u64(json, "files", job->file_count);
     lora__report_put_u64(json, "bytes", bytes);
     lora__report_put_problems(report);

@@ -6,7 +6,6 @@
  */
 #include "op/journal.h"
 
-#include "format/sha256.h"
 #include "platform/file.h"
 #include "platform/thread.h"
 
@@ -52,6 +51,37 @@ static void journal_sum_begin(lora__sha256 *sha,
     lora__sha256_init(sha, lora__context_get(j->context)->cpu);
     lora__sha256_update(sha, &head->index, sizeof head->index);
     lora__sha256_update(sha, &head->bytes, sizeof head->bytes);
+}
+
+/* ---- the job's identity ------------------------------------------------ */
+
+LORA_PRIVATE void lora__journal_hash_text(lora__sha256 *sha, const char *text)
+{
+    lora__sha256_update(sha, text == NULL ? "" : text,
+                        text == NULL ? 1 : strlen(text) + 1);
+}
+
+/* The first bytes of each tensor, those in the middle, the last. */
+LORA_PRIVATE lora_status lora__journal_hash_checkpoint(
+    lora__sha256 *sha, const lora__checkpoint *c, lora_error *error)
+{
+    for (size_t i = 0; i < c->tensor_count; i++) {
+        const lora__tensor *tensor = &c->tensors[i];
+        const lora__entry *entry = tensor->entry;
+        uint64_t step = entry->bytes < 64 ? entry->bytes : 64;
+        uint64_t last = entry->bytes - step;
+        unsigned char bytes[64];
+        lora__journal_hash_text(sha, tensor->name);
+        lora__sha256_update(sha, &entry->dtype, sizeof entry->dtype);
+        lora__sha256_update(sha, entry->shape,
+                            (size_t)entry->ndim * sizeof *entry->shape);
+        for (uint64_t k = 0; k <= 2 && step > 0; k++) {
+            TRY(lora__checkpoint_read_bytes(c, i, last / 2 * k, bytes,
+                                            (size_t)step, error));
+            lora__sha256_update(sha, bytes, (size_t)step);
+        }
+    }
+    return LORA_OK;
 }
 
 /* ---- what is there ----------------------------------------------------- */
@@ -235,7 +265,9 @@ static lora_status journal_open_file(lora__journal *j,
                    error));
     TRY(journal_os(j, lora__file_close(&j->file), "cannot create", error));
     TRY(journal_hold(j, &bytes, error));
-    return journal_begin(j, job, error);
+    TRY(journal_begin(j, job, error));
+    /* Old records must not come back after a loss of power. */
+    return lora__journal_flush(j, error);
 }
 
 LORA_PRIVATE lora_status lora__journal_open(lora__journal **out,
@@ -369,6 +401,13 @@ LORA_PRIVATE lora_status lora__journal_append(uint64_t *out_offset,
     status = journal_write(journal, &head, pieces, count, error);
     lora__mutex_unlock(&journal->lock);
     return status;
+}
+
+LORA_PRIVATE lora_status lora__journal_flush(const lora__journal *journal,
+                                             lora_error *error)
+{
+    return journal_os(journal, lora__file_flush(journal->file), "cannot flush",
+                      error);
 }
 
 LORA_PRIVATE lora_status lora__journal_container(lora__container **out,

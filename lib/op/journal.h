@@ -10,6 +10,8 @@
 #define LORA__OP_JOURNAL_H
 
 #include "format/container.h"
+#include "format/sha256.h"
+#include "model/checkpoint.h"
 
 typedef struct lora__journal lora__journal;
 
@@ -20,11 +22,19 @@ typedef struct lora__journal_record {
     uint64_t bytes;
 } lora__journal_record;
 
+/* For a job's identity: a text, which may be NULL; and of a checkpoint the
+ * table of tensors and some bytes of each, as two states of a training have the
+ * same table. */
+LORA_PRIVATE void lora__journal_hash_text(lora__sha256 *sha, const char *text);
+LORA_PRIVATE lora_status lora__journal_hash_checkpoint(
+    lora__sha256 *sha, const lora__checkpoint *checkpoint, lora_error *error);
+
 /* Open or begin a journal. `job` says which job it is: everything its result
  * depends on. With `resume` 1 the records of an earlier call are kept, if there
  * are any; STATE if they are of another job. With 0 a journal that is there is
- * begun anew. Refused are a file that is no journal (FORMAT), links and special
- * files (IO), and a journal that another process has open (STATE). */
+ * begun anew, and is on the disk then. Refused are a file that is no journal
+ * (FORMAT), links and special files (IO), and a journal that another process
+ * has open (STATE). */
 LORA_PRIVATE lora_status lora__journal_open(lora__journal **out,
                                             lora_context *context,
                                             const char *path,
@@ -57,6 +67,10 @@ LORA_PRIVATE lora_status lora__journal_append(uint64_t *out_offset,
                                               const lora__journal_piece *pieces,
                                               size_t count,
                                               lora_error *error);
+
+/* Its records to the disk. */
+LORA_PRIVATE lora_status lora__journal_flush(const lora__journal *journal,
+                                             lora_error *error);
 
 /* A container without entries that takes the journal's file over: nothing more
  * is appended, and entries with offsets in the file may be added. */

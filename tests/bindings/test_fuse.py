@@ -123,6 +123,20 @@ def try_shards():
     require(index.exists() and len(list(folder.iterdir())) > 2, "files")
 
 
+def try_resume():
+    fusing.remove(OUT)
+    journal = OUT.with_name(OUT.name + ".journal")
+    journal.write_bytes(b"LORAJRN1" + bytes(32))
+    raises(liblora.StateError, liblora.fuse, BASE, [PATHS[0]], OUT,
+           resume=True)
+    journal.unlink()
+    liblora.fuse(BASE, [PATHS[0]], OUT, resume=True)
+    require(not journal.exists(), "the journal is still there")
+    program(PATHS[0])
+    same(OUT.read_bytes(), suite.path("program.safetensors").read_bytes(),
+         "resumed")
+
+
 def try_refusals():
     fusing.remove(OUT)
     for kind, settings in (
@@ -182,7 +196,7 @@ def try_progress():
 
 def main():
     for attempt in (try_numbers, try_settings, try_select, try_model, try_undo,
-                    try_shards, try_refusals, try_half, try_progress):
+                    try_shards, try_resume, try_refusals, try_half, try_progress):
         with suite.case(attempt.__name__):
             attempt()
     sys.exit(suite.finish())

@@ -392,7 +392,7 @@ def check_option(cli, verb, name):
         check_force(cli, verb)
         return
     if name == "resume":
-        check_resume(cli)
+        (check_resume if verb == "extract" else check_resume_fuse)(cli)
         return
     if (verb, name) == ("demo", "seed"):
         check_seed(cli)
@@ -429,6 +429,17 @@ def check_resume(cli):
                                            code=FAILED).err, "refused")
     cli.run(*MADE, "--rank", "2")
     require(not journal.exists(), "the journal is still there")
+
+
+def check_resume_fuse(cli):
+    """The same of fuse, where only runs with the option have a journal."""
+    remove_results(cli)
+    journal = cli.folder / "result.safetensors.journal"
+    journal.write_bytes(b"LORAJRN1" + bytes(32))
+    run = cli.run(*BASE["fuse"], "--resume", code=FAILED)
+    require("nothing to resume" in run.err, run.err)
+    cli.run(*BASE["fuse"])
+    require(journal.exists(), "a run without --resume took the journal")
 
 
 def check_seed(cli):

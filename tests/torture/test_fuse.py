@@ -3,6 +3,7 @@ what was there before, whole, or what was to be made, whole; and of a process
 that was killed at most one temporary file for each that it wrote.
 """
 
+import json
 import os
 import pathlib
 import random
@@ -242,15 +243,208 @@ def check_changed_input(job):
         job.base.write_bytes(old)
 
 
+# Resumed --------------------------------------------------------------------
+
+def bodies(path):
+    """{tensor: its bytes} of a file, or of those of a folder."""
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    return {name: t.data for f in files
+            for name, t in support.read_file(f)[0].items()}
+
+
+def resume(job, *more, **how):
+    """Go on; how many tensors were there."""
+    return json.loads(job.run("--resume", "--json", *more, **how).out)[
+        "resumed"]
+
+
+def require_partial(job, what):
+    """Of a run that was ended there is an output, or what leads to one."""
+    names = {p.name for p in job.files() if job.out not in (p, *p.parents)}
+    require(names <= {job.out.name + end for end in (".journal", ".partial")},
+            f"{what}: {names}")
+    if job.out.is_dir():
+        for path in job.out.iterdir():
+            require(path.name.endswith(".partial") or
+                    path.read_bytes() == job.want[path.name],
+                    f"{what}: half of {path.name}")
+    elif job.out.exists():
+        require(job.out.read_bytes() == job.want, f"{what}: half an output")
+
+
+def check_resume(job):
+    """Killed until it is done: the same bytes, and no work twice but that of
+    the last moments."""
+    dice = random.Random(3)
+    job.clear()
+    begun = time.monotonic()
+    equal(resume(job), 0, "tensors of no earlier run")
+    seconds = time.monotonic() - begun
+    equal((job.state() == job.want, job.files() - {job.out}), (
+        True, {job.out / n for n in job.want} if job.out.is_dir() else set()),
+        "what an uninterrupted run leaves")
+    useful = 0
+    for threads in (1, 2):
+        for _ in range(KILLS):
+            job.clear()
+            for kill in range(3):
+                code = job.end_after(dice.uniform(0, 0.7 * seconds),
+                                     signal.SIGKILL, "--resume", "--force",
+                                     "--threads", threads)
+                require_partial(job, f"kill {kill}, exit {code}")
+            done = resume(job, "--force", "--threads", dice.choice((1, 2)))
+            useful += 0 < done
+            require(job.state() == job.want, f"another result, {done} resumed")
+            require(not any(p.suffix in (".partial", ".journal")
+                            for p in job.files()), "files that were left")
+    require(useful >= KILLS // 2, f"only {useful} of {2 * KILLS} runs found "
+            "something done")
+
+
+def leave_some(job):
+    """End a run when some of it is in the journal."""
+    for _ in range(50):
+        job.clear()
+        journal = job.out.with_name(job.out.name + ".journal")
+        with job.start("--resume", "--threads", 1) as process:
+            while process.poll() is None and not (
+                    journal.exists() and journal.stat().st_size > 100):
+                time.sleep(0.0005)
+            process.kill()
+            process.communicate()
+        if not job.state() or isinstance(job.state(), dict):
+            if journal.exists() and journal.stat().st_size > 100:
+                return journal
+    raise AssertionError("no run could be ended in time")
+
+
+def partials(job):
+    return [p for p in job.files() if p.suffix == ".partial"]
+
+
+def check_resumed_work(job):
+    """Other bytes in the place of all that is done stay: it is not written
+    again. Exactly as many tensors as are told of have them."""
+    leave_some(job)
+    for path in partials(job):
+        data = bytearray(path.read_bytes())
+        start = 8 + int.from_bytes(data[:8], "little")
+        data[start:] = b"\xA5" * (len(data) - start)
+        path.write_bytes(data)
+    done = resume(job)
+    require(0 < done < LAYERS, f"{done} resumed")
+    kept = [d for d in bodies(job.out).values() if set(d) == {0xA5}]
+    equal(len(kept), done, "tensors that were not written again")
+
+
+def check_resume_refused(job):
+    """Other inputs or options: refused, and begun anew with --force."""
+    other = job.folder / "other.safetensors"
+    tensors, _ = support.read_file(pathlib.Path(job.adapter))
+    name = next(iter(tensors))
+    data = bytearray(tensors[name].data)
+    data[-1] ^= 1  # of a number's mantissa or sign: all else is the same
+    tensors[name] = support.Tensor(tensors[name].dtype, tensors[name].shape,
+                                   bytes(data))
+    support.write_file(other, tensors)
+    job.kept.add(other)
+    adapter = job.adapter
+    for change in ("strength", "seed", "adapter"):
+        leave_some(job)
+        more = ["--seed", 1, "--stochastic"] if change == "seed" else []
+        job.adapter = {"strength": f"{adapter}:0.5", "seed": adapter,
+                       "adapter": other}[change]
+        try:
+            before = {p: p.read_bytes() for p in job.files()}
+            run = job.run("--resume", *more, code=FAILED)
+            require("nothing to resume" in run.err, run.err)
+            equal({p: p.read_bytes() for p in job.files()} == before, True,
+                  "files of a run that was refused")
+            equal(resume(job, "--force", *more), 0, "resumed of another job")
+            got = job.state()
+            job.clear()
+            job.run(*more)
+            require(job.state() == got, f"{change}: another result")
+        finally:
+            job.adapter = adapter
+    job.run("--resume", "--undo", job.folder / "undo", "--force",
+            code=support.USAGE)
+    out, job.out = job.out, job.base
+    try:
+        before = job.base.read_bytes()
+        run = job.run("--resume", "--force", code=None)
+        require(run.code != 0 and "own input" in run.err, run.err)
+        require(job.base.read_bytes() == before, "the base is another")
+    finally:
+        job.out = out
+
+
+def check_resume_gone(job):
+    """A journal without its files is of no use."""
+    leave_some(job)
+    for path in partials(job):
+        path.unlink()
+    equal(resume(job), 0, "resumed from files that are gone")
+    require(job.state() == job.want, "another result")
+    leave_some(job)
+    path = partials(job)[0]
+    path.write_bytes(path.read_bytes()[:-1])
+    equal(resume(job), 0, "resumed from a file that was cut")
+    require(job.state() == job.want, "another result")
+
+
+def check_resume_interrupt(job):
+    """What is in no batch yet is told of too, where the program can."""
+    for _ in range(50):
+        job.clear()
+        with job.start("--resume", "--threads", 1) as process:
+            while process.poll() is None and not partials(job):
+                time.sleep(0.0005)
+            time.sleep(0.2 * job.seconds)
+            process.send_signal(signal.SIGINT)
+            process.communicate()
+        if process.returncode == INTERRUPTED:
+            break
+    equal(process.returncode, INTERRUPTED, "exit code")
+    require_partial(job, "interrupted")
+    resume(job)
+    require(job.state() == job.want, "another result")
+
+
+def check_resume_names(job):
+    """Ended between the names of two files: those that have theirs stay."""
+    name = sorted(n for n in job.want if n.endswith(".safetensors"))[2]
+    for _ in range(20):
+        job.clear()
+        with job.start("--resume", "--threads", 1) as process:
+            while process.poll() is None and len(partials(job)) < len(job.want):
+                time.sleep(0.0005)
+            (job.out / name).mkdir(exist_ok=True)
+            process.communicate()
+        if process.returncode == FAILED:
+            break
+    equal(process.returncode, FAILED, "exit code")
+    (job.out / name).rmdir()
+    require(partials(job), "no file is without its name")
+    require(any(p.suffix == ".safetensors" for p in job.out.iterdir()),
+            "no file has its name")
+    equal(resume(job), LAYERS, "tensors that are there")
+    require(job.state() == job.want, "another result")
+    require(not partials(job), "files that were left")
+
+
 def main():
     suite = support.Suite(__doc__.splitlines()[0])
     plain = Job(suite, "plain")
     for check in (check_kills, check_kills_in_place, check_interrupt,
-                  check_full_disk, check_changed_input):
+                  check_full_disk, check_changed_input, check_resume,
+                  check_resumed_work, check_resume_refused, check_resume_gone,
+                  check_resume_interrupt):
         with suite.case(check.__name__):
             check(plain)
     shards = Job(suite, "shards", shards=True)
-    for check in (check_kills, check_interrupt, check_full_disk):
+    for check in (check_kills, check_interrupt, check_full_disk, check_resume,
+                  check_resumed_work, check_resume_names):
         with suite.case(check.__name__ + ", shards"):
             check(shards)
     undo = Job(suite, "undo", undo=True)

@@ -48,7 +48,7 @@ def fuse(base: Union[Model, Path], adapters: Iterable[Weighted], out: Path, *,
          stochastic: bool = False, seed: int = 0, saturate: bool = False,
          shard_size: Optional[int] = None, strength_rule: str = "origin",
          dora: str = "origin", overwrite: bool = False, dry_run: bool = False,
-         context: Optional[Context] = None,
+         resume: bool = False, context: Optional[Context] = None,
          progress: Union[bool, Progress, None] = None) -> Report:
     """Write a checkpoint again with adapters in its weights, all with one
     rounding; every tensor keeps its name, type and place.
@@ -70,6 +70,7 @@ def fuse(base: Union[Model, Path], adapters: Iterable[Weighted], out: Path, *,
     strength_rule, dora  as of Adapter.delta()
     overwrite    replace what is there; `out` may be the base then
     dry_run      check all, and write nothing
+    resume       go on where a call with it ended; not with `undo`
     progress     for a context of its own
 
     The result says how much of each adapter is in, and what is not.
@@ -88,6 +89,7 @@ def fuse(base: Union[Model, Path], adapters: Iterable[Weighted], out: Path, *,
         flags=((_ffi.LORA_FUSE_OVERWRITE if overwrite else 0) |
                (_ffi.LORA_FUSE_STOCHASTIC if stochastic else 0) |
                (_ffi.LORA_FUSE_SATURATE if saturate else 0) |
+               (_ffi.LORA_FUSE_RESUME if resume else 0) |
                (_ffi.LORA_FUSE_DRY_RUN if dry_run else 0)))
     report = ctypes.POINTER(_ffi.lora_report)()
     context.work(lib.lora_model_fuse, report, model._handle, applied.bindings,

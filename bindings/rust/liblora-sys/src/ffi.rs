@@ -135,6 +135,7 @@ pub const LORA_FUSE_OVERWRITE: i32 = 1;
 pub const LORA_FUSE_STOCHASTIC: i32 = 2;
 pub const LORA_FUSE_SATURATE: i32 = 4;
 pub const LORA_FUSE_DRY_RUN: i32 = 8;
+pub const LORA_FUSE_RESUME: i32 = 16;
 pub const LORA_PLAN_STOCHASTIC: i32 = 1;
 pub const LORA_PLAN_SATURATE: i32 = 2;
 pub const LORA_PLAN_SAVE_NONE: i32 = 4;
