@@ -1,6 +1,7 @@
 /* Rules: text encoders. Everybody spells them as diffusers does, but for the
- * checkpoints of Stable Diffusion 2 and XL, which have OpenCLIP's names; those
- * are read and never written.
+ * checkpoints of Stable Diffusion 2 and XL, which have OpenCLIP's names, and
+ * for transformers from 5 on, where CLIP without a projection has lost its
+ * "text_model"; those are read and never written.
  */
 #include "names/rules.h"
 
@@ -65,6 +66,10 @@ static const lora__rule text_openclip[] = {
             rules, LORA__COUNT(rules), 0                                       \
     }
 
+#define TEXT_BARE(families, name, bare, rules)                                 \
+    RULE_ALIAS(families, LORA__COMPONENT_TE, LORA__COMPONENT_TE, name, bare,   \
+               rules)
+
 static const lora__site text_sites[] = {
     TEXT_SITE(TEXT_CLIP_L | LORA__FAMILY_SD21, TE, "text_model", text_clip),
     TEXT_SITE(
@@ -84,6 +89,16 @@ static const lora__site text_sites[] = {
     TEXT_FLUX_T5("encoder.block.{0-23}.layer", text_t5_block),
     TEXT_SITE(TEXT_SD3, TE3, "", text_t5),
     TEXT_SITE(TEXT_SD3, TE3, "encoder.block.{0-23}.layer", text_t5_block),
+
+    TEXT_BARE(TEXT_CLIP_L | LORA__FAMILY_SD21, "text_model", "", text_clip),
+    TEXT_BARE(TEXT_CLIP_L,
+              "text_model.encoder.layers.{0-11}",
+              "encoder.layers.{0-11}",
+              text_clip_layer),
+    TEXT_BARE(LORA__FAMILY_SD21,
+              "text_model.encoder.layers.{0-22}",
+              "encoder.layers.{0-22}",
+              text_clip_layer),
 
     RULE_ALIAS(LORA__FAMILY_SD21,
                LORA__COMPONENT_TE,
