@@ -592,7 +592,8 @@ LORA_PRIVATE lora_status lora__light_seed(uint64_t *out,
 
 /* 1 if factors that are shorter than the layers they are of can be nothing but
  * those of a Light-LoRA: all have the same sizes, and the layers, of which the
- * file's base tells the size, have not. */
+ * file's base tells the size, have not. Where up is as long as down they can
+ * also be whole, of a small model with the names of that base. */
 static int light_suspected(const lora_adapter *adapter)
 {
     const lora__entry *first_up = NULL;
@@ -627,7 +628,7 @@ static int light_suspected(const lora_adapter *adapter)
             first[0] != 0 && (first[0] != shape[0] || first[1] != shape[1]);
         memcpy(first, shape, sizeof first);
     }
-    return several;
+    return several && first_up->shape[0] != first_down->shape[1];
 }
 
 /* ---- opening ----------------------------------------------------------- */

@@ -552,6 +552,22 @@ def check_short(suite, rng):
                       name)
 
 
+def check_small(suite, rng):
+    """Where up is as long as down, it is a LoRA of a small model that has the
+    names of a larger one: of such models no layer has its size."""
+    second = TO_Q.replace("blocks.0", "blocks.1", 1)
+    path, out = suite.path("small.safetensors"), suite.path("o.safetensors")
+    up, down = rng.standard_normal((64, 4)), rng.standard_normal((4, 64))
+    support.write_file(path, {
+        f"{name}.{part}.weight": tensor(value) for name in (TO_Q, second)
+        for part, value in (("lora_up", up), ("lora_down", down))})
+    suite.run("delta", path, "-o", out, "--force")
+    want = up.astype("f4").astype("f8") @ down.astype("f4").astype("f8")
+    for value in support.read_file(out)[0].values():
+        support.close(value.array(), want, 2.0**-20 * np.ones(want.shape),
+                      "change")
+
+
 # The article ----------------------------------------------------------------
 
 def article_layers():
@@ -717,7 +733,7 @@ def main():
                 check_regenerated(suite, folder, case)
     rng = np.random.default_rng(3)
     for check in (check_verify, check_roundtrip, check_compress, check_scale, check_vector,
-                  check_refused, check_resize, check_short):
+                  check_refused, check_resize, check_short, check_small):
         with suite.case(check.__name__):
             check(suite, rng)
     with suite.case("check_python"):
