@@ -11,7 +11,7 @@ Arrays are numpy's where numpy is installed, else memoryviews with a shape.
 Long calls release the interpreter, and Ctrl-C stops them.
 """
 
-from . import _ffi, light
+from . import _ffi, diffusers, light
 from ._adapter import Adapter, Spectra, open
 from ._bind import Binding, Model, bind
 from ._builder import Builder
@@ -40,9 +40,10 @@ __all__ = [
     "Layer", "LimitError", "LoraError", "MissingFileError", "Model",
     "NonFiniteError", "OptionError", "OutOfMemoryError", "Plan", "RangeError",
     "Report", "ShapeError", "Spectra", "StateError", "ThreadError",
-    "TruncatedError", "UnsupportedError", "bind", "build_info", "edit_metadata", "extract",
-    "fuse", "hashes", "layer_backward", "layer_forward", "library_version",
-    "light", "open", "orthogonal", "supports", "unfuse",
+    "TruncatedError", "UnsupportedError", "bind", "build_info", "diffusers",
+    "edit_metadata", "extract", "fuse", "hashes", "layer_backward",
+    "layer_forward", "library_version", "light", "open", "orthogonal",
+    "supports", "unfuse",
 ]
 
 

@@ -50,33 +50,45 @@ class Plan:
                  seed: Optional[int] = None, saturate: bool = False,
                  strength_rule: str = "origin", dora: str = "origin",
                  context: Optional[Context] = None) -> None:
-        self._context = _core.settle(context, None)
+        context = _core.settle(context, None)
         pairs = (weights.items() if isinstance(weights, Mapping)
                  else list(weights))
-        self._memory = {name: _arrays.borrow(array, True)
-                        for name, array in pairs}
-        self._names = list(self._memory)
-        self.model = Model(family=family, context=self._context)
-        for name, memory in self._memory.items():
-            self.model.add(name, memory.shape or (1,),
-                           dtype=_arrays.dtype_name(memory.dtype))
-        flags = (_ffi.LORA_PLAN_STOCHASTIC * (seed is not None) |
-                 _ffi.LORA_PLAN_SATURATE * bool(saturate) |
-                 _ffi.LORA_PLAN_SAVE_NONE * (saved_bytes == 0))
-        out = ctypes.POINTER(_ffi.lora_plan)()
-        self._context.call(
-            lib.lora_plan_create, out, self.model._handle,
-            options(_ffi.lora_plan_options, saved_bytes=saved_bytes or 0,
-                    seed=seed or 0, flags=flags,
-                    strength_rule=_rule("strength_rule", strength_rule),
-                    dora_rule=_rule("dora", dora)))
-        self._handle = Handle(out, lib.lora_plan_destroy, self._memory)
+        memories = {name: _arrays.borrow(array, True)
+                    for name, array in pairs}
+        model = Model(family=family, context=context)
+        for name, memory in memories.items():
+            model.add(name, memory.shape or (1,),
+                      dtype=_arrays.dtype_name(memory.dtype))
+        self._make(model, list(memories), options(
+            _ffi.lora_plan_options, saved_bytes=saved_bytes or 0,
+            seed=seed or 0,
+            flags=(_ffi.LORA_PLAN_STOCHASTIC * (seed is not None) |
+                   _ffi.LORA_PLAN_SATURATE * bool(saturate) |
+                   _ffi.LORA_PLAN_SAVE_NONE * (saved_bytes == 0)),
+            strength_rule=_rule("strength_rule", strength_rule),
+            dora_rule=_rule("dora", dora)))
+        for name, memory in memories.items():
+            self._place(name, memory)
+
+    def _make(self, model: Model, names: list[str], how: Any) -> None:
+        """A plan for a model, whose tensors have these names and no memory."""
+        self._context = model._context
+        self.model = model
+        self._names = names
+        self._rows = {name: row for row, name in enumerate(names)}
+        self._memory: dict[str, _arrays.Memory] = {}
         self._ids: list[int] = []
-        for index, memory in enumerate(self._memory.values()):
-            self._context.call(
-                lib.lora_plan_set_memory, self._handle, index,
-                options(_ffi.lora_plan_memory, data=memory.address,
-                        dtype=memory.dtype))
+        out = ctypes.POINTER(_ffi.lora_plan)()
+        self._context.call(lib.lora_plan_create, out, model._handle, how)
+        self._handle = Handle(out, lib.lora_plan_destroy, self._memory)
+
+    def _place(self, name: str, memory: _arrays.Memory) -> None:
+        """Say where a weight lies now."""
+        self._context.call(
+            lib.lora_plan_set_memory, self._handle, self._rows[name],
+            options(_ffi.lora_plan_memory, data=memory.address,
+                    dtype=memory.dtype))
+        self._memory[name] = memory
 
     def _bind(self, adapter: Union[Adapter, Binding], **how: Any) -> Binding:
         binding = (adapter if isinstance(adapter, Binding) else
@@ -150,13 +162,13 @@ class Plan:
         down, to be used beside it, whatever was run. With `rank` the nearest
         of that rank, and the share of the change that is left out; with
         `pad_rank` zeros up to that."""
-        if name not in self._memory:
+        if name not in self._rows:
             raise _errors.make(_ffi.LORA_ERROR_KEY, "no such weight", name)
         code = _arrays.dtype_code(dtype) or _ffi.LORA_DTYPE_F32
         info = options(_ffi.lora_plan_factors_info)
         how = options(_ffi.lora_plan_factors_options, dtype=code,
                       rank=rank or 0, pad_rank=pad_rank or 0)
-        index = self._names.index(name)
+        index = self._rows[name]
         self._context.call(lib.lora_plan_factors, info, None, 0, None, 0, None,
                            self._handle, index, how)
         up, up_memory = _arrays.empty(code, (info.rows, info.rank))
