@@ -551,6 +551,14 @@ static int files_is_named(const lora__fuse_file *file)
     return type == LORA__PATH_FILE && bytes == file->bytes;
 }
 
+static void files_close(lora__fuse *job)
+{
+    for (size_t i = 0; i < job->file_count; i++) {
+        lora__output_abort(job->files[i].output);
+        job->files[i].output = NULL;
+    }
+}
+
 /* Go on with the files of an earlier call. One that has its name already stays
  * closed; *out is 0 where one is not there. */
 static lora_status files_reopen(int *out, lora__fuse *job, lora_error *error)
@@ -602,7 +610,7 @@ LORA_PRIVATE lora_status lora__fuse_begin_files(lora__fuse *job,
             lora__log(job->context, LORA_LOG_WARNING,
                       "%s: its files are gone, so all is done again",
                       job->log.path);
-            lora__fuse_end_files(job);
+            files_close(job);
             TRY(lora__fuse_log_reset(job, error));
         }
     }
@@ -634,10 +642,7 @@ LORA_PRIVATE lora_status lora__fuse_finish_files(lora__fuse *job,
 
 LORA_PRIVATE void lora__fuse_end_files(lora__fuse *job)
 {
-    for (size_t i = 0; i < job->file_count; i++) {
-        lora__output_abort(job->files[i].output);
-        job->files[i].output = NULL;
-    }
+    files_close(job);
     while (job->folder_count > 0) {
         lora__folder_remove(job->folders[--job->folder_count]);
     }

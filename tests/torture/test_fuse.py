@@ -384,6 +384,7 @@ def check_resume_gone(job):
     leave_some(job)
     for path in partials(job):
         path.unlink()
+    fusing.remove(job.out)
     equal(resume(job), 0, "resumed from files that are gone")
     require(job.state() == job.want, "another result")
     leave_some(job)
@@ -444,7 +445,7 @@ def main():
             check(plain)
     shards = Job(suite, "shards", shards=True)
     for check in (check_kills, check_interrupt, check_full_disk, check_resume,
-                  check_resumed_work, check_resume_names):
+                  check_resumed_work, check_resume_gone, check_resume_names):
         with suite.case(check.__name__ + ", shards"):
             check(shards)
     undo = Job(suite, "undo", undo=True)
