@@ -153,7 +153,7 @@ static lora_status export_compress(plan_export *job, lora_error *error)
     lora_context *context = job->plan->context;
     const lora__kernels *kernels = job->plan->kernels;
     lora__factors *f = &job->factors;
-    lora__factors near = {0};
+    lora__factors closest = {0};
     lora__svd_input input;
     lora__svd svd = {0};
     double total = 0.0;
@@ -172,10 +172,10 @@ static lora_status export_compress(plan_export *job, lora_error *error)
     input.down = f->down;
     TRY(lora__svd_create(&svd, context, &input, error));
     TRY_OR_DONE(
-        lora__factors_alloc(&near, context, f->rows, f->cols, rank, error));
-    memset(near.up_t, 0, rank * f->rows * sizeof(double));
-    memset(near.down, 0, rank * f->cols * sizeof(double));
-    TRY_OR_DONE(lora__svd_truncate(near.up_t, near.down, &svd, &input,
+        lora__factors_alloc(&closest, context, f->rows, f->cols, rank, error));
+    memset(closest.up_t, 0, rank * f->rows * sizeof(double));
+    memset(closest.down, 0, rank * f->cols * sizeof(double));
+    TRY_OR_DONE(lora__svd_truncate(closest.up_t, closest.down, &svd, &input,
                                    rank < svd.count ? rank : svd.count, context,
                                    error));
     for (size_t i = svd.count; i-- > 0;) {
@@ -184,10 +184,10 @@ static lora_status export_compress(plan_export *job, lora_error *error)
     }
     job->error = total == 0.0 ? 0.0 : sqrt(rest / total);
     lora__factors_destroy(f);
-    *f = near;
-    memset(&near, 0, sizeof near);
+    *f = closest;
+    memset(&closest, 0, sizeof closest);
 done:
-    lora__factors_destroy(&near);
+    lora__factors_destroy(&closest);
     lora__svd_destroy(&svd, context);
     return status;
 }
