@@ -178,9 +178,8 @@ LORA_PRIVATE void lora__container_release(lora__container *container)
     lora_context_destroy(context);
 }
 
-/* Follow an entry to the container that has its bytes, or derives them. */
-static const lora__entry *container_resolve(const lora__container **container,
-                                            size_t index)
+LORA_PRIVATE const lora__entry *
+lora__container_resolve(const lora__container **container, size_t index)
 {
     const lora__entry *entry = &(*container)->entries[index];
 
@@ -198,7 +197,7 @@ LORA_PRIVATE lora_status lora__container_read(const lora__container *container,
                                               size_t bytes,
                                               lora_error *error)
 {
-    const lora__entry *entry = container_resolve(&container, index);
+    const lora__entry *entry = lora__container_resolve(&container, index);
 
     if (offset > entry->bytes || bytes > entry->bytes - offset) {
         return lora__fail(error, LORA_ERROR_RANGE, LORA_NO_OFFSET, entry->name,
@@ -226,7 +225,7 @@ LORA_PRIVATE lora_status lora__container_read(const lora__container *container,
 LORA_PRIVATE const void *lora__container_view(const lora__container *container,
                                               size_t index)
 {
-    const lora__entry *entry = container_resolve(&container, index);
+    const lora__entry *entry = lora__container_resolve(&container, index);
     const lora_reader *reader = &container->reader;
     const void *data = entry->data;
 

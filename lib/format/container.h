@@ -113,6 +113,11 @@ LORA_PRIVATE void lora__entry_release(const lora__entry *entry,
 LORA_PRIVATE void lora__container_retain(lora__container *container);
 LORA_PRIVATE void lora__container_release(lora__container *container);
 
+/* Follow an entry to the container that has its bytes, or derives them, and
+ * which *container is then. */
+LORA_PRIVATE const lora__entry *
+lora__container_resolve(const lora__container **container, size_t index);
+
 /* Copy a range of the stored bytes of an entry: RANGE if it has no such
  * range, TRUNCATED if the file has become shorter. */
 LORA_PRIVATE lora_status lora__container_read(const lora__container *container,

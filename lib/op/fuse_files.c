@@ -17,20 +17,6 @@
 
 /* ---- which files ------------------------------------------------------- */
 
-/* The file that an entry's bytes are in, and which of its entries it is. */
-static const lora__container *files_source(const lora__container *container,
-                                           size_t *index)
-{
-    const lora__entry *entry = &container->entries[*index];
-
-    while (entry->parent != NULL && entry->derive == NULL) {
-        container = entry->parent;
-        *index = entry->parent_index;
-        entry = &container->entries[*index];
-    }
-    return container;
-}
-
 /* Files of these formats are written as they are, with other numbers. */
 static int files_is_kept(const lora__container *container)
 {
@@ -253,9 +239,9 @@ files_plan_kept(lora__fuse *job, int in_folder, lora_error *error)
     for (size_t f = 0; f < job->model->file_count; f++) {
         const lora__checkpoint_file *of = &job->model->files[f];
         for (size_t i = 0; i < of->container->entry_count; i++, tensor++) {
-            size_t index = i;
             size_t at = job->file_count;
-            const lora__container *from = files_source(of->container, &index);
+            const lora__container *from = of->container;
+            const lora__entry *entry = lora__container_resolve(&from, i);
             lora__fuse_file *file;
             while (at > 0 && job->files[at - 1].container != from) {
                 at--;
@@ -271,7 +257,7 @@ files_plan_kept(lora__fuse *job, int in_folder, lora_error *error)
                 TRY(files_keep_head(job, file, error));
             }
             job->places[tensor].file = at - 1;
-            job->places[tensor].offset = from->entries[index].offset;
+            job->places[tensor].offset = entry->offset;
         }
     }
     return LORA_OK;
@@ -395,8 +381,8 @@ static int files_are_kept(const lora__checkpoint *model, int *single)
     for (size_t f = 0; f < model->file_count; f++) {
         const lora__container *container = model->files[f].container;
         for (size_t i = 0; i < container->entry_count; i++) {
-            size_t index = i;
-            const lora__container *from = files_source(container, &index);
+            const lora__container *from = container;
+            (void)lora__container_resolve(&from, i);
             kept &= files_is_kept(from);
             *single &= only == NULL || only == from;
             only = from;

@@ -108,14 +108,11 @@ LORA_PRIVATE lora__undo_place lora__undo_find_place(const lora__checkpoint *c,
                                                     size_t tensor)
 {
     const lora__tensor *from = &c->tensors[tensor];
-    const lora__entry *entry = from->entry;
+    const lora__entry *entry;
     lora__undo_place place;
 
     place.container = from->container;
-    while (entry->parent != NULL && entry->derive == NULL) {
-        place.container = entry->parent;
-        entry = &entry->parent->entries[entry->parent_index];
-    }
+    entry = lora__container_resolve(&place.container, from->index);
     place.blocks = entry->quantised != NULL;
     place.offset = entry->offset;
     place.bytes = place.blocks ? lora__gguf_stored_bytes(entry, entry->elements)
