@@ -460,11 +460,15 @@ LORA_PRIVATE lora_status lora__patcher_read(float *out,
 {
     const lora__patched *patched = patcher->patched;
 
-    TRY(patched->source != NULL
-            ? patched->source(out, patched->source_user, patcher->hold.tensor,
-                              first, count, error)
-            : lora__checkpoint_read_rows(out, LORA_DTYPE_F32, patched->model,
-                                         &patcher->hold, first, count, error));
+    if (patched->alone) {
+        memset(out, 0, count * (size_t)patcher->hold.columns * sizeof *out);
+    } else if (patched->source != NULL) {
+        TRY(patched->source(out, patched->source_user, patcher->hold.tensor,
+                            first, count, error));
+    } else {
+        TRY(lora__checkpoint_read_rows(out, LORA_DTYPE_F32, patched->model,
+                                       &patcher->hold, first, count, error));
+    }
     for (size_t i = 0; i < patcher->step_count; i++) {
         TRY(step_apply(out, &patcher->steps[i], patcher, first, count, error));
     }

@@ -35,6 +35,8 @@ typedef struct lora__patched {
     lora_dora_rule dora;
     lora__patched_source source; /* NULL: the checkpoint's */
     void *source_user;
+    int alone; /* 1: all tensors are zeros before, so that what is added is
+                * told alone */
 } lora__patched;
 
 /* How strong a module is. */

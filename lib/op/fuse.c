@@ -8,7 +8,6 @@
 #include "op/report.h"
 #include "op/values.h"
 
-#include <math.h>
 #include <string.h>
 
 /* Rows are changed in tiles of about so many bytes of F32, and bytes copied in
@@ -80,23 +79,6 @@ static lora_status fuse_allocate(fuse_work *work, lora_error *error)
         TRY(fuse_alloc(&memory, work, work->stored_bytes, error));
         work->predicted = memory;
     }
-    return LORA_OK;
-}
-
-/* A tensor of zeros, to which changes are added. */
-static lora_status fuse_zeros(float *out,
-                              void *user,
-                              size_t tensor,
-                              uint64_t first,
-                              size_t count,
-                              lora_error *error)
-{
-    const lora__fuse *job = user;
-    lora__holding hold;
-
-    (void)first;
-    TRY(lora__checkpoint_hold(&hold, job->model, tensor, NULL, error));
-    memset(out, 0, count * (size_t)hold.columns * sizeof *out);
     return LORA_OK;
 }
 
@@ -395,8 +377,7 @@ static lora_status fuse_prepare(lora__fuse *job,
     job->patched.rule = job->options.strength_rule;
     job->patched.dora = job->options.dora_rule;
     job->changes_alone = job->patched;
-    job->changes_alone.source = fuse_zeros;
-    job->changes_alone.source_user = job;
+    job->changes_alone.alone = 1;
     job->rounding.seed = job->options.seed;
     job->rounding.stochastic = (job->options.flags & LORA_FUSE_STOCHASTIC) != 0;
     job->rounding.saturate = (job->options.flags & LORA_FUSE_SATURATE) != 0;

@@ -120,23 +120,6 @@ static lora_status unfuse_match(size_t **out,
 
 /* ---- adapters ---------------------------------------------------------- */
 
-/* Rows of zeros: what is added to them is all that adapters add. */
-static lora_status unfuse_zeros(float *out,
-                                void *user,
-                                size_t tensor,
-                                uint64_t first,
-                                size_t count,
-                                lora_error *error)
-{
-    const unfuse_job *job = user;
-    lora__holding hold;
-
-    (void)first;
-    TRY(lora__checkpoint_hold(&hold, job->patched.model, tensor, NULL, error));
-    memset(out, 0, count * (size_t)hold.columns * sizeof *out);
-    return LORA_OK;
-}
-
 static lora_status
 unfuse_check_adapter(const unfuse_job *job, size_t index, lora_error *error)
 {
@@ -183,8 +166,7 @@ static lora_status unfuse_take_adapters(unfuse_job *job,
     job->patched.patch_count = job->binding_count;
     job->patched.rule = job->undo.rule;
     job->patched.dora = job->undo.dora;
-    job->patched.source = unfuse_zeros;
-    job->patched.source_user = job;
+    job->patched.alone = 1;
     for (size_t i = 0; i < job->binding_count; i++) {
         const lora_strength *strength =
             strengths == NULL ? NULL : &strengths[i];
