@@ -3,6 +3,7 @@
 #include "input.h"
 #include "json.h"
 #include "output.h"
+#include "rules.h"
 #include "say.h"
 #include "text.h"
 
@@ -14,8 +15,7 @@ typedef struct delta_settings {
     opt_real strength;
     const char *base;
     int weights;
-    int rule; /* 1: origin, 2: interpolate */
-    int dora; /* 1: origin, 2: lycoris, 3: peft */
+    rules_settings rules;
 } delta_settings;
 
 static const opt_spec delta_options[] = {
@@ -23,12 +23,7 @@ static const opt_spec delta_options[] = {
      offsetof(delta_settings, names), 0, 0, 0},
     {"strength", 0, OPT_REAL, "M", "the user's multiplier (1)",
      offsetof(delta_settings, strength), -1e6, 1e6, 0},
-    {"strength-rule", 0, OPT_CHOICE, "origin|interpolate",
-     "strength of kinds not linear in it (origin)",
-     offsetof(delta_settings, rule), 0, 0, 0},
-    {"dora", 0, OPT_CHOICE, "origin|lycoris|peft",
-     "whose rules DoRA follows (its origin's)", offsetof(delta_settings, dora),
-     0, 0, 0},
+    RULES_OPTIONS(delta_settings),
     {"base", 0, OPT_TEXT, "BASE", "the model that the adapter is for",
      offsetof(delta_settings, base), 0, 0, 0},
     {"weights", 0, OPT_FLAG, NULL, "the changed weights; needs --base",
@@ -97,11 +92,8 @@ static void delta_fill(lora_adapter_delta_options *options,
     options->overwrite = app->common.force != 0;
     options->skip_bad = app->common.skip_bad != 0;
     options->base = own->base;
-    options->strength_rule =
-        own->rule == 2 ? LORA_STRENGTH_INTERPOLATE : LORA_STRENGTH_ORIGIN;
-    options->dora_rule = own->dora == 3   ? LORA_DORA_PEFT
-                         : own->dora == 2 ? LORA_DORA_LYCORIS
-                                          : LORA_DORA_ORIGIN;
+    options->strength_rule = rules_strength(&own->rules);
+    options->dora_rule = rules_dora(&own->rules);
     options->weights = own->weights != 0;
     options->dry_run = app->common.dry_run != 0;
 }

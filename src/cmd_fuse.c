@@ -2,6 +2,7 @@
 #include "bound.h"
 #include "cmd.h"
 #include "output.h"
+#include "rules.h"
 #include "say.h"
 #include "text.h"
 
@@ -15,8 +16,7 @@ typedef struct fuse_settings {
     int strict, stochastic, saturate, resume;
     opt_list select;
     uint64_t shard_bytes;
-    int rule; /* 1: origin, 2: interpolate */
-    int dora; /* 1: origin, 2: lycoris, 3: peft */
+    rules_settings rules;
 } fuse_settings;
 
 static const opt_spec fuse_options[] = {
@@ -38,12 +38,7 @@ static const opt_spec fuse_options[] = {
      offsetof(fuse_settings, shard_bytes), 1, 0, 0},
     {"resume", 0, OPT_FLAG, NULL, "go on where a run with --resume ended",
      offsetof(fuse_settings, resume), 0, 0, 0},
-    {"strength-rule", 0, OPT_CHOICE, "origin|interpolate",
-     "strength of kinds not linear in it (origin)",
-     offsetof(fuse_settings, rule), 0, 0, 0},
-    {"dora", 0, OPT_CHOICE, "origin|lycoris|peft",
-     "whose rules DoRA follows (its origin's)", offsetof(fuse_settings, dora),
-     0, 0, 0},
+    RULES_OPTIONS(fuse_settings),
     {NULL, 0, OPT_FLAG, NULL, NULL, 0, 0, 0, 0},
 };
 
@@ -57,11 +52,8 @@ static void fuse_fill(lora_model_fuse_options *options,
         own->undo_mode == 2 ? LORA_UNDO_PREDICT : LORA_UNDO_RAW;
     options->seed = app->common.seed;
     options->shard_bytes = own->shard_bytes;
-    options->strength_rule =
-        own->rule == 2 ? LORA_STRENGTH_INTERPOLATE : LORA_STRENGTH_ORIGIN;
-    options->dora_rule = own->dora == 3   ? LORA_DORA_PEFT
-                         : own->dora == 2 ? LORA_DORA_LYCORIS
-                                          : LORA_DORA_ORIGIN;
+    options->strength_rule = rules_strength(&own->rules);
+    options->dora_rule = rules_dora(&own->rules);
     options->flags = (app->common.force ? LORA_FUSE_OVERWRITE : 0u) |
                      (own->stochastic ? LORA_FUSE_STOCHASTIC : 0u) |
                      (own->saturate ? LORA_FUSE_SATURATE : 0u) |
